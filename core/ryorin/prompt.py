@@ -1,0 +1,127 @@
+"""
+The one prompt module: training, evaluation and serving render through here, so what is trained is what is served.
+
+It knows the order (constant system text, then passages, then the conversation), the layout of passages and the meaning
+of a citation marker. It does not know tokenizers, chat templates, stores or engines: the chat template of the base model
+turns the messages it returns into tokens, in TRL and in vLLM alike.
+
+Passages are data: they stand between <documents> tags that the passages themselves cannot close.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+from ryorin.digests import digest_of
+
+LAYOUT_VERSION = 1
+MARKER = re.compile(r"\[(\d{1,3})\]")
+_TAG = re.compile(r"<(/?)\s*documents\s*>", re.IGNORECASE)
+
+
+class Message(TypedDict):
+    """A chat message; content is plain text by the time it reaches this module."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class PromptPassage:
+    """A passage as the model sees it. `title` is one line: the document's title or its heading path."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """
+    A tenant's prompt.
+
+    system: constant text, first in every request.
+    answer_schema: JSON Schema that an answer must satisfy, or none when answers are prose. It is checked when answers
+        are judged; it is not sent to the model (the system text describes the format in words).
+    """
+
+    system: str
+    answer_schema: dict[str, Any] | None = field(default=None, hash=False)
+
+    def spec(self) -> dict[str, Any]:
+        """The JSON form that is stored and digested; the layout's version is part of it."""
+        return {"layout": LAYOUT_VERSION, "system": self.system, "answer_schema": self.answer_schema}
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> Prompt:
+        """The inverse of `spec`."""
+        return cls(system=spec["system"], answer_schema=spec.get("answer_schema"))
+
+    @property
+    def digest(self) -> str:
+        """What an adapter is bound to: the prompt it was trained for."""
+        return digest_of(self.spec())
+
+
+def render_passages(passages: Sequence[PromptPassage]) -> str:
+    """The block of passages, numbered from 1 in the order given; '(none)' says that nothing was found."""
+    lines = ["<documents>"]
+    for number, passage in enumerate(passages, start=1):
+        title = " ".join(passage.title.split())
+        lines.append(f"[{number}] {_defuse(title)}")
+        lines.append(_defuse(passage.text.strip()))
+    if not passages:
+        lines.append("(none)")
+    lines.append("</documents>")
+    return "\n".join(lines)
+
+
+def render(prompt: Prompt, conversation: Sequence[Message], passages: Sequence[PromptPassage] | None) -> list[Message]:
+    """
+    The messages for the engine: one system message, then the conversation as it came.
+
+    passages: None when retrieval is off (no block at all); empty when it found nothing (the block says so).
+    System and developer messages of the conversation follow the tenant's own text: they may add, not replace.
+    """
+    system = prompt.system.strip()
+    extra = [message["content"] for message in conversation if message["role"] in ("system", "developer")]
+    parts = [system, *extra]
+    if passages is not None:
+        parts.insert(1, render_passages(passages))
+    rest: list[Message] = [m for m in conversation if m["role"] not in ("system", "developer")]
+    return [{"role": "system", "content": "\n\n".join(parts)}, *rest]
+
+
+def fit(
+    prompt: Prompt,
+    conversation: Sequence[Message],
+    passages: Sequence[PromptPassage],
+    count_tokens: Callable[[list[Message]], int],
+    max_prompt_tokens: int,
+) -> int:
+    """
+    How many of the passages, best first, fit into `max_prompt_tokens` with the conversation; 0 when none does.
+
+    count_tokens: tokens of rendered messages, by the base model's own tokenizer and chat template.
+    """
+    low, high = 0, len(passages)
+    while low < high:  # the count grows with the passages: the largest number that fits, by bisection
+        middle = (low + high + 1) // 2
+        if count_tokens(render(prompt, conversation, passages[:middle])) <= max_prompt_tokens:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def cited_numbers(answer: str, given: int) -> list[int]:
+    """The passage numbers an answer cites with `[n]`, in order of first appearance; numbers of no passage left out."""
+    numbers = (int(match.group(1)) for match in MARKER.finditer(answer))
+    return list(dict.fromkeys(number for number in numbers if 1 <= number <= given))
+
+
+def _defuse(text: str) -> str:
+    """Text that cannot open or close the block it stands in."""
+    return _TAG.sub(lambda match: f"‹{match.group(1)}documents›", text)

@@ -1,0 +1,170 @@
+"""
+The release: base model, adapter, knowledge, prompt and retrieval, pinned and switched as one.
+
+A release never changes. A tenant's `live_release_id` is the one mutable pointer: promoting and rolling back move it and
+append a line to the promotions. Requests read the pointer once, when they come in, and finish on what they read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from ryorin.catalog.tables import Adapter, Promotion, Prompt, Release, Tenant, VectorStore
+from ryorin.digests import digest_of, new_id
+from ryorin.errors import Conflict, InvalidInput, NotFound
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """
+    How a release finds passages.
+
+    top_k: passages in the prompt at most; 0 turns retrieval off.
+    score_floor: passages whose similarity (cosine, -1 to 1) is below it are left out; None keeps all.
+    """
+
+    top_k: int = 3
+    score_floor: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.top_k <= 50:
+            raise InvalidInput(f"top_k is {self.top_k}; it must be 0 (no retrieval) to 50", param="top_k")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is retrieved at all."""
+        return self.top_k > 0
+
+
+def create_release(
+    session: Session,
+    tenant: Tenant,
+    *,
+    base_digest: str,
+    prompt: Prompt,
+    adapter: Adapter | None = None,
+    stores: Sequence[VectorStore] = (),
+    retrieval: Retrieval | None = None,
+    evidence: dict[str, Any] | None = None,
+    note: str = "",
+    allow_prompt_mismatch: bool = False,
+) -> Release:
+    """
+    A new release of the tenant, not yet live.
+
+    Raises Conflict when the adapter was trained on another base model, or for another prompt unless
+    `allow_prompt_mismatch`; InvalidInput when a part belongs to another tenant or retrieval has no store.
+    """
+    if retrieval is None:
+        retrieval = Retrieval() if stores else Retrieval(top_k=0)
+    for part in (prompt, *([adapter] if adapter else []), *stores):
+        if part.tenant_id != tenant.id:
+            raise InvalidInput(f"{part.id} does not belong to tenant {tenant.name!r}")
+    if retrieval.enabled and not stores:
+        raise InvalidInput("retrieval is on but the release has no vector store; name one or set top_k to 0")
+    if len({(store.embedder, store.dimensions) for store in stores}) > 1:
+        raise InvalidInput("the stores of a release must share one embedder, or their scores cannot be compared")
+    if adapter is not None:
+        if adapter.base_digest != base_digest:
+            raise Conflict(
+                f"adapter {adapter.name} was trained on base {adapter.base_digest[:12]}, "
+                f"the release names {base_digest[:12]}; retrain it or choose its base"
+            )
+        if adapter.prompt_digest != prompt.digest and not allow_prompt_mismatch:
+            raise Conflict(
+                f"adapter {adapter.name} was trained for prompt {adapter.prompt_digest[:12]}, "
+                f"the release names {prompt.digest[:12]}; retrain it, or pass --allow-prompt-mismatch"
+            )
+    digest = digest_of(
+        {
+            "base": base_digest,
+            "adapter": adapter.digest if adapter else None,
+            "prompt": prompt.digest,
+            "stores": [store.id for store in stores],
+            "retrieval": asdict(retrieval),
+        }
+    )
+    latest = session.scalar(select(func.max(Release.version)).where(Release.tenant_id == tenant.id)) or 0
+    release = Release(
+        id=new_id("rel_"),
+        tenant_id=tenant.id,
+        version=latest + 1,
+        digest=digest,
+        base_digest=base_digest,
+        adapter_id=adapter.id if adapter else None,
+        prompt_id=prompt.id,
+        store_ids=[store.id for store in stores],
+        retrieval=asdict(retrieval),
+        evidence=evidence,
+        note=note,
+    )
+    session.add(release)
+    session.flush()
+    return release
+
+
+def get_release(session: Session, tenant: Tenant, version: int) -> Release:
+    """A release of the tenant by its version. Raises NotFound."""
+    release = session.scalar(select(Release).where(Release.tenant_id == tenant.id, Release.version == version))
+    if release is None:
+        raise NotFound(
+            f"tenant {tenant.name!r} has no release {version}; 'ryorin release list --tenant {tenant.name}' shows them",
+            param="version",
+        )
+    return release
+
+
+def list_releases(session: Session, tenant: Tenant) -> Sequence[Release]:
+    """The tenant's releases, newest first."""
+    return session.scalars(select(Release).where(Release.tenant_id == tenant.id).order_by(Release.version.desc())).all()
+
+
+def live_release(session: Session, tenant: Tenant) -> Release:
+    """What the tenant answers with now. Raises NotFound when nothing was promoted."""
+    release = session.get(Release, tenant.live_release_id) if tenant.live_release_id else None
+    if release is None:
+        raise NotFound(
+            f"tenant {tenant.name!r} has no live release; create and promote one with 'ryorin release'",
+            code="model_not_found",
+            param="model",
+        )
+    return release
+
+
+def promote(session: Session, tenant: Tenant, release: Release, *, kind: str = "promote") -> Promotion:
+    """Make `release` live; the next request uses it. Raises InvalidInput for another tenant's release."""
+    if release.tenant_id != tenant.id:
+        raise InvalidInput(f"release {release.id} does not belong to tenant {tenant.name!r}")
+    promotion = Promotion(
+        tenant_id=tenant.id, release_id=release.id, previous_release_id=tenant.live_release_id, kind=kind
+    )
+    tenant.live_release_id = release.id
+    session.add(promotion)
+    session.flush()
+    return promotion
+
+
+def rollback(session: Session, tenant: Tenant) -> Promotion:
+    """
+    Make the release live that was live before the present one was promoted; a second rollback goes further back.
+
+    Raises Conflict when there is none.
+    """
+    depth = 0  # promotions undone by rollbacks that followed them
+    history = session.scalars(select(Promotion).where(Promotion.tenant_id == tenant.id).order_by(Promotion.id.desc()))
+    for line in history:
+        if line.kind == "rollback":
+            depth += 1
+        elif depth:
+            depth -= 1
+        elif line.previous_release_id is None:
+            break
+        else:
+            previous = session.get_one(Release, line.previous_release_id)
+            return promote(session, tenant, previous, kind="rollback")
+    raise Conflict(f"tenant {tenant.name!r} has no earlier live release to roll back to")
