@@ -1,0 +1,45 @@
+# Ryorin's task file. `make demo` and `make test` set everything up first (into .venv) and need nothing by hand.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+SOURCES := core index train serve demo tests bench scripts
+
+.PHONY: help setup demo test fast live bench fix lint types docs lock clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: ## check the machine and install into .venv; done once
+	@if [ -z "$(PYTHON)" ]; then echo "error: no python3 found; install Python 3.11" >&2; exit 2; fi
+	@$(PYTHON) scripts/setup.py
+
+demo: setup ## the main job, end to end; DEMO_ARGS="--keep-running" leaves the server up
+	@$(BIN)/ryorin demo $(DEMO_ARGS)
+
+test: setup fast live ## all tests: fast ones first, then those on the real engine
+
+fast: setup ## the tests without the real engine
+	@$(BIN)/python -m pytest tests --ignore tests/live -q
+
+live: setup ## only the tests on the real engine
+	@$(BIN)/python -m pytest tests/live -q
+
+bench: setup ## every bench, quick; BENCH_ARGS= runs them in full
+	@for file in bench/*.py; do case $$file in bench/common.py) ;; *) echo "== $$file"; $(BIN)/python $$file $(or $(BENCH_ARGS),--quick) || exit 1;; esac; done
+
+fix: setup ## format and repair what can be repaired
+	@$(BIN)/ruff format $(SOURCES) && $(BIN)/ruff check --fix $(SOURCES)
+
+lint: setup ## style and the direction of imports
+	@$(BIN)/ruff format --check $(SOURCES) && $(BIN)/ruff check $(SOURCES) && $(BIN)/lint-imports
+
+types: setup ## the type checker, strict
+	@$(BIN)/mypy
+
+docs: setup ## make docs/cli.md anew from the commands' help
+	@$(BIN)/python scripts/cli_docs.py
+
+lock: ## make the hashed locks anew (needs uv)
+	@scripts/lock.sh
+
+clean: ## remove .venv and .ryorin
+	@rm -rf .venv .ryorin
