@@ -1,0 +1,167 @@
+"""The four arms on the held-out cases: what the prompt, the documents and the tuning each contribute.
+
+Every arm is a release, asked by its pinned name (`support@2`) through the openai client; the answers are graded by
+`ryorin_demo.grade`. Greedy decoding, so that the same releases, documents and cases give the same counts: a second run
+shows the stored ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from ryorin_demo.desks import DESKS, Desk
+from ryorin_demo.grade import Grade, grade
+from ryorin_demo.stages import ask, say
+
+from ryorin.digests import digest_of, sha256_file
+from ryorin.settings import Settings
+
+CONCURRENCY = 16
+MAX_TOKENS = 120
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to answer: with or without passages, with or without the adapter."""
+
+    name: str
+    retrieval: bool
+    tuned: bool
+
+
+ARMS = (
+    Arm("prompt only", retrieval=False, tuned=False),
+    Arm("retrieval only", retrieval=True, tuned=False),
+    Arm("tuned only", retrieval=False, tuned=True),
+    Arm("both", retrieval=True, tuned=True),
+)
+
+
+def run_arms(
+    settings: Settings, url: str, keys: dict[str, str], versions: dict[str, dict[str, int]], *, fresh: bool
+) -> dict[str, Any]:
+    """Counts by desk and arm: cases, format valid, decision right, fact right, and fact's own number of cases."""
+    counts: dict[str, Any] = {}
+    for desk in DESKS:
+        kept = settings.home / "demo" / f"arms-{desk.tenant}.json"
+        key = state_digest(desk, versions[desk.tenant])
+        stored = json.loads(kept.read_text()) if kept.exists() else {}
+        if stored.get("key") == key and not fresh:
+            say(f"   {desk.tenant}: nothing changed since {stored['measured']}, its counts are shown again")
+            counts[desk.tenant] = stored["counts"]
+            continue
+        answers: dict[str, Any] = {}
+        counts[desk.tenant] = {}
+        for arm in ARMS:
+            model = f"{desk.tenant}@{versions[desk.tenant][arm.name]}"
+            grades, answers[arm.name] = asyncio.run(ask_cases(url, keys[desk.tenant], model, desk))
+            counts[desk.tenant][arm.name] = count(desk, grades)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        fresh_file = kept.with_suffix(".tmp")
+        fresh_file.write_text(
+            json.dumps(
+                {
+                    "key": key,
+                    "measured": time.strftime("%Y-%m-%d %H:%M"),
+                    "counts": counts[desk.tenant],
+                    "answers": answers,
+                },
+                ensure_ascii=False,
+                indent=1,
+            ),
+            encoding="utf-8",
+        )
+        fresh_file.replace(kept)
+    return counts
+
+
+def state_digest(desk: Desk, versions: dict[str, int]) -> str:
+    """What the counts depend on: the releases, the documents, the cases and how they are asked."""
+    releases = {release["version"]: release["digest"] for release in ask("release", "list", "--tenant", desk.tenant)}
+    documents = {path.name: sha256_file(path) for path in sorted(desk.corpus.rglob("*")) if path.is_file()}
+    return digest_of(
+        {
+            "releases": {arm: releases[version] for arm, version in versions.items()},
+            "documents": documents,
+            "cases": desk.cases(),
+            "max_tokens": MAX_TOKENS,
+        }
+    )
+
+
+async def ask_cases(url: str, key: str, model: str, desk: Desk) -> tuple[list[Grade], list[dict[str, Any]]]:
+    """Ask all held-out cases of a desk, a few at a time, and grade the answers in the cases' order."""
+    from openai import AsyncOpenAI
+
+    cases = desk.cases()
+    gate = asyncio.Semaphore(CONCURRENCY)
+    done = 0
+
+    async with AsyncOpenAI(base_url=url, api_key=key, timeout=600) as client:
+
+        async def one(case: dict[str, Any]) -> tuple[Grade, dict[str, Any]]:
+            nonlocal done
+            async with gate:
+                completion = await client.chat.completions.create(
+                    model=model,
+                    messages=[{"role": "user", "content": case["question"]}],
+                    temperature=0,
+                    max_tokens=MAX_TOKENS,
+                )
+            message = completion.choices[0].message
+            context = (message.model_extra or {}).get("context") or {}
+            cited = [citation["filepath"] for citation in context.get("citations", [])]
+            text = message.content or ""
+            done += 1
+            if sys.stderr.isatty():
+                print(f"\r   {model}: {done}/{len(cases)}", end="", file=sys.stderr, flush=True)
+            return grade(desk.tenant, case, text, cited), {"question": case["question"], "answer": text, "cited": cited}
+
+        began = time.monotonic()
+        pairs = await asyncio.gather(*(one(case) for case in cases))
+    if sys.stderr.isatty():
+        print("\r", end="", file=sys.stderr)
+    say(f"   {model}: {len(cases)} cases in {time.monotonic() - began:.0f} s")
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def count(desk: Desk, grades: list[Grade]) -> dict[str, int]:
+    """Counts over all cases; facts are counted over the cases that have one."""
+    with_fact = [grade for case, grade in zip(desk.cases(), grades, strict=True) if case["fact"] is not None]
+    return {
+        "cases": len(grades),
+        "format_valid": sum(grade.format_valid for grade in grades),
+        "decision_right": sum(grade.decision_right for grade in grades),
+        "cases_with_fact": len(with_fact),
+        "fact_right": sum(grade.fact_right for grade in with_fact),
+    }
+
+
+def show_arms(counts: dict[str, Any]) -> None:
+    """The table of counts."""
+    from rich.console import Console
+    from rich.table import Table
+
+    for desk in DESKS:
+        table = Table(title=f"{desk.tenant}: {desk.title}", title_justify="left")
+        for column in ("arm", "format valid", "decision right", "cited fact right"):
+            table.add_column(column, justify="left" if column == "arm" else "right")
+        for arm in ARMS:
+            row = counts[desk.tenant][arm.name]
+            table.add_row(
+                arm.name,
+                share(row["format_valid"], row["cases"]),
+                share(row["decision_right"], row["cases"]),
+                share(row["fact_right"], row["cases_with_fact"]),
+            )
+        Console(stderr=True).print(table)
+
+
+def share(part: int, whole: int) -> str:
+    """A count with its percentage."""
+    return f"{part}/{whole} {part / whole:4.0%}" if whole else "-"
