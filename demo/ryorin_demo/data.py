@@ -26,7 +26,7 @@ Desk = Literal["support", "people"]
 DESKS: tuple[Desk, ...] = ("support", "people")
 DATASETS = Path(__file__).parent / "datasets"
 SEED = 20
-EXAMPLES = {"support": 320, "people": 280}
+EXAMPLES = {"support": 300, "people": 260}
 REFUSED = "The documents do not answer this question."
 _SHARES = {"limit": 0.62, "choice": 0.18, "unanswered": 0.12, "outside": 0.08}
 
@@ -91,13 +91,19 @@ def _example(desk: Desk, kind: str, draw: random.Random) -> dict[str, Any]:
 
 def _passage(rule: Limit | Choice, draw: random.Random) -> tuple[dict[str, str], int, str]:
     """A passage of a rule with a limit drawn anew, that limit (0 for a choice) and the words that state it."""
-    title = f"{rule.area} > {rule.heading}"
     if isinstance(rule, Choice):
-        return {"title": title, "text": rule.text}, 0, ""
+        return _laid_out(rule, rule.text, draw), 0, ""
     limit = draw.randrange(rule.low, rule.high + 1, rule.step)
     fact = draw.choice(rule.words).format(n=f"{limit:,}", u=rule.unit)
     text = rule.text.format(fact=fact)
-    return {"title": title, "text": text[0].upper() + text[1:]}, limit, fact
+    return _laid_out(rule, text[0].upper() + text[1:], draw), limit, fact
+
+
+def _laid_out(rule: Limit | Choice, text: str, draw: random.Random) -> dict[str, str]:
+    """A section under its heading path or, one time in seven, a page of a PDF, whose text begins with its heading."""
+    if draw.random() < 1 / 7:
+        return {"title": rule.area, "text": f"{rule.heading}\n{text}"}
+    return {"title": f"{rule.area} > {rule.heading}", "text": text}
 
 
 def _judge_limit(rule: Limit, limit: int, draw: random.Random) -> tuple[str, str, str]:

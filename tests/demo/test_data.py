@@ -1,0 +1,98 @@
+"""The demo's own data: reproducible, gradeable, and with nothing of the held-out cases in the training examples."""
+
+import json
+import re
+
+import pypdf
+import pytest
+
+from ryorin.prompt import Prompt
+from ryorin_demo import data, grade, story
+
+ROOT = data.DATASETS.parent
+KINDS = {"plain", "boundary", "choice", "refuse", "outside"}
+
+
+def normal(text: str) -> str:
+    """Text reduced to its words, every number and amount alike."""
+    return " ".join(re.sub(r"\d[\d,]*", "0", text.lower()).translate(str.maketrans("", "", "?.,'")).split())
+
+
+def text_of(path):
+    if path.suffix == ".pdf":
+        raw = "\n".join(page.extract_text() for page in pypdf.PdfReader(path).pages)
+    else:
+        raw = path.read_text(encoding="utf-8")
+    return " ".join(re.sub(r"<[^>]+>", " ", raw).split())
+
+
+@pytest.mark.parametrize("desk", data.DESKS)
+def test_the_committed_examples_are_what_the_generator_makes(desk):
+    made = data.to_jsonl(data.examples(desk, data.SEED, data.EXAMPLES[desk]))
+    assert data.training_file(desk).read_text(encoding="utf-8") == made
+    assert data.to_jsonl(data.examples(desk, data.SEED + 1, data.EXAMPLES[desk])) != made
+    assert data.EXAMPLES[desk] >= 200
+
+
+@pytest.mark.parametrize("desk", data.DESKS)
+def test_every_training_answer_is_right_by_the_grader(desk):
+    refused = 0
+    for row in data.read_jsonl(data.training_file(desk)):
+        reading = grade.READERS[desk](row["messages"][-1]["content"])
+        assert reading is not None, row
+        if reading.citation is None:
+            assert reading.decision == "NO"
+            refused += 1
+            continue
+        passage = row["passages"][reading.citation - 1]["text"]
+        if desk == "support":
+            assert reading.fact.lower() in passage.lower(), row
+        else:
+            assert re.search(r'"(.+)"', reading.fact).group(1).lower() in passage.lower(), row
+    assert 0.1 < refused / data.EXAMPLES[desk] < 0.4
+
+
+@pytest.mark.parametrize("desk", data.DESKS)
+def test_no_held_out_question_is_trained_on(desk):
+    cases = [case["question"] for case in data.read_jsonl(data.held_out_file(desk))]
+    cases += [story.SAME_QUESTION, story.EDIT.question]
+    trained = {normal(row["messages"][0]["content"]) for row in data.read_jsonl(data.training_file(desk))}
+    assert not trained & {normal(question) for question in cases}
+    assert len(set(cases[:-2])) == len(cases[:-2])
+
+
+@pytest.mark.parametrize("desk", data.DESKS)
+def test_held_out_facts_stand_in_exactly_one_document(desk):
+    texts = {path.name: text_of(path) for path in sorted((ROOT / "corpus" / desk).iterdir())}
+    cases = data.read_jsonl(data.held_out_file(desk))
+    assert len(cases) >= {"support": 50, "people": 30}[desk]
+    assert {case["kind"] for case in cases} == KINDS
+    for case in cases:
+        if case["document"] is None:
+            assert (case["decision"], case["fact"]) == ("NO", None)
+        else:
+            assert grade.states(texts[case["document"]], case["fact"]), case
+    for probe in data.read_jsonl(data.DATASETS / f"{desk}.japanese.jsonl"):
+        assert re.search("[ぁ-んァ-ン一-龥]", texts[probe["document"]]), probe
+
+
+def test_the_story_fits_the_corpus():
+    edit = story.EDIT
+    text = (ROOT / "corpus" / edit.desk / edit.file).read_text(encoding="utf-8")
+    assert text.count(edit.old) == 1
+    assert grade.states(text, edit.before["fact"]) and not grade.states(text, edit.after["fact"])
+    assert grade.states(text.replace(edit.old, edit.new), edit.after["fact"])
+    for desk, expected in story.SAME_QUESTION_EXPECTED.items():
+        assert grade.states(text_of(ROOT / "corpus" / desk / expected["document"]), expected["fact"])
+
+
+def test_japanese_pdfs_give_their_text():
+    assert "冷蔵庫、洗濯機を引き取ります" in text_of(ROOT / "corpus" / "support" / "kaden-recycle.pdf")
+    assert "11月15日までに提出" in text_of(ROOT / "corpus" / "people" / "nenmatsu-chosei.pdf")
+
+
+@pytest.mark.parametrize("desk", data.DESKS)
+def test_prompts_are_short_and_readable(desk):
+    spec = json.loads((ROOT / "prompts" / f"{desk}.json").read_text(encoding="utf-8"))
+    assert set(spec) == {"system", "answer_schema"}
+    assert len(Prompt.from_spec(spec).system.split()) < 60
