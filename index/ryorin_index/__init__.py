@@ -1,0 +1,1 @@
+"""Documents → passages → vectors → FAISS. SQL is the truth; what FAISS holds is made from it."""

@@ -1,0 +1,93 @@
+"""What every command shares: the `--json` and `--tenant` options, opening the catalog, printing tables."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from ryorin.catalog import Catalog
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def json_option(function: Function) -> Function:
+    """`--json`, passed as `as_json`: the result on standard output as JSON, progress on standard error."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(function)
+
+
+def tenant_option(function: Function) -> Function:
+    """`--tenant`, passed as `tenant_name`; also read from RYORIN_TENANT."""
+    return click.option(
+        "--tenant", "tenant_name", required=True, envvar="RYORIN_TENANT", metavar="NAME", help="The department."
+    )(function)
+
+
+@contextmanager
+def opened_catalog() -> Iterator[Catalog]:
+    """The catalog that the environment names, closed at the end."""
+    from ryorin.catalog import open_catalog
+    from ryorin.settings import load_settings
+
+    catalog = open_catalog(load_settings())
+    try:
+        yield catalog
+    finally:
+        catalog.close()
+
+
+@contextmanager
+def catalog_session() -> Iterator[tuple[Catalog, Session]]:
+    """The catalog and a session in one transaction, for commands that need no more than that."""
+    with opened_catalog() as catalog, catalog.session() as session:
+        yield catalog, session
+
+
+def say(text: str) -> None:
+    """A line for the person who watches, on standard error."""
+    click.echo(text, err=True)
+
+
+def print_json(value: object) -> None:
+    """A value as one line of JSON on standard output."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
+    """
+    Rows as a JSON list, or `columns` of them as an aligned table; `empty` is said when there are none.
+
+    Wide characters (Japanese) are aligned by their width on a terminal.
+    """
+    if as_json:
+        print_json([dict(row) for row in rows])
+        return
+    if not rows:
+        say(empty)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(column, row[column]) for column in columns))
+    Console(highlight=False, markup=False).print(table)
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if column.endswith("_at"):
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(value))
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return str(value)

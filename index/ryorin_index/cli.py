@@ -1,0 +1,217 @@
+"""The `ryorin index` commands."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ryorin.catalog.tenants import get_tenant
+from ryorin.commands.common import (
+    catalog_session,
+    json_option,
+    opened_catalog,
+    print_json,
+    print_rows,
+    say,
+    tenant_option,
+)
+from ryorin.errors import InvalidInput
+from ryorin.models.registry import DEFAULT_EMBEDDER, get_embedder
+from ryorin_index.store import create_store, get_store, list_documents, list_stores, store_counts
+
+if TYPE_CHECKING:
+    from ryorin_index.ingest import Progress, Report
+
+DEFAULT_TOP_K = 5
+
+
+@click.group()
+def index() -> None:
+    """
+    Documents: create a store, add, remove, search.
+
+    \b
+        ryorin index create handbook --tenant support
+        ryorin index add handbook ./documents --tenant support
+        ryorin index search handbook "return unopened goods" --tenant support
+    """
+
+
+@index.command()
+@click.argument("store")
+@tenant_option
+@click.option("--embedder", default=DEFAULT_EMBEDDER, show_default=True, help="A name of 'ryorin models list'.")
+@json_option
+def create(store: str, tenant_name: str, embedder: str, as_json: bool) -> None:
+    """
+    Create an empty vector store.
+
+    Example: ryorin index create handbook --tenant support
+    """
+    with catalog_session() as (catalog, session):
+        chosen = get_embedder(catalog.settings, embedder)
+        made = create_store(session, get_tenant(session, tenant_name), store, chosen)
+        result = {"id": made.id, "name": made.name, "embedder": made.embedder, "dimensions": made.dimensions}
+    if as_json:
+        print_json(result)
+    else:
+        say(
+            f"store {store!r} of tenant {tenant_name!r}, embedder {embedder}; "
+            f"fill it with 'ryorin index add {store} PATH'"
+        )
+
+
+@index.command(name="list")
+@tenant_option
+@json_option
+def list_command(tenant_name: str, as_json: bool) -> None:
+    """
+    List the tenant's stores.
+
+    Example: ryorin index list --tenant support
+    """
+    with catalog_session() as (_, session):
+        stores = list_stores(session, get_tenant(session, tenant_name))
+        rows = [
+            {
+                "name": store.name,
+                "id": store.id,
+                "embedder": store.embedder,
+                **store_counts(session, store),
+                "generation": store.generation,
+                "created_at": store.created_at,
+            }
+            for store in stores
+        ]
+    columns = ("name", "documents", "passages", "embedder", "generation", "created_at")
+    print_rows(rows, columns, as_json=as_json, empty="no stores yet; 'ryorin index create NAME' makes one")
+
+
+@index.command()
+@click.argument("store")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
+@tenant_option
+@json_option
+def add(store: str, paths: tuple[Path, ...], tenant_name: str, as_json: bool) -> None:
+    """
+    Add files and folders (Markdown, text, HTML, PDF), or bring changed ones up to date.
+
+    Files that did not change cost nothing; a running server finds the new text with its next question.
+
+    Example: ryorin index add handbook ./documents --tenant support
+    """
+    from ryorin_index.embed import open_embedder
+    from ryorin_index.ingest import add_paths
+
+    with opened_catalog() as catalog:
+        with catalog.session() as session:
+            chosen = get_store(session, get_tenant(session, tenant_name), store)
+        embedder = get_embedder(catalog.settings, chosen.embedder)
+        report = add_paths(catalog, chosen, paths, lambda: open_embedder(embedder), _show_progress)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        _show_report(report)
+    if report.failed:
+        sys.exit(2)
+
+
+@index.command()
+@click.argument("store")
+@click.argument("documents", nargs=-1, required=True, metavar="DOCUMENT...")
+@tenant_option
+@json_option
+def remove(store: str, documents: tuple[str, ...], tenant_name: str, as_json: bool) -> None:
+    """
+    Remove documents, named by file name, path or id; searches stop finding them at once.
+
+    Example: ryorin index remove handbook old-prices.pdf --tenant support
+    """
+    from ryorin_index.ingest import remove_documents
+
+    with opened_catalog() as catalog:
+        with catalog.session() as session:
+            chosen = get_store(session, get_tenant(session, tenant_name), store)
+        removed = remove_documents(catalog, chosen, documents)
+    if as_json:
+        print_json({"removed": removed})
+    else:
+        say(f"removed {len(removed)}; 'ryorin index add' brings a file back")
+
+
+@index.command()
+@click.argument("store")
+@tenant_option
+@json_option
+def documents(store: str, tenant_name: str, as_json: bool) -> None:
+    """
+    List a store's documents.
+
+    Example: ryorin index documents handbook --tenant support
+    """
+    with catalog_session() as (_, session):
+        rows = list_documents(session, get_store(session, get_tenant(session, tenant_name), store))
+    columns = ("filename", "title", "passages", "updated_at")
+    print_rows(rows, columns, as_json=as_json, empty="no documents yet; 'ryorin index add' brings some")
+
+
+@index.command()
+@click.argument("store")
+@click.argument("query")
+@tenant_option
+@click.option("--top-k", default=DEFAULT_TOP_K, show_default=True, type=click.IntRange(1, 50), help="Passages at most.")
+@json_option
+def search(store: str, query: str, tenant_name: str, top_k: int, as_json: bool) -> None:
+    """
+    Search a store and show the passages with their scores.
+
+    Example: ryorin index search handbook "return unopened goods" --tenant support
+    """
+    from ryorin_index.search import Searcher
+
+    with opened_catalog() as catalog:
+        with catalog.session() as session:
+            tenant = get_tenant(session, tenant_name)
+            chosen = get_store(session, tenant, store)
+        hits = Searcher(catalog).search(tenant.id, [chosen.id], query, top_k)
+    if as_json:
+        print_json([asdict(hit) for hit in hits])
+        return
+    if not hits:
+        raise InvalidInput(f"store {store!r} is empty; fill it with 'ryorin index add {store} PATH'")
+    for hit in hits:
+        place = f", page {hit.page}" if hit.page else ""
+        click.echo(f"{hit.score:.3f}  {hit.title}  ({hit.filename}{place})")
+        click.echo("       " + hit.text.replace("\n", "\n       "))
+
+
+def _show_progress(progress: Progress) -> None:
+    rate = progress.done / progress.seconds if progress.seconds else 0.0
+    left = f", {(progress.total - progress.done) / rate:.0f} s left" if rate and progress.done < progress.total else ""
+    line = f"{progress.done}/{progress.total} files, {progress.embedded} passages embedded{left}"
+    if sys.stderr.isatty():
+        end = "\n" if progress.done == progress.total else ""
+        click.echo(f"\r\x1b[K{line}  {progress.filename if not end else ''}{end}", err=True, nl=False)
+    elif progress.done == progress.total or progress.done % 100 == 0:
+        say(line)
+
+
+def _show_report(report: Report) -> None:
+    parts = [
+        f"{len(names)} {what}"
+        for what, names in (
+            ("added", report.added),
+            ("changed", report.changed),
+            ("unchanged", report.unchanged),
+            ("of other formats passed over", report.skipped),
+            ("failed", report.failed),
+        )
+        if names
+    ]
+    say(f"{', '.join(parts) or 'no files found'}; {report.embedded} passages embedded in {report.seconds:.1f} s")
+    for path, reason in report.failed:
+        say(f"error: {reason}  ({path})")

@@ -1,0 +1,280 @@
+"""
+Reading a document and cutting it into passages.
+
+Every format becomes one text in Markdown form (headings as '#' lines), so there is one way to cut: LlamaIndex's
+MarkdownNodeParser gives the sections, its SentenceSplitter cuts those that are too long. PDFs come page by page from
+LlamaIndex's PDFReader. Passages carry the character offsets of their text in the document's text.
+"""
+
+from __future__ import annotations
+
+import bisect
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ryorin.digests import sha256_bytes
+from ryorin.errors import InvalidInput
+
+MEDIA_TYPES = {
+    ".md": "text/markdown",
+    ".markdown": "text/markdown",
+    ".txt": "text/plain",
+    ".html": "text/html",
+    ".htm": "text/html",
+    ".pdf": "application/pdf",
+}
+MAX_PASSAGE_UNITS = 240  # about 300 tokens of an E5 tokenizer, whose limit is 512
+OVERLAP_UNITS = 30
+_UNIT = re.compile(r"[぀-ヿ㐀-鿿豈-﫿]|\w+?(?=[぀-ヿ㐀-鿿]|\b)|[^\w\s]")
+_HEADING = re.compile(r"(#{1,6})\s+(.*)")
+_NOT_CONTENT = ("script", "style", "nav", "footer", "aside", "form", "noscript", "template", "iframe")
+_BLOCKS = re.compile(
+    "address|article|blockquote|caption|dd|details|div|dl|dt|fieldset|figcaption|figure|header|hr|li|main|ol|p|pre|"
+    "section|summary|table|tbody|thead|tr|ul"
+)
+
+
+@dataclass(frozen=True)
+class ParsedDocument:
+    """
+    A document's text.
+
+    page_starts: the offset in `text` where each page begins; empty for formats without pages.
+    """
+
+    text: str
+    title: str
+    media_type: str
+    page_starts: tuple[int, ...] = ()
+
+    def page_at(self, offset: int) -> int | None:
+        """The page that an offset lies on, from 1."""
+        return bisect.bisect_right(self.page_starts, offset) if self.page_starts else None
+
+
+@dataclass(frozen=True)
+class PassageDraft:
+    """A passage before it has a vector. heading: the path below the document's title, ' > ' between its parts."""
+
+    text: str
+    heading: str
+    start: int
+    end: int
+    page: int | None
+
+    def title(self, document_title: str) -> str:
+        """The line that names the passage in a prompt."""
+        return passage_title(document_title, self.heading)
+
+    def embedded_text(self, document_title: str) -> str:
+        """What is embedded: the title says what a short section is about."""
+        return f"{self.title(document_title)}\n{self.text}"
+
+    def sha256(self, document_title: str) -> str:
+        """Digest of the embedded text: the same digest, the same vector."""
+        return sha256_bytes(self.embedded_text(document_title).encode())
+
+
+def passage_title(document_title: str, heading: str) -> str:
+    """'Returns > Unopened goods', or the document's title alone."""
+    return f"{document_title} > {heading}" if heading else document_title
+
+
+def parse_document(path: Path, data: bytes) -> ParsedDocument:
+    """
+    Read a file's bytes; `path` gives the format and the title of last resort.
+
+    Raises InvalidInput: code 'unsupported_file' for an unknown format, 'invalid_file' for one that cannot be read
+    (empty, encrypted, damaged, no text in it).
+    """
+    media_type = MEDIA_TYPES.get(path.suffix.lower())
+    if media_type is None:
+        raise InvalidInput(
+            f"{path.name}: the format {path.suffix or '(no suffix)'!r} is not supported; supported are "
+            + ", ".join(MEDIA_TYPES),
+            code="unsupported_file",
+        )
+    if not data:
+        raise _invalid(path, "is empty")
+    starts: tuple[int, ...] = ()
+    if media_type == "application/pdf":
+        text, starts, title = _read_pdf(path, data)
+    elif media_type == "text/html":
+        text, title = _read_html(path, data)
+    else:
+        text, title = _clean(_decode(path, data)), None
+        if media_type == "text/markdown":
+            title = next((match[2].strip() for match in map(_HEADING.fullmatch, text.split("\n")) if match), None)
+    if not text.strip():
+        raise _invalid(path, "has no text in it; a scanned document needs text recognition (OCR) first")
+    return ParsedDocument(text, " ".join((title or path.stem).split()), media_type, starts)
+
+
+def split_document(document: ParsedDocument) -> list[PassageDraft]:
+    """The passages of a document, in order: one a section or page, several where it is too long for one."""
+    if document.page_starts:
+        ends = (*document.page_starts[1:], len(document.text))
+        sections = [(start, end, "") for start, end in zip(document.page_starts, ends, strict=True)]
+    elif document.media_type == "text/plain":
+        sections = [(0, len(document.text), "")]
+    else:
+        sections = _sections(document)
+    drafts = []
+    for start, end, heading in sections:
+        for piece_start, piece_end in _pieces(document.text, start, end):
+            text = document.text[piece_start:piece_end]
+            drafts.append(PassageDraft(text, heading, piece_start, piece_end, document.page_at(piece_start)))
+    return drafts
+
+
+def _sections(document: ParsedDocument) -> list[tuple[int, int, str]]:
+    """Sections as (start, end, heading path), their heading lines left out, found by LlamaIndex's Markdown parser."""
+    from llama_index.core.node_parser import MarkdownNodeParser
+    from llama_index.core.schema import Document, MetadataMode
+
+    parser = MarkdownNodeParser.from_defaults(header_path_separator="\x1f", include_prev_next_rel=False)
+    found = []
+    cursor = 0
+    for node in parser.get_nodes_from_documents([Document(text=document.text)]):
+        content = node.get_content(metadata_mode=MetadataMode.NONE)
+        start = document.text.index(content, cursor)
+        cursor = start + len(content)
+        path = [part for part in str(node.metadata["header_path"]).split("\x1f") if part]
+        first, _, _ = content.partition("\n")
+        if match := _HEADING.fullmatch(first):
+            path.append(match[2].strip())
+            start += len(first)
+        if path and " ".join(path[0].split()) == document.title:
+            path = path[1:]
+        found.append((start, cursor, " > ".join(" ".join(part.split()) for part in path)))
+    return found
+
+
+def _pieces(text: str, start: int, end: int) -> list[tuple[int, int]]:
+    """A section as offsets of pieces that are small enough, stripped of white space; none for an empty section."""
+    section = text[start:end]
+    if not section.strip():
+        return []
+    if len(_units(section)) <= MAX_PASSAGE_UNITS:
+        return [(start + len(section) - len(section.lstrip()), start + len(section.rstrip()))]
+    from llama_index.core.node_parser import SentenceSplitter
+
+    splitter = SentenceSplitter(
+        chunk_size=MAX_PASSAGE_UNITS, chunk_overlap=OVERLAP_UNITS, tokenizer=_units, paragraph_separator="\n\n"
+    )
+    found = []
+    cursor = 0
+    for piece in splitter.split_text(section):
+        at = section.find(piece, cursor)
+        if at < 0:  # overlap that the splitter put together anew: the piece's last line is where it ends
+            raise AssertionError(f"a passage is not a part of its document: {piece[:80]!r}")
+        found.append((start + at, start + at + len(piece)))
+        cursor = at + 1
+    return found
+
+
+def _units(text: str) -> list[str]:
+    """Words, Japanese characters and marks: within a third of an E5 tokenizer's count, and without loading one."""
+    return _UNIT.findall(text)
+
+
+def _decode(path: Path, data: bytes) -> str:
+    if b"\0" in data[:4096] and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise _invalid(path, "is not text, though its name says so")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        from charset_normalizer import from_bytes
+
+        best = from_bytes(data).best()
+        if best is None:
+            raise _invalid(path, "has an unknown character encoding; save it as UTF-8") from None
+        return str(best)
+
+
+def _clean(text: str) -> str:
+    """One kind of line end; headings with one space, as LlamaIndex's parser writes them, so that offsets hold."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return re.sub(r"^(#{1,6})[^\S\n]+", r"\1 ", text, flags=re.MULTILINE)
+
+
+def _read_html(path: Path, data: bytes) -> tuple[str, str | None]:
+    """An HTML page's content in Markdown form and its title: navigation, scripts and forms are left out."""
+    from bs4 import BeautifulSoup
+    from bs4.element import Comment, NavigableString
+
+    soup = BeautifulSoup(data, "html.parser")
+    heading, title = soup.find("h1"), soup.find("title")
+    named = heading or title
+    name = named.get_text(" ", strip=True) if named else None
+    for tag in soup(_NOT_CONTENT):
+        tag.decompose()
+    root: Any = soup.find("main") or soup.find("article") or soup.find("body") or soup
+    for string in list(root.find_all(string=True)):
+        if isinstance(string, Comment):
+            string.extract()
+        elif not string.find_parent("pre"):
+            string.replace_with(NavigableString(re.sub(r"\s+", " ", string)))
+    for level in range(1, 7):
+        for tag in root.find_all(f"h{level}"):
+            tag.replace_with(NavigableString(f"\n\n{'#' * level} {tag.get_text(' ', strip=True)}\n\n"))
+    for tag in root.find_all("br"):
+        tag.replace_with(NavigableString("\n"))
+    for tag in root.find_all(["td", "th"]):
+        tag.append(NavigableString(" | "))
+    for tag in root.find_all("li"):
+        tag.insert(0, NavigableString("- "))
+    for tag in root.find_all(lambda tag: _BLOCKS.fullmatch(tag.name) is not None):
+        line_end = "\n" if tag.name in ("li", "tr", "dd", "dt") else "\n\n"
+        tag.insert_before(NavigableString(line_end))
+        tag.insert_after(NavigableString(line_end))
+    lines = (line.strip().removesuffix("|").rstrip() for line in root.get_text().split("\n"))
+    return _clean(re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()), name
+
+
+def _read_pdf(path: Path, data: bytes) -> tuple[str, tuple[int, ...], str | None]:
+    """A PDF's text, the offsets of its pages and its title."""
+    import pypdf
+    from pypdf.errors import PyPdfError
+
+    try:
+        pdf = pypdf.PdfReader(io.BytesIO(data))
+        if pdf.is_encrypted:
+            raise _invalid(path, "is encrypted; save a copy without a password")
+        title = pdf.metadata.title if pdf.metadata else None
+        pages = [_clean(text) for text in _pdf_pages(path, data)]
+    except InvalidInput:
+        raise
+    except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise _invalid(path, f"cannot be read as a PDF ({error}); open it in a viewer and save it anew") from error
+    starts = []
+    text = ""
+    for page in pages:
+        starts.append(len(text))
+        text += page.strip() + "\n\n"
+    if not text.strip():
+        raise _invalid(path, "is a PDF without text; a scanned document needs text recognition (OCR) first")
+    return text, tuple(starts), title
+
+
+def _pdf_pages(path: Path, data: bytes) -> list[str]:
+    from fsspec.implementations.memory import MemoryFileSystem
+    from llama_index.readers.file import PDFReader
+    from tenacity import RetryError
+
+    files = MemoryFileSystem()  # the bytes that were hashed, not the file as it may be by now
+    name = f"/{sha256_bytes(data)}.pdf"
+    files.pipe_file(name, data)
+    try:
+        return [page.text for page in PDFReader().load_data(Path(name), fs=files)]
+    except RetryError as error:
+        raise ValueError(str(error.last_attempt.exception())) from error
+    finally:
+        files.rm_file(name)
+
+
+def _invalid(path: Path, reason: str) -> InvalidInput:
+    return InvalidInput(f"{path.name} {reason}", code="invalid_file")

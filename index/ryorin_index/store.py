@@ -1,0 +1,101 @@
+"""Vector stores and their documents in the catalog. A store belongs to one tenant and has one embedder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from ryorin.catalog.tables import Document, Passage, Tenant, VectorStore
+from ryorin.digests import is_name, new_id
+from ryorin.errors import Conflict, InvalidInput, NotFound
+from ryorin.models.registry import Embedder
+
+
+def create_store(session: Session, tenant: Tenant, name: str, embedder: Embedder) -> VectorStore:
+    """A new, empty store. Raises InvalidInput for a bad name, Conflict for a taken one."""
+    if not is_name(name):
+        raise InvalidInput(
+            f"store name {name!r}: use lower-case letters, digits and inner hyphens, 48 at most", param="store"
+        )
+    if _find(session, tenant, name) is not None:
+        raise Conflict(f"tenant {tenant.name!r} has a store {name!r} already", param="store")
+    store = VectorStore(
+        id=new_id("vs_"), tenant_id=tenant.id, name=name, embedder=embedder.name, dimensions=embedder.dimensions
+    )
+    session.add(store)
+    session.flush()
+    return store
+
+
+def get_store(session: Session, tenant: Tenant, name: str) -> VectorStore:
+    """The tenant's store of that name. Raises NotFound, naming those it has."""
+    store = _find(session, tenant, name)
+    if store is None:
+        known = ", ".join(each.name for each in list_stores(session, tenant)) or "none yet"
+        raise NotFound(
+            f"tenant {tenant.name!r} has no store {name!r} (known: {known}); "
+            f"create it with 'ryorin index create {name} --tenant {tenant.name}'",
+            param="store",
+        )
+    return store
+
+
+def list_stores(session: Session, tenant: Tenant) -> Sequence[VectorStore]:
+    """The tenant's stores by name."""
+    return session.scalars(
+        select(VectorStore).where(VectorStore.tenant_id == tenant.id).order_by(VectorStore.name)
+    ).all()
+
+
+def store_counts(session: Session, store: VectorStore) -> dict[str, int]:
+    """How many documents and passages a store has."""
+    return {
+        "documents": session.scalar(select(func.count()).where(Document.store_id == store.id)) or 0,
+        "passages": session.scalar(select(func.count()).where(Passage.store_id == store.id)) or 0,
+    }
+
+
+def list_documents(session: Session, store: VectorStore) -> list[dict[str, Any]]:
+    """The store's documents by source, each with its number of passages."""
+    counts = (
+        select(Passage.document_id, func.count().label("passages"))
+        .where(Passage.store_id == store.id)
+        .group_by(Passage.document_id)
+        .subquery()
+    )
+    rows = session.execute(
+        select(Document, counts.c.passages)
+        .outerjoin(counts, counts.c.document_id == Document.id)
+        .where(Document.store_id == store.id)
+        .order_by(Document.source)
+    )
+    return [
+        {
+            "id": document.id,
+            "filename": document.filename,
+            "title": document.title,
+            "source": document.source,
+            "media_type": document.media_type,
+            "passages": passages or 0,
+            "updated_at": document.updated_at,
+        }
+        for document, passages in rows
+    ]
+
+
+def next_generation(session: Session, store: VectorStore) -> int:
+    """Count the store's generation up and return it; holds the store's row until the transaction ends."""
+    return session.execute(
+        update(VectorStore)
+        .where(VectorStore.id == store.id)
+        .values(generation=VectorStore.generation + 1)
+        .returning(VectorStore.generation)
+        .execution_options(synchronize_session=False)
+    ).scalar_one()
+
+
+def _find(session: Session, tenant: Tenant, name: str) -> VectorStore | None:
+    return session.scalar(select(VectorStore).where(VectorStore.tenant_id == tenant.id, VectorStore.name == name))
