@@ -1,4 +1,5 @@
-"""The four arms on the held-out cases: what the prompt, the documents and the tuning each contribute.
+"""
+The four arms on the held-out cases: what the prompt, the documents and the tuning each contribute.
 
 Every arm is a release, asked by its pinned name (`support@2`) through the openai client; the answers are graded by
 `ryorin_demo.grade`. Greedy decoding, so that the same releases, documents and cases give the same counts: a second run
@@ -14,12 +15,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from ryorin.digests import digest_of, sha256_file
+from ryorin.settings import Settings
 from ryorin_demo.desks import DESKS, Desk
 from ryorin_demo.grade import Grade, grade
 from ryorin_demo.stages import ask, say
-
-from ryorin.digests import digest_of, sha256_file
-from ryorin.settings import Settings
 
 CONCURRENCY = 16
 MAX_TOKENS = 120

@@ -15,7 +15,8 @@ DEFAULT_PORT = 8000
 @click.option("--fresh-arms", is_flag=True, help="Ask all held-out cases again even if nothing changed since.")
 @json_option
 def demo(port: int, keep_running: bool, fresh_arms: bool, as_json: bool) -> None:
-    """The main job, end to end: two departments, their documents, their adapters, one server.
+    """
+    The main job, end to end: two departments, their documents, their adapters, one server.
 
     Runs the commands that you would type, shows each of them, and asks through the plain openai client. A second run
     skips what is done. Example:

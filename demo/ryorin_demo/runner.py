@@ -1,4 +1,5 @@
-"""The demo from beginning to end: index, train, serve, ask, measure, edit a document, swap an adapter.
+"""
+The demo from beginning to end: index, train, serve, ask, measure, edit a document, swap an adapter.
 
 Everything it does, it does as a user would: commands of `ryorin` and requests of the plain openai client. It keeps its
 documents and its results in `<home>/demo`; a second run finds them there and skips what is done.
@@ -16,13 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ryorin_demo.arms import ARMS, run_arms, show_arms
-from ryorin_demo.desks import DESKS, EDIT, SAME_QUESTION, Desk
-from ryorin_demo.stages import Server, Stages, ask, run, say
-
 from ryorin.errors import Conflict
 from ryorin.models.registry import DEFAULT_BASE, DEFAULT_EMBEDDER
 from ryorin.settings import Settings, load_settings
+from ryorin_demo.arms import ARMS, run_arms, show_arms
+from ryorin_demo.desks import DESKS, EDIT, SAME_QUESTION, Desk
+from ryorin_demo.stages import Server, Stages, ask, run, say
 
 STORE = "handbook"
 KEY_LABEL = "ryorin-demo"
@@ -31,7 +31,8 @@ EDIT_DEADLINE_S = 60
 
 
 def run_demo(*, port: int, keep_running: bool, fresh_arms: bool, as_json: bool) -> None:
-    """Run the demo; with `as_json` the last line on standard output is one JSON object of seconds and counts.
+    """
+    Run the demo; with `as_json` the last line on standard output is one JSON object of seconds and counts.
 
     Raises RyorinError when a stage fails; every process it started has ended by then.
     """
@@ -185,7 +186,8 @@ def japanese_probes(desk: Desk) -> dict[str, int]:
 
 
 def edit_document(settings: Settings, client: Any) -> float:
-    """Change one line of one document, index it, and ask until the answer says so; then put it back.
+    """
+    Change one line of one document, index it, and ask until the answer says so; then put it back.
 
     Returns the seconds from the saved edit to the changed answer.
     """
