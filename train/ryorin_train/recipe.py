@@ -1,0 +1,61 @@
+"""The hyperparameters of a run. Every default is written here once; the command line reads it from here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ryorin.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    How an adapter is trained.
+
+    epochs: passes over the training rows.
+    rank, alpha: of LoRA (https://arxiv.org/abs/2106.09685); what is added is scaled by alpha / rank.
+    targets: the linear modules that are adapted, in every adapted layer.
+    layers: how many of the uppermost layers are adapted; None for all. The layers below are computed once a run.
+    learning_rate: its peak; it rises over `warmup` of the steps and falls to zero along a cosine.
+    batch_tokens: tokens of one step, counted without the beginning that all prompts share.
+    weight_decay, max_grad_norm: of AdamW and of clipping.
+    held_out: share of the rows that is never trained on.
+    max_row_tokens: the longest row that is accepted, prompt and answer together.
+    seed: of the held-out choice, the adapter's first weights and the order of rows.
+    """
+
+    epochs: int = 3
+    rank: int = 16
+    alpha: int = 32
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    layers: int | None = None
+    learning_rate: float = 1e-3
+    warmup: float = 0.05
+    batch_tokens: int = 1024
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    held_out: float = 0.1
+    max_row_tokens: int = 2048
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _between("epochs", self.epochs, 1, 1000)
+        _between("alpha", self.alpha, 1, 4096)
+        _between("learning_rate", self.learning_rate, 1e-8, 1.0)
+        _between("warmup", self.warmup, 0.0, 0.9)
+        _between("batch_tokens", self.batch_tokens, 16, 1_000_000)
+        _between("held_out", self.held_out, 0.0, 0.5)
+        _between("max_row_tokens", self.max_row_tokens, 16, 1_000_000)
+        _between("seed", self.seed, 0, 2**31 - 1)
+        if self.layers is not None:
+            _between("layers", self.layers, 1, 10_000)
+
+    def spec(self) -> dict[str, Any]:
+        """The JSON form that is kept in the manifest and digested."""
+        return {**asdict(self), "targets": sorted(self.targets)}
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # also refuses NaN
+        raise InvalidInput(f"{name} is {value}; it must be {low:g} to {high:g}", param=name)

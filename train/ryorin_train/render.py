@@ -1,0 +1,125 @@
+"""
+From examples to token ids, exactly as vLLM will see them.
+
+The prompt goes through `ryorin.prompt.render` and the base tokenizer's chat template with its generation prompt, which
+is what vLLM does with the messages it gets. The answer is tokenized by itself, since the model produces it token by
+token after that prompt, and ends with the token that ends a turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ryorin.errors import InvalidInput
+from ryorin.prompt import Message, Prompt, render
+from ryorin_train.data import Example, for_each_row
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """
+    One example as tokens.
+
+    ids: prompt, answer and end of turn.
+    learned: for each token, whether it counts in the loss; never the first.
+    """
+
+    ids: tuple[int, ...]
+    learned: tuple[bool, ...]
+
+    @property
+    def first_learned(self) -> int:
+        """The index of the first token that counts."""
+        return self.learned.index(True)
+
+
+class Renderer:
+    """Renders examples for one base model and one prompt. `tokenizer`: its transformers tokenizer."""
+
+    def __init__(self, tokenizer: Any, prompt: Prompt, max_row_tokens: int) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise InvalidInput("the base model has no chat template; choose an instruction-tuned one", param="base")
+        self.tokenizer = tokenizer
+        self.prompt = prompt
+        self.max_row_tokens = max_row_tokens
+        self.end_of_turn = end_of_turn(tokenizer)
+        self._special = frozenset(tokenizer.all_special_ids)
+
+    def rows(self, source: str, examples: Sequence[Example]) -> list[TokenRow]:
+        """All examples as tokens. Raises RowError naming each line that is too long or cannot be rendered."""
+        return for_each_row(source, examples, lambda example: example.line, self.row)
+
+    def row(self, example: Example) -> TokenRow:
+        """One example as tokens. Raises ValueError with the reason when it cannot be learned."""
+        last = len(example.messages) - 1
+        prompt = self.prompt_ids(example.messages[:last], example)
+        answer = self._answer(example, last)
+        ids = [*prompt, *answer]
+        learned = [False] * len(prompt) + [True] * len(answer)
+        for position, is_learned in enumerate(example.learned[:-1]):
+            if is_learned:  # an earlier turn: its tokens stand in the prompt of the last one
+                before = self.prompt_ids(example.messages[:position], example)
+                turn = self._answer(example, position)
+                start, end = len(before), len(before) + len(turn)
+                if ids[:end] != [*before, *turn]:
+                    raise ValueError(
+                        f"message {position + 1} cannot be learned: the chat template writes earlier answers "
+                        "differently; give it weight 0"
+                    )
+                learned[start:end] = [True] * len(turn)
+        if len(ids) > self.max_row_tokens:
+            raise ValueError(
+                f"{len(ids)} tokens with the prompt, the limit is {self.max_row_tokens}; shorten it or raise "
+                "--max-row-tokens"
+            )
+        return TokenRow(tuple(ids), tuple(learned))
+
+    def prompt_ids(self, conversation: Sequence[Message], example: Example) -> list[int]:
+        """The tokens that vLLM sees when it is asked to continue `conversation`."""
+        messages = render(self.prompt, conversation, example.passages)
+        try:
+            ids = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except Exception as error:  # jinja2's own, raised by templates that demand e.g. alternating roles
+            raise ValueError(f"the base model's chat template refuses it: {error}") from error
+        return list(ids)
+
+    def _answer(self, example: Example, position: int) -> list[int]:
+        text = example.messages[position]["content"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        for token in ids:
+            if token in self._special:
+                name = self.tokenizer.convert_ids_to_tokens(token)
+                raise ValueError(f"message {position + 1} holds the control token {name!r}")
+        return [*ids, *self.end_of_turn]
+
+
+def end_of_turn(tokenizer: Any) -> list[int]:
+    """
+    The tokens that end an assistant's turn, read from the chat template: what it writes after the answer, up to the
+    first control token. The tokenizer's end-of-sequence token when it writes none.
+    """
+    question: list[Message] = [{"role": "user", "content": "a"}]
+    answer: Message = {"role": "assistant", "content": "b"}
+    before = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
+    after = tokenizer.apply_chat_template([*question, answer], tokenize=False)
+    tail = after.removeprefix(before).removeprefix("b")
+    ids: list[int] = tokenizer(tail, add_special_tokens=False)["input_ids"] if after.startswith(before + "b") else []
+    special = frozenset(tokenizer.all_special_ids)
+    for position, token in enumerate(ids):
+        if token in special:
+            return ids[: position + 1]
+    if tokenizer.eos_token_id is None:
+        raise InvalidInput("the base model's tokenizer has no end-of-sequence token", param="base")
+    return [tokenizer.eos_token_id]
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The tokenizer of a base model's folder; nothing is downloaded and no code of it is run."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
