@@ -18,7 +18,7 @@ from typing import Any
 from ryorin.digests import digest_of, sha256_file
 from ryorin.settings import Settings
 from ryorin_demo.desks import DESKS, Desk
-from ryorin_demo.grade import Grade, grade
+from ryorin_demo.grade import Grade, count, grade
 from ryorin_demo.stages import ask, say
 
 CONCURRENCY = 16
@@ -45,7 +45,7 @@ ARMS = (
 def run_arms(
     settings: Settings, url: str, keys: dict[str, str], versions: dict[str, dict[str, int]], *, fresh: bool
 ) -> dict[str, Any]:
-    """Counts by desk and arm: cases, format valid, decision right, fact right, and fact's own number of cases."""
+    """Counts by desk and arm: cases, format valid, decision right, fact right."""
     counts: dict[str, Any] = {}
     for desk in DESKS:
         kept = settings.home / "demo" / f"arms-{desk.tenant}.json"
@@ -60,7 +60,7 @@ def run_arms(
         for arm in ARMS:
             model = f"{desk.tenant}@{versions[desk.tenant][arm.name]}"
             grades, answers[arm.name] = asyncio.run(ask_cases(url, keys[desk.tenant], model, desk))
-            counts[desk.tenant][arm.name] = count(desk, grades)
+            counts[desk.tenant][arm.name] = count(grades)
         kept.parent.mkdir(parents=True, exist_ok=True)
         fresh_file = kept.with_suffix(".tmp")
         fresh_file.write_text(
@@ -115,12 +115,14 @@ async def ask_cases(url: str, key: str, model: str, desk: Desk) -> tuple[list[Gr
                 )
             message = completion.choices[0].message
             context = (message.model_extra or {}).get("context") or {}
-            cited = [citation["filepath"] for citation in context.get("citations", [])]
+            cited = {citation["number"]: citation["filepath"] for citation in context.get("citations", [])}
             text = message.content or ""
             done += 1
             if sys.stderr.isatty():
                 print(f"\r   {model}: {done}/{len(cases)}", end="", file=sys.stderr, flush=True)
-            return grade(desk.tenant, case, text, cited), {"question": case["question"], "answer": text, "cited": cited}
+            kept = {"question": case["question"], "answer": text, "cited": cited}
+            documents = [cited.get(number, "") for number in range(1, desk.top_k + 1)]
+            return grade(desk.tenant, case, text, documents), kept
 
         began = time.monotonic()
         pairs = await asyncio.gather(*(one(case) for case in cases))
@@ -128,18 +130,6 @@ async def ask_cases(url: str, key: str, model: str, desk: Desk) -> tuple[list[Gr
         print("\r", end="", file=sys.stderr)
     say(f"   {model}: {len(cases)} cases in {time.monotonic() - began:.0f} s")
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-
-
-def count(desk: Desk, grades: list[Grade]) -> dict[str, int]:
-    """Counts over all cases; facts are counted over the cases that have one."""
-    with_fact = [grade for case, grade in zip(desk.cases(), grades, strict=True) if case["fact"] is not None]
-    return {
-        "cases": len(grades),
-        "format_valid": sum(grade.format_valid for grade in grades),
-        "decision_right": sum(grade.decision_right for grade in grades),
-        "cases_with_fact": len(with_fact),
-        "fact_right": sum(grade.fact_right for grade in with_fact),
-    }
 
 
 def show_arms(counts: dict[str, Any]) -> None:
@@ -157,7 +147,7 @@ def show_arms(counts: dict[str, Any]) -> None:
                 arm.name,
                 share(row["format_valid"], row["cases"]),
                 share(row["decision_right"], row["cases"]),
-                share(row["fact_right"], row["cases_with_fact"]),
+                share(row["fact_right"], row["cases"]),
             )
         Console(stderr=True).print(table)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ryorin_demo import rules
+from ryorin_demo.mixing import PARTS, mixed_choice, mixed_limit
 from ryorin_demo.rules import Choice, Limit
 
 Desk = Literal["support", "people"]
@@ -28,7 +29,8 @@ DATASETS = Path(__file__).parent / "datasets"
 SEED = 20
 EXAMPLES = {"support": 300, "people": 260}
 REFUSED = "The documents do not answer this question."
-_SHARES = {"limit": 0.62, "choice": 0.18, "unanswered": 0.12, "outside": 0.08}
+_SHARES = {"limit": 0.57, "choice": 0.26, "unanswered": 0.09, "outside": 0.08}
+_MIXED = 0.65  # the share of rules put together by chance
 
 
 def support_answer(citation: int | None, fact: str | None, reason: str, decision: str) -> str:
@@ -56,37 +58,44 @@ def examples(desk: Desk, seed: int, count: int) -> list[dict[str, Any]]:
     return [_example(desk, kind, draw) for kind in kinds]
 
 
-def _tables(desk: Desk) -> tuple[Sequence[Limit | Choice], Sequence[str]]:
+def _rule(desk: Desk, kind: str, draw: random.Random) -> Limit | Choice:
+    if draw.random() < _MIXED:
+        return mixed_choice(PARTS[desk], draw) if kind == "choice" else mixed_limit(PARTS[desk], draw)
     if desk == "support":
-        return (*rules.SUPPORT_LIMITS, *rules.SUPPORT_CHOICES), rules.SUPPORT_OUTSIDE
-    return (*rules.PEOPLE_LIMITS, *rules.PEOPLE_CHOICES), rules.PEOPLE_OUTSIDE
+        return draw.choice(rules.SUPPORT_CHOICES if kind == "choice" else rules.SUPPORT_LIMITS)
+    return draw.choice(rules.PEOPLE_CHOICES if kind == "choice" else rules.PEOPLE_LIMITS)
+
+
+def _others(desk: Desk, rule: Limit | Choice | None, count: int, draw: random.Random) -> list[dict[str, str]]:
+    """Passages of other rules: what a search brings along with, or instead of, the right one."""
+    headings = {rule.heading} if rule else set()
+    found: list[dict[str, str]] = []
+    while len(found) < count:
+        other = _rule(desk, draw.choice(("limit", "limit", "choice")), draw)
+        if other.heading not in headings:
+            headings.add(other.heading)
+            found.append(_passage(other, draw)[0])
+    return found
 
 
 def _example(desk: Desk, kind: str, draw: random.Random) -> dict[str, Any]:
-    table, outside = _tables(desk)
     answer = ANSWERS[desk]
     if kind == "outside":
-        passages = [_passage(rule, draw)[0] for rule in draw.sample(list(table), draw.choice((1, 2, 2)))]
+        outside = rules.SUPPORT_OUTSIDE if desk == "support" else rules.PEOPLE_OUTSIDE
         question = _fill(draw.choice(outside), draw)
-        return _row(question, answer(None, None, REFUSED, "NO"), passages)
-    rule = draw.choice([rule for rule in table if isinstance(rule, Choice if kind == "choice" else Limit)])
-    if kind == "unanswered":
-        rule = draw.choice(list(table))
-    others = [other for other in table if other is not rule]
-    near = [other for other in others if other.area == rule.area]
-    pool = near if near and draw.random() < 0.5 else others
+        return _row(question, answer(None, None, REFUSED, "NO"), _others(desk, None, 2, draw))
+    wanted = draw.choice(("limit", "choice")) if kind == "unanswered" else kind
+    rule = _rule(desk, wanted, draw)
     passage, limit, fact = _passage(rule, draw)
     if isinstance(rule, Limit):
         question, reason, decision = _judge_limit(rule, limit, draw)
     else:
         question, fact, reason, decision = _judge_choice(rule, draw)
     if kind == "unanswered":
-        wrong = draw.sample(others, 2) if len(pool) < 2 else draw.sample(pool, 2)
-        return _row(question, answer(None, None, REFUSED, "NO"), [_passage(other, draw)[0] for other in wrong])
-    wrong_passages = [_passage(other, draw)[0] for other in draw.sample(pool, 1)]
+        return _row(question, answer(None, None, REFUSED, "NO"), _others(desk, rule, 2, draw))
+    wrong = _others(desk, rule, 1, draw)
     position = draw.choice((0, 0, 1))  # a good search puts the right passage first more often than not
-    passages = [*wrong_passages[:position], passage, *wrong_passages[position:]]
-    return _row(question, answer(position + 1, fact, reason, decision), passages)
+    return _row(question, answer(position + 1, fact, reason, decision), [*wrong[:position], passage, *wrong[position:]])
 
 
 def _passage(rule: Limit | Choice, draw: random.Random) -> tuple[dict[str, str], int, str]:
@@ -111,7 +120,7 @@ def _judge_limit(rule: Limit, limit: int, draw: random.Random) -> tuple[str, str
     if near:
         value = limit + draw.choice((0, 0, -1, 1)) * rule.step
     else:
-        below, above = range(1, limit), range(limit + 1, limit * 2 + 3)
+        below, above = range(2, limit), range(limit + 1, limit * 2 + 3)
         if rule.step > 1:
             below, above = range(rule.step, limit, rule.step), range(limit + rule.step, limit * 2, rule.step)
         value = draw.choice(draw.choice([r for r in (below, above) if r]))

