@@ -1,0 +1,177 @@
+"""
+Batches without padding, in which the beginning that all prompts share is computed once.
+
+A step's rows lie behind one another in one sequence, after one copy of the shared beginning (the chat template's opening
+and the constant system text: often a third of a row):
+
+    tokens     s s s s | a a a a a a | b b b | c c c c
+    positions  0 1 2 3 | 4 5 6 7 8 9 | 4 5 6 | 4 5 6 7
+
+`packed_attention` lets each row attend to the shared tokens and to itself, so losses and gradients are those of the
+padded rows up to rounding (tests/train/test_packing.py), for fewer tokens. Logits are computed only where something is
+learned. Only exact without dropout.
+
+This module imports torch, so it is imported inside the functions that train, never by the command line.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from ryorin.errors import InvalidInput
+from ryorin_train.render import TokenRow
+
+if TYPE_CHECKING:
+    from ryorin_train.trunk import Trunk
+
+ATTENTION = "ryorin_packed"
+
+
+def shared_tokens(rows: Sequence[TokenRow]) -> int:
+    """How many first tokens all rows have in common, such that every learned token's predecessor is left to its row."""
+    limit = min(row.first_learned for row in rows) - 1
+    first = rows[0].ids
+    shared = 0
+    while shared < limit and all(row.ids[shared] == first[shared] for row in rows):
+        shared += 1
+    return shared
+
+
+class TokenBatches:
+    """
+    A batch sampler: lists of row numbers with about `batch_tokens` tokens each, in another order every epoch.
+
+    The number of batches is the same in every epoch; a row that is longer than `batch_tokens` is a batch of its own or
+    shares one that is over.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_tokens: int, seed: int | None) -> None:
+        self.lengths = lengths
+        self.count = max(1, min(len(lengths), -(-sum(lengths) // batch_tokens)))
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which order comes next; called by the trainer."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(range(len(self.lengths)))
+        if self.seed is not None:
+            random.Random(f"{self.seed}/{self.epoch}").shuffle(order)
+        batches: list[list[int]] = [[] for _ in range(self.count)]
+        tokens = [0] * self.count
+        for row in order:  # each row to the batch that has the fewest tokens so far: sizes stay close
+            lightest = tokens.index(min(tokens))
+            batches[lightest].append(row)
+            tokens[lightest] += self.lengths[row]
+        return iter(batches)
+
+
+class PackedRows:
+    """
+    A collator: row numbers to one packed batch.
+
+    trunk: the hidden states to begin from instead of token ids, where the lower layers were computed before.
+    """
+
+    def __init__(self, rows: Sequence[TokenRow], shared: int, trunk: Trunk | None = None) -> None:
+        self.rows = rows
+        self.shared = shared
+        self.trunk = trunk
+        self.lengths = [len(row.ids) - shared for row in rows]
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The batch of a DataLoader's features, which name their rows."""
+        return self.batch([feature["row"] for feature in features])
+
+    def batch(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """
+        The model's inputs for these rows, and `targets`. T is the tokens of the batch, L the learned ones.
+
+        input_ids (1, T) or inputs_embeds (1, T, hidden); position_ids (1, T); logits_to_keep (L,) positions whose
+        logits are wanted; targets (L,) the tokens they should predict; shared_tokens and row_tokens as lengths.
+        """
+        shared = self.shared
+        ids = list(self.rows[numbers[0]].ids[:shared])
+        positions = list(range(shared))
+        keep: list[int] = []
+        targets: list[int] = []
+        for number in numbers:
+            row = self.rows[number]
+            offset = len(ids) - shared  # from a position in the row to one in the batch
+            keep += [place + offset - 1 for place, learned in enumerate(row.learned) if learned]
+            targets += [token for token, learned in zip(row.ids, row.learned, strict=True) if learned]
+            ids += row.ids[shared:]
+            positions += range(shared, len(row.ids))
+        batch: dict[str, Any] = {
+            "position_ids": torch.tensor([positions]),
+            "logits_to_keep": torch.tensor(keep),
+            "targets": torch.tensor(targets),
+            "shared_tokens": shared,
+            "row_tokens": [self.lengths[number] for number in numbers],
+        }
+        if self.trunk is None:
+            return {"input_ids": torch.tensor([ids]), **batch}
+        return {"inputs_embeds": self.trunk.hidden(numbers), **batch}
+
+
+def packed_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """
+    Causal attention in each row of a packed batch, over the shared tokens and its own.
+
+    query (1, heads, T, dim), key and value (1, key heads, T, dim); returns (1, T, heads, dim), as transformers'
+    AttentionInterface asks. A row is computed behind its own copy of the shared queries, whose results are dropped but
+    for the first row's: some work more, but the plain causal kernel.
+    """
+    if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None or dropout:
+        raise InvalidInput("this base model's attention (soft cap, sinks or dropout) cannot be trained packed yet")
+    shared, lengths = kwargs["shared_tokens"], kwargs["row_tokens"]
+    window = kwargs.get("sliding_window")
+    grouped = query.shape[1] != key.shape[1]
+    outputs: list[torch.Tensor] = []
+    start = shared
+    for length in lengths:
+        row = [_row(states, shared, start, length) for states in (query, key, value)]
+        total = shared + length
+        mask = None
+        if window is not None and window < total:
+            place = torch.arange(total, device=query.device)
+            distance = place[:, None] - place[None, :]
+            mask = (distance >= 0) & (distance < window)
+        result = scaled_dot_product_attention(
+            *row, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
+        )
+        outputs.append(result if not outputs else result[:, :, shared:])
+        start += length
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def register_attention() -> str:
+    """Make `packed_attention` known to transformers; returns the name to load a model with."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ATTENTION, packed_attention)
+    return ATTENTION
+
+
+def _row(states: torch.Tensor, shared: int, start: int, length: int) -> torch.Tensor:
+    own = states[:, :, start : start + length]
+    return torch.cat([states[:, :, :shared], own], dim=2) if shared else own
