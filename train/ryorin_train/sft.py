@@ -1,0 +1,227 @@
+"""
+Supervised fine-tuning: token rows in, a folder with an adapter out. LoRA by PEFT, the loop by TRL (trainer.py).
+
+On a CPU everything is float32: bfloat16 falls back to slow kernels without AVX512-BF16 or AMX. On a GPU the base model
+is bfloat16 and the same path is taken; that has not been run here.
+
+It knows no catalog, tenant or prompt: see job.py.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ryorin.errors import InvalidInput, RyorinError
+from ryorin_train import servable
+from ryorin_train.progress import Progress
+from ryorin_train.recipe import Recipe
+from ryorin_train.render import TokenRow
+
+CURVE_FILE = "loss.jsonl"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run gave: metrics (losses in nats a token, shares 0 to 1) and how fast it was."""
+
+    metrics: dict[str, float]
+    tokens_per_s: float
+    seconds: float
+
+
+def lora_config(recipe: Recipe, model_layers: int, base_path: Path) -> dict[str, Any]:
+    """The arguments of PEFT's LoraConfig. Raises InvalidInput when vLLM could not serve the result."""
+    config: dict[str, Any] = {
+        "r": recipe.rank,
+        "lora_alpha": recipe.alpha,
+        "target_modules": sorted(recipe.targets),
+        "lora_dropout": 0.0,  # packed batches share their beginning, which is exact only without dropout
+        "bias": "none",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(base_path),
+    }
+    if recipe.layers is not None:
+        if recipe.layers > model_layers:
+            raise InvalidInput(f"layers is {recipe.layers}; the base model has {model_layers}", param="layers")
+        config["layers_to_transform"] = list(range(model_layers - recipe.layers, model_layers))
+    servable.check_config(config)
+    return config
+
+
+def check_recipe(recipe: Recipe, base_path: Path) -> None:
+    """What can be refused before a model is loaded. Raises InvalidInput naming the field."""
+    config = json.loads((base_path / "config.json").read_text(encoding="utf-8"))
+    text = config.get("text_config", config)
+    lora_config(recipe, text["num_hidden_layers"], base_path)
+    longest = text.get("max_position_embeddings")
+    if longest is not None and recipe.max_row_tokens > longest:
+        raise InvalidInput(
+            f"max_row_tokens is {recipe.max_row_tokens}; the base model reads {longest}", param="max_row_tokens"
+        )
+
+
+def train(
+    base_path: Path,
+    training: Sequence[TokenRow],
+    held_out: Sequence[TokenRow],
+    recipe: Recipe,
+    folder: Path,
+    say: Callable[[str], None],
+) -> Trained:
+    """
+    Train one adapter and leave adapter_config.json, adapter_model.safetensors and loss.jsonl in `folder`.
+
+    Raises InvalidInput when vLLM could not serve the adapter: before training, or of its files afterwards.
+    """
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, ProgressCallback
+    from transformers.utils import logging
+    from trl import SFTConfig
+
+    from ryorin_train.callbacks import ProgressReporter
+    from ryorin_train.packing import PackedRows, TokenBatches, register_attention, shared_tokens
+    from ryorin_train.trainer import PackedTrainer
+    from ryorin_train.trunk import compute_trunk, decoder_layers, skipped_layers
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    began = time.monotonic()
+    on_gpu = torch.cuda.is_available()
+    torch.manual_seed(recipe.seed)
+    model = AutoModelForCausalLM.from_pretrained(
+        str(base_path),
+        dtype=torch.bfloat16 if on_gpu else torch.float32,
+        attn_implementation=register_attention(),
+        local_files_only=True,
+    )
+    if on_gpu:
+        model.to("cuda")
+    linears = linear_shapes(model)
+    servable.check_targets(recipe.targets, linears)
+    depth = len(decoder_layers(model))
+    config = lora_config(recipe, depth, base_path)
+    frozen = depth - (recipe.layers or depth)
+
+    shared = shared_tokens([*training, *held_out])
+    packed, packed_held = PackedRows(training, shared), PackedRows(held_out, shared)
+    total = sum(len(row.ids) for row in training)
+    say(
+        f"{len(training)} rows to train on, {len(held_out)} held out; {total:,} tokens, "
+        f"{total - (len(training) - 1) * shared:,} of them computed: {shared} begin every row"
+    )
+    if frozen:
+        model.eval()
+        told = Every(say)
+        batch_tokens = max(recipe.batch_tokens, 2048)
+        packed.trunk = compute_trunk(
+            model, frozen, packed, batch_tokens, lambda share: told(f"layers 1 to {frozen}, once: {share:.0%}")
+        )
+        if held_out:
+            packed_held.trunk = compute_trunk(model, frozen, packed_held, batch_tokens, lambda _: None)
+
+    steps = len(TokenBatches(packed.lengths, recipe.batch_tokens, recipe.seed)) * recipe.epochs
+    trainer = PackedTrainer(
+        model=model,
+        packed=packed,
+        held_out=packed_held if held_out else None,
+        batch_tokens=recipe.batch_tokens,
+        seed=recipe.seed,
+        processing_class=AutoTokenizer.from_pretrained(str(base_path), local_files_only=True),
+        train_dataset=Dataset.from_dict({"row": list(range(len(training)))}),
+        peft_config=LoraConfig(**config),
+        args=SFTConfig(
+            output_dir=str(folder / "trainer"),
+            dataset_kwargs={"skip_prepare_dataset": True},
+            remove_unused_columns=False,
+            num_train_epochs=recipe.epochs,
+            learning_rate=recipe.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=round(steps * recipe.warmup),
+            weight_decay=recipe.weight_decay,
+            max_grad_norm=recipe.max_grad_norm,
+            max_length=None,
+            gradient_checkpointing=False,
+            bf16=on_gpu,
+            use_cpu=not on_gpu,
+            dataloader_pin_memory=False,
+            seed=recipe.seed,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        ),
+    )
+    for noisy in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(noisy)
+    progress = Progress(say, folder / CURVE_FILE, steps, recipe.epochs)
+    reporter = ProgressReporter(trainer, progress, row_tokens=total / (steps / recipe.epochs))
+    trainer.add_callback(reporter)
+    try:
+        with skipped_layers(trainer.model, frozen) if frozen else nullcontext():
+            trainer.train()
+    finally:
+        progress.close()
+    trainer.model.save_pretrained(str(folder), safe_serialization=True)
+    tidy(folder, base_path)
+    servable.check_folder(folder, linears)
+    metrics = {"train_loss": progress.train_losses[-1], **reporter.held_out}
+    return Trained(
+        metrics={name: round(value, 5) for name, value in metrics.items()},
+        tokens_per_s=round(progress.tokens_per_s, 1),
+        seconds=round(time.monotonic() - began, 1),
+    )
+
+
+def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
+    """The linear modules of a model: name → (out, in)."""
+    from torch.nn import Linear
+
+    return {
+        name: (module.out_features, module.in_features)
+        for name, module in model.named_modules()
+        if isinstance(module, Linear)
+    }
+
+
+def tidy(folder: Path, base_path: Path) -> None:
+    """
+    Leave only what an adapter consists of, its configuration with sorted lists.
+
+    vLLM's resolver takes an adapter only when its configuration names the served base model's very path. PEFT writes
+    sets in an order that changes with every run; sorted, the same training gives the same digest.
+    """
+    import shutil
+
+    shutil.rmtree(folder / "trainer", ignore_errors=True)
+    (folder / "README.md").unlink(missing_ok=True)
+    path = folder / servable.CONFIG_FILE
+    if not path.is_file():
+        raise RyorinError(f"PEFT wrote no {servable.CONFIG_FILE} into {folder}")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = str(base_path)
+    config["target_modules"] = sorted(config["target_modules"])
+    config["inference_mode"] = True
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+class Every:
+    """Says a line at most every few seconds."""
+
+    def __init__(self, say: Callable[[str], None], seconds: float = 4.0) -> None:
+        self._say, self._seconds = say, seconds
+        self._spoke = time.monotonic()
+
+    def __call__(self, line: str) -> None:
+        """Say it, if the last one is long enough ago."""
+        now = time.monotonic()
+        if now - self._spoke >= self._seconds:
+            self._spoke = now
+            self._say(line)
