@@ -27,7 +27,6 @@ MEDIA_TYPES = {
     ".pdf": "application/pdf",
 }
 MAX_PASSAGE_UNITS = 240  # about 300 tokens of an E5 tokenizer, whose limit is 512
-OVERLAP_UNITS = 30
 _UNIT = re.compile(r"[぀-ヿ㐀-鿿豈-﫿]|\w+?(?=[぀-ヿ㐀-鿿]|\b)|[^\w\s]")
 _HEADING = re.compile(r"(#{1,6})\s+(.*)")
 _NOT_CONTENT = ("script", "style", "nav", "footer", "aside", "form", "noscript", "template", "iframe")
@@ -162,17 +161,16 @@ def _pieces(text: str, start: int, end: int) -> list[tuple[int, int]]:
         return [(start + len(section) - len(section.lstrip()), start + len(section.rstrip()))]
     from llama_index.core.node_parser import SentenceSplitter
 
+    # No overlap: a piece begins where the one before it ended, white space aside, so its offset is certain.
     splitter = SentenceSplitter(
-        chunk_size=MAX_PASSAGE_UNITS, chunk_overlap=OVERLAP_UNITS, tokenizer=_units, paragraph_separator="\n\n"
+        chunk_size=MAX_PASSAGE_UNITS, chunk_overlap=0, tokenizer=_units, paragraph_separator="\n\n"
     )
     found = []
     cursor = 0
     for piece in splitter.split_text(section):
-        at = section.find(piece, cursor)
-        if at < 0:  # overlap that the splitter put together anew: the piece's last line is where it ends
-            raise AssertionError(f"a passage is not a part of its document: {piece[:80]!r}")
-        found.append((start + at, start + at + len(piece)))
-        cursor = at + 1
+        at = section.index(piece, cursor)
+        cursor = at + len(piece)
+        found.append((start + at, start + cursor))
     return found
 
 

