@@ -20,23 +20,6 @@ from ryorin_index.search import MAX_QUERY_CHARACTERS, Searcher
 from ryorin_index.store import create_store
 
 WORDS = ("oak", "cedar", "kettle", "lamp", "return", "repair", "order", "gift", "rice", "tea", "定期", "領収書", "修理")
-    "oak",
-    "cedar",
-    "kettle",
-    "lamp",
-    "return",
-    "repair",
-    "order",
-    "gift",
-    "rice",
-    "tea",
-    "points",
-    "parcel",
-    "shop",
-    "定期",
-    "領収書",
-    "修理",
-]
 
 
 def oracle(catalog: Catalog, store: VectorStore, embedder: WordEmbedder, query: str) -> list[float]:
@@ -138,5 +121,6 @@ def test_the_real_embedder_finds_japanese_and_english() -> None:
     vectors = embed.passages(texts)
     assert vectors.shape == (3, 384) and vectors.dtype == np.float32
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(3), abs=1e-3)
-    for query, best in (("How long can I return unopened goods?", 0), ("お米は毎月届きますか", 1), ("出張費の申請方法", 2)):
+    questions = {"How long can I return unopened goods?": 0, "お米は毎月届きますか": 1, "出張費の申請方法": 2}
+    for query, best in questions.items():
         assert int(np.argmax(vectors @ embed.query(query))) == best
