@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,20 @@ def catalog_session() -> Iterator[tuple[Catalog, Session]]:
     """The catalog and a session in one transaction, for commands that need no more than that."""
     with opened_catalog() as catalog, catalog.session() as session:
         yield catalog, session
+
+
+@contextmanager
+def stopping_in_order() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that it can remove what is half done."""
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    earlier = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 def say(text: str) -> None:

@@ -46,9 +46,9 @@ def fetch_wheel(wheel: Wheel, folder: Path, on_event: OnEvent) -> Path:
     scratch = folder / "pip"
     scratch.mkdir()
     progress = _Progress(wheel.bytes, on_event)
-    words = run_child(command, {"TMPDIR": str(scratch)}, lambda: progress.at(_size_of(folder)))
+    code, words = run_child(command, {"TMPDIR": str(scratch)}, lambda: progress.at(_size_of(folder)))
     found = sorted(folder.glob("*.whl"))
-    if not found:
+    if code or not found:
         raise Unavailable(
             f"pip could not fetch {wanted}: {_last_error(words)}; check the network and pip's package sources, then try again"
         )
@@ -214,11 +214,14 @@ def probe_endpoint(url: str, model: str, api_key_env: str | None) -> int:
         ) from error
 
 
-def run_child(command: Sequence[str], environ: dict[str, str], on_poll: Callable[[], None] | None = None) -> list[str]:
+def run_child(
+    command: Sequence[str], environ: dict[str, str], on_poll: Callable[[], None] | None = None
+) -> tuple[int, list[str]]:
     """
-    Run a program to its end and return its lines; `on_poll` is called several times a second meanwhile.
+    Run a program to its end; returns its exit code and its lines. `on_poll` is called several times a second meanwhile.
 
-    The program is ended when this one is interrupted. Its exit code is the caller's to judge from what it left.
+    The program is ended when this one is interrupted. environ: added to this process's own; TMPDIR is needed, and keeps
+    the program's temporary files inside the folder that is removed at the end.
     """
     log = Path(environ["TMPDIR"]) / "output.log"
     with log.open("w+", encoding="utf-8", errors="replace") as output:
@@ -239,7 +242,7 @@ def run_child(command: Sequence[str], environ: dict[str, str], on_poll: Callable
                     process.kill()
                     process.wait()
         output.seek(0)
-        return [line.strip() for line in output.read().splitlines() if line.strip()]
+        return process.returncode, [line.strip() for line in output.read().splitlines() if line.strip()]
 
 
 def check_disk(folder: Path, needed_bytes: int) -> None:

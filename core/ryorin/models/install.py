@@ -204,7 +204,7 @@ def _convert(source: Path, content: Path, work: Path, on_event: OnEvent) -> None
     scratch = work / "convert"
     scratch.mkdir()
     command = [sys.executable, "-m", "ryorin.models.convert", str(source), str(content)]
-    words = fetch.run_child(command, {"TMPDIR": str(scratch), "HF_HUB_OFFLINE": "1"})
-    if not (content / "model.safetensors").is_file() and not list(content.glob("*.safetensors.index.json")):
+    code, words = fetch.run_child(command, {"TMPDIR": str(scratch), "HF_HUB_OFFLINE": "1"})
+    if code:
         said = words[-1] if words else "it said nothing"
         raise RyorinError(f"converting {source.name} failed: {said}")
