@@ -15,6 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ryorin.catalog.tables import Adapter, Promotion, Prompt, Release, Tenant, VectorStore
+from ryorin.catalog.tenants import lock_tenant
 from ryorin.digests import digest_of, new_id
 from ryorin.errors import Conflict, InvalidInput, NotFound
 
@@ -34,6 +35,8 @@ class Retrieval:
     def __post_init__(self) -> None:
         if not 0 <= self.top_k <= 50:
             raise InvalidInput(f"top_k is {self.top_k}; it must be 0 (no retrieval) to 50", param="top_k")
+        if self.score_floor is not None and not -1 <= self.score_floor <= 1:
+            raise InvalidInput(f"score_floor is {self.score_floor}; it must be -1 to 1", param="score_floor")
 
     @property
     def enabled(self) -> bool:
@@ -89,6 +92,7 @@ def create_release(
             "retrieval": asdict(retrieval),
         }
     )
+    lock_tenant(session, tenant)
     latest = session.scalar(select(func.max(Release.version)).where(Release.tenant_id == tenant.id)) or 0
     release = Release(
         id=new_id("rel_"),
@@ -136,17 +140,16 @@ def live_release(session: Session, tenant: Tenant) -> Release:
     return release
 
 
-def promote(session: Session, tenant: Tenant, release: Release, *, kind: str = "promote") -> Promotion:
-    """Make `release` live; the next request uses it. Raises InvalidInput for another tenant's release."""
+def promote(session: Session, tenant: Tenant, release: Release) -> Promotion | None:
+    """
+    Make `release` live; the next request uses it. None when it is live already, which changes nothing.
+
+    Raises InvalidInput for another tenant's release.
+    """
     if release.tenant_id != tenant.id:
         raise InvalidInput(f"release {release.id} does not belong to tenant {tenant.name!r}")
-    promotion = Promotion(
-        tenant_id=tenant.id, release_id=release.id, previous_release_id=tenant.live_release_id, kind=kind
-    )
-    tenant.live_release_id = release.id
-    session.add(promotion)
-    session.flush()
-    return promotion
+    lock_tenant(session, tenant)
+    return None if tenant.live_release_id == release.id else _switch(session, tenant, release.id, "promote")
 
 
 def rollback(session: Session, tenant: Tenant) -> Promotion:
@@ -155,6 +158,7 @@ def rollback(session: Session, tenant: Tenant) -> Promotion:
 
     Raises Conflict when there is none.
     """
+    lock_tenant(session, tenant)
     depth = 0  # promotions undone by rollbacks that followed them
     history = session.scalars(select(Promotion).where(Promotion.tenant_id == tenant.id).order_by(Promotion.id.desc()))
     for line in history:
@@ -165,6 +169,15 @@ def rollback(session: Session, tenant: Tenant) -> Promotion:
         elif line.previous_release_id is None:
             break
         else:
-            previous = session.get_one(Release, line.previous_release_id)
-            return promote(session, tenant, previous, kind="rollback")
+            return _switch(session, tenant, line.previous_release_id, "rollback")
     raise Conflict(f"tenant {tenant.name!r} has no earlier live release to roll back to")
+
+
+def _switch(session: Session, tenant: Tenant, release_id: str, kind: str) -> Promotion:
+    promotion = Promotion(
+        tenant_id=tenant.id, release_id=release_id, previous_release_id=tenant.live_release_id, kind=kind
+    )
+    tenant.live_release_id = release_id
+    session.add(promotion)
+    session.flush()
+    return promotion

@@ -2,7 +2,9 @@
 Opening the catalog: engine, pragmas, schema.
 
 SQLite runs in WAL mode with foreign keys on and is migrated when it is opened, under a lock on the file beside it.
-PostgreSQL belongs to its operator: a schema that is behind is an error that names `ryorin db upgrade`.
+A transaction that writes begins IMMEDIATE with its first write: it waits its turn there, instead of failing later with
+'database is locked', and reading never waits. PostgreSQL belongs to its operator: a schema that is behind is an error
+that names `ryorin db upgrade`.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from ryorin.errors import RequirementMissing
+from ryorin.errors import InvalidInput, RequirementMissing, Unavailable
 from ryorin.settings import Settings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -53,51 +56,105 @@ def open_catalog(settings: Settings) -> Catalog:
     """
     Open the catalog that `settings` name.
 
-    Raises RequirementMissing when a PostgreSQL schema is not at the version this code needs.
+    Raises RequirementMissing when a PostgreSQL schema is not at the version this code needs, Unavailable when the
+    database cannot be reached, InvalidInput when the address or the file is not one of a catalog.
     """
-    url = make_url(settings.database_url)
-    if url.get_backend_name() == "sqlite":
-        Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
-        event.listen(engine, "connect", _sqlite_pragmas)
-        if _schema_version(engine) != HEAD:
-            with _file_lock(Path(str(url.database) + ".migrate")):
-                upgrade(engine)
-    else:
-        if url.drivername == "postgresql":
-            url = url.set(drivername="postgresql+psycopg")
-        engine = create_engine(url, pool_pre_ping=True)
-        version = _schema_version(engine)
-        if version != HEAD:
-            raise RequirementMissing(
-                f"the catalog's schema is at version {version or 'none'}, this Ryorin needs {HEAD}; "
-                "run 'ryorin db upgrade'"
-            )
+    engine = _make_engine(settings)
+    try:
+        with _explained(settings):
+            if engine.dialect.name == "sqlite":
+                _migrate_sqlite(engine)
+            else:
+                version = _schema_version(engine)
+                if version != HEAD:
+                    raise RequirementMissing(
+                        f"the catalog's schema is at version {version or 'none'}, this Ryorin needs {HEAD}; "
+                        "run 'ryorin db upgrade'"
+                    )
+    except BaseException:
+        engine.dispose()
+        raise
     return Catalog(settings, engine)
 
 
 def upgrade_database(settings: Settings) -> str:
     """Bring the schema of the catalog that `settings` name to this code's version, and return that version."""
-    url = make_url(settings.database_url)
-    if url.get_backend_name() == "sqlite":
-        open_catalog(settings).close()
-    else:
-        engine = create_engine(url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url)
-        upgrade(engine)
+    engine = _make_engine(settings)
+    try:
+        with _explained(settings):
+            if engine.dialect.name == "sqlite":
+                _migrate_sqlite(engine)
+            else:
+                upgrade(engine)
+    finally:
         engine.dispose()
     return HEAD
 
 
 def upgrade(engine: Engine) -> None:
-    """Run the migrations that `engine` lacks; running them again changes nothing."""
+    """
+    Run the migrations that `engine` lacks, all of them or none; running them again changes nothing.
+
+    Raises RequirementMissing when the schema is of a newer Ryorin.
+    """
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver begins none for CREATE TABLE by itself
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise RequirementMissing(
+                f"the catalog's schema is not known to this Ryorin, which is at {HEAD} ({error}); upgrade Ryorin"
+            ) from error
+
+
+def _make_engine(settings: Settings) -> Engine:
+    try:
+        url = make_url(settings.database_url)
+        if url.get_backend_name() != "sqlite":
+            if url.drivername == "postgresql":
+                url = url.set(drivername="postgresql+psycopg")
+            return create_engine(url, pool_pre_ping=True)
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        raise InvalidInput(
+            f"the catalog's address cannot be used ({error}); RYORIN_DATABASE_URL is written "
+            "postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:////FOLDER/catalog.db"
+        ) from error
+    Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": "IMMEDIATE"})
+    event.listen(engine, "connect", _sqlite_pragmas)
+    return engine
+
+
+def _migrate_sqlite(engine: Engine) -> None:
+    path = Path(str(engine.url.database))
+    if path.exists() and path.stat().st_size and _schema_version(engine) == HEAD:
+        return
+    with _file_lock(path.with_name(path.name + ".migrate")):
+        with engine.connect() as connection:  # kept by the file; switching it needs the file alone, hence the lock
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        if _schema_version(engine) != HEAD:
+            upgrade(engine)
+
+
+@contextmanager
+def _explained(settings: Settings) -> Iterator[None]:
+    """Errors of the database in words, without the password in its address."""
+    try:
+        yield
+    except DatabaseError as error:
+        where = make_url(settings.database_url).render_as_string(hide_password=True)
+        reason = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
+        if isinstance(error, OperationalError):
+            raise Unavailable(f"the catalog {where} cannot be opened: {reason}") from error
+        raise InvalidInput(f"{where} is not a catalog of Ryorin: {reason}") from error
 
 
 def _schema_version(engine: Engine) -> str | None:
@@ -109,7 +166,7 @@ def _schema_version(engine: Engine) -> str | None:
 
 def _sqlite_pragmas(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+    for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

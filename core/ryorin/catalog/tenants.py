@@ -8,7 +8,8 @@ import secrets
 import time
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ryorin.catalog.tables import ApiKey, Prompt, Tenant
@@ -26,11 +27,15 @@ def create_tenant(session: Session, name: str, description: str = "") -> Tenant:
         raise InvalidInput(
             f"tenant name {name!r}: use lower-case letters, digits and inner hyphens, 48 at most", param="tenant"
         )
+    taken = Conflict(f"tenant {name!r} exists already; 'ryorin tenant list' shows all", param="tenant")
     if session.scalar(select(Tenant).where(Tenant.name == name)) is not None:
-        raise Conflict(f"tenant {name!r} exists already; 'ryorin tenant list' shows all", param="tenant")
+        raise taken
     tenant = Tenant(id=new_id("ten_"), name=name, description=description)
     session.add(tenant)
-    session.flush()
+    try:
+        session.flush()
+    except IntegrityError as error:  # another process was faster
+        raise taken from error
     return tenant
 
 
@@ -43,6 +48,18 @@ def get_tenant(session: Session, name: str) -> Tenant:
             f"no tenant {name!r} (known: {known}); create it with 'ryorin tenant create {name}'", param="tenant"
         )
     return tenant
+
+
+def lock_tenant(session: Session, tenant: Tenant) -> None:
+    """
+    Hold the tenant's row until the transaction ends, and read it anew.
+
+    What depends on what is there already (the next version, what was live before) is read after this, so that two
+    processes do it one after the other. An UPDATE, because SQLite knows no FOR UPDATE: it takes the writer's turn there
+    and the row's lock on PostgreSQL.
+    """
+    session.execute(update(Tenant).where(Tenant.id == tenant.id).values(name=Tenant.name), {})
+    session.refresh(tenant)
 
 
 def list_tenants(session: Session) -> Sequence[Tenant]:
@@ -108,6 +125,7 @@ def revoke_key(session: Session, tenant: Tenant, key_id: str) -> ApiKey:
 
 def set_prompt(session: Session, tenant: Tenant, prompt: PromptValue) -> Prompt:
     """Make `prompt` the one that the tenant's next training and next release use; setting the same again is free."""
+    lock_tenant(session, tenant)
     row = session.scalar(select(Prompt).where(Prompt.tenant_id == tenant.id, Prompt.digest == prompt.digest))
     if row is None:
         row = Prompt(id=new_id("prompt_"), tenant_id=tenant.id, digest=prompt.digest, spec=prompt.spec())
