@@ -46,13 +46,17 @@ def _from_json(text: str, source: str) -> Prompt:
         raise InvalidInput(f"{source} must be a JSON object with the fields {' and '.join(FIELDS)}", param="file")
     unknown = [key for key in value if key not in FIELDS]
     if unknown:
-        raise InvalidInput(f"{source}: unknown field {unknown[0]!r}; a prompt has {' and '.join(FIELDS)}", param=unknown[0])
+        raise InvalidInput(
+            f"{source}: unknown field {unknown[0]!r}; a prompt has {' and '.join(FIELDS)}", param=unknown[0]
+        )
     return _checked(value.get("system"), value.get("answer_schema"), source)
 
 
 def _checked(system: Any, answer_schema: Any, source: str) -> Prompt:
     if not isinstance(system, str) or not system.strip():
-        raise InvalidInput(f"{source}: the system text is missing or empty; write what the model is to do", param="system")
+        raise InvalidInput(
+            f"{source}: the system text is missing or empty; write what the model is to do", param="system"
+        )
     if len(system) > MAX_SYSTEM_CHARACTERS:
         raise InvalidInput(
             f"{source}: the system text has {len(system)} characters, {MAX_SYSTEM_CHARACTERS} at most; "

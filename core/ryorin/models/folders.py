@@ -236,7 +236,9 @@ def _check_shards(folder: Path, name: str) -> None:
     shards = _read_json_object(folder, name).get("weight_map", {})
     missing = sorted({shard for shard in shards.values() if not (folder / shard).is_file()})
     if missing:
-        raise InvalidInput(f"{folder} lacks {len(missing)} weight files that {name} names, first {missing[0]}", param="path")
+        raise InvalidInput(
+            f"{folder} lacks {len(missing)} weight files that {name} names, first {missing[0]}", param="path"
+        )
 
 
 def _no_weights(folder: Path) -> str:
@@ -248,5 +250,7 @@ def _no_weights(folder: Path) -> str:
         )
     gguf = sorted(path.name for path in folder.glob("*.gguf"))
     if gguf:
-        return f"{folder} has GGUF weights only ({gguf[0]}); adapters are trained on safetensors: add the original model"
+        return (
+            f"{folder} has GGUF weights only ({gguf[0]}); adapters are trained on safetensors: add the original model"
+        )
     return f"{folder} is not a model folder: it has no *.safetensors weights"

@@ -153,7 +153,9 @@ def _present(settings: Settings, name: str, role: str) -> Manifest:
         if manifest.name == name:
             raise InvalidInput(f"model {name!r} is of role {manifest.role!r}; here a model of role {role!r} is needed")
     if name in BUNDLED and BUNDLED[name].role == role:
-        raise NotFound(f"model {name!r} is not on this machine yet; fetch it with 'ryorin models pull {name}'", param="model")
+        raise NotFound(
+            f"model {name!r} is not on this machine yet; fetch it with 'ryorin models pull {name}'", param="model"
+        )
     names = {manifest.name for manifest in manifests if manifest.role == role}
     names |= {model.name for model in BUNDLED.values() if model.role == role}
     raise NotFound(

@@ -101,7 +101,9 @@ def building(settings: Settings, name: str, on_event: OnEvent) -> Iterator[Path]
     check_name(name)
     settings.models_dir.mkdir(parents=True, exist_ok=True)
     folder = settings.models_dir / f".building-{name}"
-    with _locked(settings.models_dir / f".lock-{name}", lambda: on_event(f"{name}: another process fetches it; waiting")):
+    with _locked(
+        settings.models_dir / f".lock-{name}", lambda: on_event(f"{name}: another process fetches it; waiting")
+    ):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         try:
@@ -119,7 +121,9 @@ def commit(settings: Settings, manifest: Manifest, content: Path) -> None:
     with _locked(settings.models_dir / ".lock"):
         for present in read_manifests(settings):
             if present.name == manifest.name:
-                raise Conflict(f"model {manifest.name!r} exists already with digest {present.digest[:SHORT]}", param="name")
+                raise Conflict(
+                    f"model {manifest.name!r} exists already with digest {present.digest[:SHORT]}", param="name"
+                )
             if present.digest == manifest.digest:
                 raise Conflict(f"this model is here already as {present.name!r}; use that name", param="name")
         target = folder_of(settings, manifest)
@@ -142,7 +146,9 @@ def _read_manifest(path: Path) -> Manifest:
         files = {name: ModelFile(**entry) for name, entry in value.pop("files").items()}
         return Manifest(**value, files=files)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InvalidInput(f"{path} cannot be read ({error}); remove {path.parent} and fetch the model again") from error
+        raise InvalidInput(
+            f"{path} cannot be read ({error}); remove {path.parent} and fetch the model again"
+        ) from error
 
 
 @contextmanager
