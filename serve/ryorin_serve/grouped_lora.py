@@ -6,9 +6,9 @@ token, which copies a matrix for every token of the batch before multiplying. He
 each group is one matrix product: the same sums, no copies. `bench/lora.py` measures the difference.
 
 The functions keep the names, signatures and results of those they replace, but for one thing. Slot -1 means 'no
-adapter' (`PunicaWrapperBase.token_lora_indices`); the stock operations index with it and so give such a token the adapter in
-the *last* slot whenever it shares a batch with a token that has one: with all slots in use, a request to the base model
-would be answered by some tenant's adapter. Here -1 adds nothing.
+adapter' (`PunicaWrapperBase.token_lora_indices`); the stock operations index with it and so give such a token the
+adapter in the *last* slot whenever it shares a batch with a token that has one: with all slots in use, a request to the
+base model would be answered by some tenant's adapter. Here -1 adds nothing.
 
 `register` is the entry point (`vllm.general_plugins`), called by vLLM in every one of its processes; on a platform that
 has kernels of its own it does nothing.
@@ -83,7 +83,7 @@ def _shrink(
 def _expand(
     inputs: Tensor, weights: Tensor, output: Tensor, groups: tuple[tuple[int, Any], ...], add_inputs: bool
 ) -> None:
-    """Result: output (+)= inputs @ B.T, B by the row's slot. weights: (slots, [1,] width, rank); output may be narrower."""
+    """Result: output (+)= inputs @ B.T, B by the row's slot. weights: (slots, [1,] width, rank)."""
     width = min(weights.shape[-2], output.shape[1])  # the adapter's and the model's padding may differ
     target = output[:, :width]
     for slot, rows in groups:

