@@ -2,8 +2,8 @@
 The one prompt module: training, evaluation and serving render through here, so what is trained is what is served.
 
 It knows the order (constant system text, then passages, then the conversation), the layout of passages and the meaning
-of a citation marker. It does not know tokenizers, chat templates, stores or engines: the chat template of the base model
-turns the messages it returns into tokens, in TRL and in vLLM alike.
+of a citation marker. It does not know tokenizers, chat templates, stores or engines: the chat template of the base
+model turns the messages it returns into tokens, in TRL and in vLLM alike.
 
 Passages are data: they stand between <documents> tags that the passages themselves cannot close.
 """

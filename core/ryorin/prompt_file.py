@@ -21,8 +21,8 @@ def read_prompt_file(path: Path) -> Prompt:
     """
     The prompt in a file. It is read as JSON when its name ends in .json or it begins with a brace.
 
-    Raises InvalidInput for a file that cannot be read, bad JSON, an unknown field, an empty system text or a schema that
-    is not JSON Schema; the message names the place.
+    Raises InvalidInput for a file that cannot be read, bad JSON, an unknown field, an empty system text or a schema
+    that is not JSON Schema; the message names the place.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -65,7 +65,10 @@ def create_release(
     """
     if retrieval is None:
         retrieval = Retrieval() if stores else Retrieval(top_k=0)
-    for part in (prompt, *([adapter] if adapter else []), *stores):
+    parts: list[Prompt | Adapter | VectorStore] = [prompt, *stores]
+    if adapter is not None:
+        parts.append(adapter)
+    for part in parts:
         if part.tenant_id != tenant.id:
             raise InvalidInput(f"{part.id} does not belong to tenant {tenant.name!r}")
     if retrieval.enabled and not stores:

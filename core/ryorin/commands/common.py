@@ -95,7 +95,10 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_
         table.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*(_cell(column, row[column]) for column in columns))
-    Console(highlight=False, markup=False).print(table)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:  # piped: a row stays one line, whatever its width
+        console = Console(highlight=False, markup=False, width=10_000)
+    console.print(table)
 
 
 def _cell(column: str, value: Any) -> str:

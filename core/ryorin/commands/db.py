@@ -9,7 +9,8 @@ from ryorin.commands.common import json_option, print_json, say
 
 @click.group()
 def db() -> None:
-    """The catalog's database.
+    """
+    The catalog's database.
 
     SQLite in the .ryorin folder unless RYORIN_DATABASE_URL names a PostgreSQL.
 
@@ -22,7 +23,8 @@ def db() -> None:
 @db.command("upgrade")
 @json_option
 def upgrade_command(as_json: bool) -> None:
-    """Bring the schema to this version of Ryorin; SQLite does so by itself when it is opened.
+    """
+    Bring the schema to this version of Ryorin; SQLite does so by itself when it is opened.
 
     \b
     Example:

@@ -14,7 +14,8 @@ DAY_S = 86_400
 
 @click.group()
 def key() -> None:
-    """API keys: bearer secrets with which clients speak for a tenant.
+    """
+    API keys: bearer secrets with which clients speak for a tenant.
 
     \b
     Example:
@@ -28,7 +29,8 @@ def key() -> None:
 @click.option("--expires-days", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Valid for N days.")
 @json_option
 def create_command(tenant_name: str, label: str, expires_days: float | None, as_json: bool) -> None:
-    """Create a key and print its secret, which is shown this once and kept nowhere.
+    """
+    Create a key and print its secret, which is shown this once and kept nowhere.
 
     \b
     Example:
@@ -52,7 +54,8 @@ def create_command(tenant_name: str, label: str, expires_days: float | None, as_
 @tenant_option
 @json_option
 def list_command(tenant_name: str, as_json: bool) -> None:
-    """List the keys of a tenant; secrets are not kept and cannot be shown.
+    """
+    List the keys of a tenant; secrets are not kept and cannot be shown.
 
     \b
     Example:
@@ -75,7 +78,8 @@ def list_command(tenant_name: str, as_json: bool) -> None:
 @tenant_option
 @json_option
 def revoke_command(key_id: str, tenant_name: str, as_json: bool) -> None:
-    """Revoke KEY (its id or its prefix): refused from the next request on. It cannot be undone.
+    """
+    Revoke KEY (its id or its prefix): refused from the next request on. It cannot be undone.
 
     \b
     Example:

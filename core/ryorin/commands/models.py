@@ -5,14 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from typing import TYPE_CHECKING
+
 import click
 
 from ryorin.commands.common import json_option, print_json, print_rows, say, stopping_in_order
 
+if TYPE_CHECKING:
+    from ryorin.models.folders import Role
+
 
 @click.group()
 def models() -> None:
-    """Base models and embedders on this machine.
+    """
+    Base models and embedders on this machine.
 
     \b
     Example:
@@ -24,7 +30,8 @@ def models() -> None:
 @models.command("list")
 @json_option
 def list_command(as_json: bool) -> None:
-    """List the models that are here and the bundled ones that could be.
+    """
+    List the models that are here and the bundled ones that could be.
 
     \b
     Example:
@@ -43,7 +50,8 @@ def list_command(as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def pull_command(name: str, as_json: bool) -> None:
-    """Fetch the bundled model NAME, verify it and convert it; done once.
+    """
+    Fetch the bundled model NAME, verify it and convert it; done once.
 
     \b
     Example:
@@ -79,7 +87,8 @@ def add_command(
     role: str | None,
     as_json: bool,
 ) -> None:
-    """Add a model of your own as NAME: a folder, a hub model or an embedding server.
+    """
+    Add a model of your own as NAME: a folder, a hub model or an embedding server.
 
     Base models need safetensors, config.json, a tokenizer and a chat template; embedders are sentence-transformers
     folders or servers. Pickled weights are refused.
@@ -101,7 +110,7 @@ def add_command(
     if endpoint is None and (model or api_key_env):
         raise click.UsageError("--model and --api-key-env go with --endpoint.")
     settings = load_settings()
-    kind = "embedder" if role == "embedder" else "base"
+    kind: Role = "embedder" if role == "embedder" else "base"
     with stopping_in_order():
         if path is not None:
             add_folder(settings, name, path, kind, say)

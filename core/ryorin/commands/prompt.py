@@ -12,7 +12,8 @@ from ryorin.commands.common import catalog_session, json_option, print_json, say
 
 @click.group()
 def prompt() -> None:
-    """A tenant's prompt: the same text in training, evaluation and serving.
+    """
+    A tenant's prompt: the same text in training, evaluation and serving.
 
     \b
     Example:
@@ -25,7 +26,8 @@ def prompt() -> None:
 @tenant_option
 @json_option
 def set_command(file: Path, tenant_name: str, as_json: bool) -> None:
-    """Make FILE the prompt of the tenant's next training and next release; live releases keep theirs.
+    """
+    Make FILE the prompt of the tenant's next training and next release; live releases keep theirs.
 
     FILE is JSON with the fields system and answer_schema (a JSON Schema, or null), or plain text: the system text.
 
@@ -49,7 +51,8 @@ def set_command(file: Path, tenant_name: str, as_json: bool) -> None:
 @tenant_option
 @json_option
 def show_command(tenant_name: str, as_json: bool) -> None:
-    """Show the tenant's current prompt.
+    """
+    Show the tenant's current prompt.
 
     \b
     Example:

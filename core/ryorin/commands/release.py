@@ -20,7 +20,8 @@ LATEST, NONE = "latest", "none"
 
 @click.group()
 def release() -> None:
-    """Releases: base model, adapter, documents, prompt and retrieval, switched as one.
+    """
+    Releases: base model, adapter, documents, prompt and retrieval, switched as one.
 
     \b
     Example:
@@ -62,7 +63,8 @@ def create_command(
     promote_now: bool,
     as_json: bool,
 ) -> None:
-    """Create a release from the tenant's current prompt, an adapter and its documents; not live until promoted.
+    """
+    Create a release from the tenant's current prompt, an adapter and its documents; not live until promoted.
 
     \b
     Example:
@@ -118,7 +120,8 @@ def create_command(
 @tenant_option
 @json_option
 def list_command(tenant_name: str, as_json: bool) -> None:
-    """List the tenant's releases, newest first.
+    """
+    List the tenant's releases, newest first.
 
     \b
     Example:
@@ -145,7 +148,8 @@ def list_command(tenant_name: str, as_json: bool) -> None:
 @tenant_option
 @json_option
 def show_command(version: int, tenant_name: str, as_json: bool) -> None:
-    """Show everything that release VERSION pins.
+    """
+    Show everything that release VERSION pins.
 
     \b
     Example:
@@ -169,7 +173,8 @@ def show_command(version: int, tenant_name: str, as_json: bool) -> None:
 @tenant_option
 @json_option
 def promote_command(version: int, tenant_name: str, as_json: bool) -> None:
-    """Make release VERSION live: the next request uses it, requests in flight finish on the old one.
+    """
+    Make release VERSION live: the next request uses it, requests in flight finish on the old one.
 
     \b
     Example:
@@ -195,7 +200,8 @@ def promote_command(version: int, tenant_name: str, as_json: bool) -> None:
 @tenant_option
 @json_option
 def rollback_command(tenant_name: str, as_json: bool) -> None:
-    """Make the release live again that was live before; once more goes one further back.
+    """
+    Make the release live again that was live before; once more goes one further back.
 
     \b
     Example:

@@ -11,7 +11,8 @@ from ryorin.commands.common import catalog_session, json_option, print_json, pri
 
 @click.group()
 def tenant() -> None:
-    """Departments: each has its own documents, adapters, keys and releases.
+    """
+    Departments: each has its own documents, adapters, keys and releases.
 
     \b
     Example:
@@ -24,7 +25,8 @@ def tenant() -> None:
 @click.option("--description", default="", metavar="TEXT", help="What the department does, for people.")
 @json_option
 def create_command(name: str, description: str, as_json: bool) -> None:
-    """Create the tenant NAME; its name is also the model name that its clients ask for.
+    """
+    Create the tenant NAME; its name is also the model name that its clients ask for.
 
     \b
     Example:
@@ -43,7 +45,8 @@ def create_command(name: str, description: str, as_json: bool) -> None:
 @tenant.command("list")
 @json_option
 def list_command(as_json: bool) -> None:
-    """List the tenants.
+    """
+    List the tenants.
 
     \b
     Example:

@@ -1,7 +1,7 @@
 """
 Turn a GGUF file into a folder that transformers, TRL and vLLM load: bfloat16 safetensors, config, tokenizer.
 
-The one module of the core that imports torch. It runs in a process of its own, so that the memory is given back at once:
+The one module of the core that imports torch. It runs in a process of its own, which gives the memory back at its end:
 
     python -m ryorin.models.convert FILE.gguf FOLDER
 

@@ -50,7 +50,8 @@ def fetch_wheel(wheel: Wheel, folder: Path, on_event: OnEvent) -> Path:
     found = sorted(folder.glob("*.whl"))
     if code or not found:
         raise Unavailable(
-            f"pip could not fetch {wanted}: {_last_error(words)}; check the network and pip's package sources, then try again"
+            f"pip could not fetch {wanted}: {_last_error(words)}; "
+            "check the network and pip's package sources, then try again"
         )
     check_sha256(found[0], wheel.sha256, wanted)
     return found[0]
@@ -61,8 +62,8 @@ def check_sha256(path: Path, expected: str, what: str) -> None:
     actual = sha256_file(path)
     if actual != expected:
         raise InvalidInput(
-            f"{what} has SHA-256 {actual[:SHORT]}…, expected {expected[:SHORT]}…: it is damaged or not the package it claims "
-            "to be, and is not used; check pip's package sources"
+            f"{what} has SHA-256 {actual[:SHORT]}…, expected {expected[:SHORT]}…: it is damaged or not the "
+            "package it claims to be, and is not used; check pip's package sources"
         )
 
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from ryorin.digests import SHORT, digest_of
-from ryorin.errors import Conflict, InvalidInput, NotFound, RequirementMissing, RyorinError
+from ryorin.errors import Conflict, NotFound, RequirementMissing, RyorinError
 from ryorin.models import fetch
 from ryorin.models.bundled import BUNDLED, Bundled, InstalledWeights, Wheel
 from ryorin.models.folders import Role, check_folder, embedding_dimensions, file_table, model_digest

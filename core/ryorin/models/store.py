@@ -1,9 +1,9 @@
 """
 The models of this machine: one folder a model, `<home>/models/<digest12>/`, described by the `ryorin.json` in it.
 
-A folder appears whole or not at all: it is built as `.building-NAME` under the lock `.lock-NAME` and renamed when it is
-complete. What a process that was killed left behind is removed by the next one that takes the lock. There is no table in
-the catalog: a model is a property of the machine, and its digest says which one it is.
+A folder appears whole or not at all: it is built as `.building-NAME` under the lock `.lock-NAME` and renamed when it
+is complete. What a process that was killed left behind is removed by the next one that takes the lock. There is no
+table in the catalog: a model is a property of the machine, and its digest says which one it is.
 """
 
 from __future__ import annotations
