@@ -289,8 +289,12 @@ def _rows(session: Session, tenant: Tenant, releases: Sequence[Release]) -> list
 
     from ryorin.catalog.tables import Adapter, Prompt, VectorStore
 
-    adapters = dict(session.execute(select(Adapter.id, Adapter.name).where(Adapter.tenant_id == tenant.id)).tuples())
-    prompts = dict(session.execute(select(Prompt.id, Prompt.digest).where(Prompt.tenant_id == tenant.id)).tuples())
+    adapters = dict(
+        session.execute(select(Adapter.id, Adapter.name).where(Adapter.tenant_id == tenant.id)).tuples().all()
+    )
+    prompts = dict(
+        session.execute(select(Prompt.id, Prompt.digest).where(Prompt.tenant_id == tenant.id)).tuples().all()
+    )
     stores = dict(
         session.execute(select(VectorStore.id, VectorStore.name).where(VectorStore.tenant_id == tenant.id)).tuples()
     )
