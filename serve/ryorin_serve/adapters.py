@@ -1,0 +1,121 @@
+"""
+Seeing to it that the engine holds a release's adapter before it is asked for it.
+
+Names and folders of adapters never change their content, so an adapter is loaded once in the life of an engine; the
+engine's `generation` says when that life began anew. Requests that need the same adapter wait for one loading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Protocol
+
+import aiohttp
+
+from ryorin.errors import Conflict, RyorinError, Unavailable
+from ryorin_serve.engine import State
+
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?-[0-9a-f]{12}")
+CODE_BEARING = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py"}
+
+
+class EngineHandle(Protocol):
+    """What the gateway knows of the engine."""
+
+    state: State
+    generation: int
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+
+    @property
+    def retry_after_s(self) -> float:
+        """When it may be ready again."""
+
+
+class Adapters:
+    """The adapters that the present engine holds."""
+
+    def __init__(self, engine: EngineHandle, http: aiohttp.ClientSession, folder: Path, max_rank: int) -> None:
+        self._engine = engine
+        self._http = http
+        self._folder = folder
+        self._max_rank = max_rank
+        self._generation = 0
+        self._loading: dict[str, asyncio.Task[None]] = {}
+
+    async def ensure(self, name: str) -> None:
+        """
+        Return when the engine holds adapter `name`.
+
+        Raises Conflict when its folder is not one that can be served, Unavailable when the engine does not answer.
+        """
+        if self._generation != self._engine.generation:
+            self._generation = self._engine.generation
+            self._loading = {}
+        task = self._loading.get(name)
+        if task is None:
+            task = self._loading[name] = asyncio.create_task(self._load(name))
+        try:
+            await asyncio.shield(task)  # one waiter that gives up does not take the others' adapter away
+        except RyorinError:
+            if self._loading.get(name) is task:
+                del self._loading[name]
+            raise
+
+    def forget(self, name: str) -> None:
+        """The engine says it does not hold `name`: load it again when it is needed."""
+        self._loading.pop(name, None)
+
+    async def _load(self, name: str) -> None:
+        folder = await asyncio.to_thread(checked_folder, self._folder, name, self._max_rank)
+        try:
+            async with self._http.post(
+                f"{self._engine.url}/v1/load_lora_adapter", json={"lora_name": name, "lora_path": str(folder)}
+            ) as response:
+                text = await response.text()
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise Unavailable(
+                "The engine went away while it loaded an adapter; try again.", retry_after_s=self._engine.retry_after_s
+            ) from error
+        if response.status == 200 or "has already been loaded" in text:
+            return
+        raise Conflict(f"vLLM refused adapter {name}: {_message(text)}", code="adapter_refused", param="model")
+
+
+def checked_folder(adapters_dir: Path, name: str, max_rank: int) -> Path:
+    """
+    The folder of adapter `name`, once it is sure that it lies in `adapters_dir` and holds safetensors and no code.
+
+    Raises Conflict.
+    """
+
+    def refused(reason: str) -> Conflict:
+        return Conflict(f"adapter {name!r} cannot be served: {reason}", code="adapter_unusable", param="model")
+
+    if NAME.fullmatch(name) is None:
+        raise refused("its name is not <tenant>-<digest12>")
+    root = adapters_dir.resolve()
+    folder = (root / name).resolve()
+    if folder.parent != root or folder.name != name:
+        raise refused(f"its folder does not lie in {root}")
+    if not (folder / "adapter_model.safetensors").is_file() or not (folder / "adapter_config.json").is_file():
+        raise refused(f"{folder} lacks adapter_model.safetensors or adapter_config.json")
+    unsafe = sorted(path.name for path in folder.rglob("*") if path.suffix in CODE_BEARING)
+    if unsafe:
+        raise refused(f"{folder} holds {', '.join(unsafe)}; only safetensors are loaded")
+    rank = json.loads((folder / "adapter_config.json").read_text()).get("r", 0)
+    if rank > max_rank:
+        raise refused(f"its rank is {rank}, the server's limit is {max_rank}; start it with --max-lora-rank {rank}")
+    return folder
+
+
+def _message(text: str) -> str:
+    try:
+        return str(json.loads(text)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return text[:300]

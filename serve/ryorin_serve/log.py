@@ -1,0 +1,71 @@
+"""
+The log of answered requests, written by a thread of its own: a request never waits for it.
+
+Rows queue up to `CAPACITY`; beyond that they are dropped and counted, as the alternative is to stop answering.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from ryorin.catalog import Catalog
+from ryorin.catalog.tables import RequestLog
+
+CAPACITY = 10_000
+BATCH = 100
+ATTEMPTS = 5
+
+_logger = logging.getLogger("ryorin.serve")
+
+
+class LogWriter:
+    """Appends rows to the catalog's request log. `close` writes what is queued and ends the thread."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._queue: queue.Queue[RequestLog | None] = queue.Queue(CAPACITY)
+        self._thread = threading.Thread(target=self._run, name="request log", daemon=True)
+        self._thread.start()
+        self.dropped = 0
+
+    def write(self, **columns: Any) -> None:
+        """Queue one row; returns at once."""
+        try:
+            self._queue.put_nowait(RequestLog(**columns))
+        except queue.Full:
+            self.dropped += 1
+            if self.dropped == 1 or self.dropped % 1000 == 0:
+                _logger.error("the request log cannot keep up: %d rows dropped so far", self.dropped)
+
+    def close(self) -> None:
+        """Write what is queued, then end."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        ending = False
+        while not ending:
+            rows = [self._queue.get()]
+            while len(rows) < BATCH and not self._queue.empty():
+                rows.append(self._queue.get_nowait())
+            ending = None in rows
+            self._store([row for row in rows if row is not None])
+
+    def _store(self, rows: list[RequestLog]) -> None:
+        for attempt in range(ATTEMPTS):
+            try:
+                with self._catalog.session() as session:
+                    for row in rows:
+                        session.merge(row)  # by id: a retry after an unclear commit writes nothing twice
+                return
+            except SQLAlchemyError as error:
+                _logger.warning("writing the request log failed (%d of %d): %s", attempt + 1, ATTEMPTS, error)
+                time.sleep(0.2 * 2**attempt)
+        self.dropped += len(rows)
+        _logger.error("%d rows of the request log are lost", len(rows))

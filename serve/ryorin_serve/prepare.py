@@ -1,0 +1,202 @@
+"""
+From a caller and a request to what the engine is asked: the release is read once, passages are searched, the prompt is
+rendered and cut to the context. All of it blocks; the gateway calls it in a thread.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ryorin.catalog import Catalog
+from ryorin.catalog.tables import Adapter, Release, Tenant
+from ryorin.catalog.tables import Prompt as PromptRow
+from ryorin.errors import Conflict, InvalidInput, NotFound
+from ryorin.models.registry import BaseModel
+from ryorin.prompt import Message, Prompt, PromptPassage, fit, render
+from ryorin.release import Retrieval
+from ryorin_index.search import MAX_QUERY_CHARACTERS, Hit, Searcher
+from ryorin_serve.auth import Caller
+from ryorin_serve.chat import ChatRequest
+from ryorin_serve.options import ServeOptions
+from ryorin_serve.tokens import TokenCounter
+
+MIN_ANSWER_TOKENS = 16
+_MODEL = re.compile(r"(?P<tenant>[a-z0-9-]{1,48})(?:@(?P<version>[1-9][0-9]{0,8}))?")
+
+
+@dataclass(frozen=True)
+class PinnedRelease:
+    """A release as a request holds it to its end, whatever is promoted meanwhile. adapter: its name, or none."""
+
+    id: str
+    version: int
+    created_at: float
+    base_digest: str
+    adapter: str | None
+    prompt: Prompt
+    store_ids: tuple[str, ...]
+    retrieval: Retrieval
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """
+    What the engine is asked.
+
+    hits: the passages in the prompt, in their order there; None when retrieval was off.
+    prompt_tokens: by the gateway's own count. max_tokens: limit of the answer.
+    """
+
+    release: PinnedRelease
+    messages: list[Message]
+    hits: list[Hit] | None
+    prompt_tokens: int
+    max_tokens: int
+    retrieval_ms: float
+
+
+class Preparer:
+    """Prepares requests for one served base model. Safe to share between threads."""
+
+    def __init__(
+        self, catalog: Catalog, searcher: Searcher, counter: TokenCounter, base: BaseModel, options: ServeOptions
+    ) -> None:
+        self._catalog = catalog
+        self._searcher = searcher
+        self._counter = counter
+        self._base = base
+        self._options = options
+
+    def prepare(self, caller: Caller, request: ChatRequest) -> Prepared:
+        """
+        Everything the engine needs for `request`.
+
+        Raises NotFound for a model the caller does not have, Conflict when its release is for another base model,
+        InvalidInput when the conversation does not fit into the context.
+        """
+        release = self.pin(caller, request.model)
+        if release.base_digest != self._base.digest:
+            raise Conflict(
+                f"release {caller.tenant_name}@{release.version} is for base model {release.base_digest[:12]}, this "
+                f"server runs {self._base.name} ({self._base.digest[:12]}); serve that base model, or create a release "
+                "for this one",
+                code="base_model_mismatch",
+                param="model",
+            )
+        top_k = release.retrieval.top_k if request.top_k is None else request.top_k
+        if top_k and not release.store_ids:
+            raise InvalidInput(
+                f"release {caller.tenant_name}@{release.version} has no vector store to retrieve from; "
+                "leave 'retrieval' out",
+                param="retrieval",
+            )
+        began = time.perf_counter()
+        hits = self._search(caller, release, request.question, top_k) if top_k else None
+        retrieval_ms = (time.perf_counter() - began) * 1000 if hits is not None else 0.0
+        return self._fit(release, request, hits, retrieval_ms)
+
+    def pin(self, caller: Caller, model: str) -> PinnedRelease:
+        """
+        The release that `model` names for this caller: `<tenant>` is the live one, `<tenant>@<version>` that version.
+
+        Raises NotFound in the same words for what does not exist and for what is another tenant's.
+        """
+        unknown = NotFound(
+            f"The model {model!r} does not exist or you do not have access to it.",
+            code="model_not_found",
+            param="model",
+        )
+        named = _MODEL.fullmatch(model)
+        if named is None or named["tenant"] != caller.tenant_name:
+            raise unknown
+        with self._catalog.session() as session:
+            mine = select(Release).where(Release.tenant_id == caller.tenant_id)
+            if named["version"]:
+                release = session.scalar(mine.where(Release.version == int(named["version"])))
+            else:
+                live = select(Tenant.live_release_id).where(Tenant.id == caller.tenant_id).scalar_subquery()
+                release = session.scalar(mine.where(Release.id == live))
+                if release is None:
+                    raise NotFound(
+                        f"tenant {caller.tenant_name!r} has no live release; create and promote one with "
+                        "'ryorin release'",
+                        code="model_not_found",
+                        param="model",
+                    )
+            if release is None:
+                raise unknown
+            return _pinned(session, release)
+
+    def models(self, caller: Caller) -> list[tuple[str, float]]:
+        """The caller's models as (name, created at): the alias when a release is live, then its releases."""
+        with self._catalog.session() as session:
+            tenant = session.get_one(Tenant, caller.tenant_id)
+            releases = session.scalars(
+                select(Release).where(Release.tenant_id == caller.tenant_id).order_by(Release.version.desc())
+            ).all()
+        models = [(f"{caller.tenant_name}@{release.version}", release.created_at) for release in releases]
+        live = [release for release in releases if release.id == tenant.live_release_id]
+        return [(caller.tenant_name, live[0].created_at), *models] if live else models
+
+    def _search(self, caller: Caller, release: PinnedRelease, question: str, top_k: int) -> list[Hit]:
+        question = question[:MAX_QUERY_CHARACTERS]
+        if not question.strip():
+            return []
+        return self._searcher.search(
+            caller.tenant_id, list(release.store_ids), question, top_k, release.retrieval.score_floor
+        )
+
+    def _fit(
+        self, release: PinnedRelease, request: ChatRequest, hits: list[Hit] | None, retrieval_ms: float
+    ) -> Prepared:
+        """Leave room for the answer: as much as was asked for, else the default, else what the conversation leaves."""
+        context = self._options.max_model_len
+        count, prompt = self._counter.count, release.prompt
+        least = count(render(prompt, request.conversation, None if hits is None else []))
+        if least + (request.max_tokens or MIN_ANSWER_TOKENS) > context:
+            asked = f" and {request.max_tokens} for the answer" if request.max_tokens else ""
+            raise InvalidInput(
+                f"This model's maximum context length is {context} tokens; the messages take {least}{asked}. Shorten the "
+                "messages or lower max_tokens.",
+                code="context_length_exceeded",
+                param="messages",
+            )
+        wanted = request.max_tokens or min(self._options.max_answer_tokens, context // 2, context - least)
+        if hits is not None:
+            passages = [hit.prompt_passage for hit in hits]
+            hits = hits[: fit(prompt, request.conversation, passages, count, context - wanted)]
+        messages = render(prompt, request.conversation, _passages(hits))
+        prompt_tokens = count(messages)
+        return Prepared(
+            release=release,
+            messages=messages,
+            hits=hits,
+            prompt_tokens=prompt_tokens,
+            max_tokens=min(wanted, context - prompt_tokens),
+            retrieval_ms=retrieval_ms,
+        )
+
+
+def _passages(hits: Sequence[Hit] | None) -> list[PromptPassage] | None:
+    return None if hits is None else [hit.prompt_passage for hit in hits]
+
+
+def _pinned(session: Session, release: Release) -> PinnedRelease:
+    prompt = session.get_one(PromptRow, release.prompt_id)
+    adapter = session.get_one(Adapter, release.adapter_id) if release.adapter_id else None
+    return PinnedRelease(
+        id=release.id,
+        version=release.version,
+        created_at=release.created_at,
+        base_digest=release.base_digest,
+        adapter=adapter.name if adapter else None,
+        prompt=Prompt.from_spec(prompt.spec),
+        store_ids=tuple(release.store_ids),
+        retrieval=Retrieval(**release.retrieval),
+    )
