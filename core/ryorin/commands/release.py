@@ -289,15 +289,11 @@ def _rows(session: Session, tenant: Tenant, releases: Sequence[Release]) -> list
 
     from ryorin.catalog.tables import Adapter, Prompt, VectorStore
 
-    adapters = dict(
-        session.execute(select(Adapter.id, Adapter.name).where(Adapter.tenant_id == tenant.id)).tuples().all()
-    )
-    prompts = dict(
-        session.execute(select(Prompt.id, Prompt.digest).where(Prompt.tenant_id == tenant.id)).tuples().all()
-    )
-    stores = dict(
-        session.execute(select(VectorStore.id, VectorStore.name).where(VectorStore.tenant_id == tenant.id)).tuples()
-    )
+    adapters = {row.id: row.name for row in session.scalars(select(Adapter).where(Adapter.tenant_id == tenant.id))}
+    prompts = {row.id: row.digest for row in session.scalars(select(Prompt).where(Prompt.tenant_id == tenant.id))}
+    stores = {
+        row.id: row.name for row in session.scalars(select(VectorStore).where(VectorStore.tenant_id == tenant.id))
+    }
     return [
         {
             "version": release.version,
