@@ -146,10 +146,11 @@ def packed_attention(
     shared, lengths = kwargs["shared_tokens"], kwargs["row_tokens"]
     window = kwargs.get("sliding_window")
     grouped = query.shape[1] != key.shape[1]
+    # One split, not a slice a row: the gradient of a slice is a whole tensor of zeros, that of a split is one copy.
+    queries, keys, values = (states.split([shared, *lengths], dim=2) for states in (query, key, value))
     outputs: list[torch.Tensor] = []
-    start = shared
-    for length in lengths:
-        row = [_row(states, shared, start, length) for states in (query, key, value)]
+    for number, length in enumerate(lengths, start=1):
+        row = [torch.cat([pieces[0], pieces[number]], dim=2) for pieces in (queries, keys, values)]
         total = shared + length
         mask = None
         if window is not None and window < total:
@@ -160,7 +161,6 @@ def packed_attention(
             *row, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
         )
         outputs.append(result if not outputs else result[:, :, shared:])
-        start += length
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
@@ -170,8 +170,3 @@ def register_attention() -> str:
 
     AttentionInterface.register(ATTENTION, packed_attention)
     return ATTENTION
-
-
-def _row(states: torch.Tensor, shared: int, start: int, length: int) -> torch.Tensor:
-    own = states[:, :, start : start + length]
-    return torch.cat([states[:, :, :shared], own], dim=2) if shared else own

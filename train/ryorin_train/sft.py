@@ -19,6 +19,7 @@ from typing import Any
 
 from ryorin.errors import InvalidInput, RyorinError
 from ryorin_train import servable
+from ryorin_train.memory import keep_freed_memory
 from ryorin_train.progress import Progress
 from ryorin_train.recipe import Recipe
 from ryorin_train.render import TokenRow
@@ -87,12 +88,14 @@ def train(
     from trl import SFTConfig
 
     from ryorin_train.callbacks import ProgressReporter
+    from ryorin_train.fused_lora import fuse_lora
     from ryorin_train.packing import PackedRows, TokenBatches, register_attention, shared_tokens
     from ryorin_train.trainer import PackedTrainer
     from ryorin_train.trunk import compute_trunk, decoder_layers, skipped_layers
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    keep_freed_memory()
     began = time.monotonic()
     on_gpu = torch.cuda.is_available()
     torch.manual_seed(recipe.seed)
@@ -159,6 +162,8 @@ def train(
             disable_tqdm=True,
         ),
     )
+    if not on_gpu:  # mixed precision casts LoRA's float32 weights; the fused layer does not
+        fuse_lora(trainer.model)
     for noisy in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(noisy)
     progress = Progress(say, folder / CURVE_FILE, steps, recipe.epochs)
