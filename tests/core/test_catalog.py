@@ -1,0 +1,193 @@
+"""The catalog: migrations, and writers that wait for each other, on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, inspect, select, text
+
+from ryorin.catalog import Catalog, open_catalog
+from ryorin.catalog.database import HEAD, MIGRATIONS, upgrade, upgrade_database
+from ryorin.catalog.tables import Base, Tenant
+from ryorin.catalog.tenants import create_tenant, get_tenant
+from ryorin.errors import Conflict, InvalidInput, RequirementMissing, RyorinError, Unavailable
+from ryorin.settings import Settings, load_settings
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def test_tables_and_migrations_say_the_same(catalog: Catalog) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    with catalog.engine.connect() as connection:
+        differences = compare_metadata(MigrationContext.configure(connection), Base.metadata)
+    assert differences == []
+
+
+def test_head_is_the_newest_migration() -> None:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    assert ScriptDirectory.from_config(config).get_current_head() == HEAD
+
+
+def test_upgrading_again_changes_nothing(catalog: Catalog) -> None:
+    with catalog.session() as session:
+        create_tenant(session, "support")
+    upgrade(catalog.engine)
+    with catalog.session() as session:
+        assert get_tenant(session, "support").name == "support"
+
+
+def test_an_error_rolls_everything_back(catalog: Catalog) -> None:
+    with pytest.raises(RuntimeError), catalog.session() as session:
+        create_tenant(session, "support")
+        raise RuntimeError
+    with catalog.session() as session:
+        assert session.scalars(select(Tenant)).all() == []
+
+
+def test_foreign_keys_hold(catalog: Catalog) -> None:
+    from sqlalchemy.exc import IntegrityError
+
+    from ryorin.catalog.tables import ApiKey
+
+    with pytest.raises(IntegrityError), catalog.session() as session:
+        session.add(ApiKey(id="key_1", tenant_id="ten_none", prefix="p", hmac="h"))
+
+
+def test_sqlite_is_in_wal_mode(settings: Settings) -> None:
+    catalog = open_catalog(settings)
+    with catalog.engine.connect() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+    catalog.close()
+
+
+def test_a_broken_off_migration_leaves_no_tables(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle of creating the schema: nothing stays, and the next opening succeeds."""
+    from alembic import op
+
+    created = []
+    create_table = op.create_table
+
+    def interrupted(*words: Any, **more: Any) -> Any:
+        created.append(words[0])
+        if len(created) == 4:
+            raise KeyboardInterrupt
+        return create_table(*words, **more)
+
+    monkeypatch.setattr(op, "create_table", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        open_catalog(settings)
+    monkeypatch.undo()
+    engine = create_engine(settings.database_url)
+    assert inspect(engine).get_table_names() == []
+    engine.dispose()
+    open_catalog(settings).close()
+
+
+def test_a_postgres_schema_that_is_behind_is_refused(postgres: str, home: Path) -> None:
+    behind = Settings(home=home, database_url=postgres)  # the database 'postgres' itself was never upgraded
+    with pytest.raises(RequirementMissing, match="ryorin db upgrade"):
+        open_catalog(behind)
+
+
+def test_upgrade_of_postgres(postgres_url: str, home: Path) -> None:
+    settings = Settings(home=home, database_url=postgres_url)
+    engine = create_engine(postgres_url.replace("postgresql://", "postgresql+psycopg://"))
+    Base.metadata.drop_all(engine)
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE alembic_version"))
+    engine.dispose()
+    assert upgrade_database(settings) == HEAD
+    open_catalog(settings).close()
+
+
+def test_a_newer_schema_is_refused(settings: Settings) -> None:
+    catalog = open_catalog(settings)
+    with catalog.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    catalog.close()
+    with pytest.raises(RequirementMissing, match="upgrade Ryorin"):
+        open_catalog(settings)
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "words"),
+    [
+        ("postgresql://ryorin:secret@127.0.0.1:1/none", Unavailable, "cannot be opened"),
+        ("nonsense", InvalidInput, "RYORIN_DATABASE_URL"),
+        ("oracle9://x", InvalidInput, "RYORIN_DATABASE_URL"),
+    ],
+)
+def test_a_bad_address_is_explained(home: Path, url: str, kind: type[RyorinError], words: str) -> None:
+    with pytest.raises(kind, match=words) as raised:
+        open_catalog(Settings(home=home, database_url=url))
+    assert "secret" not in str(raised.value)
+
+
+def test_a_file_that_is_no_database_is_explained(home: Path) -> None:
+    (home / "catalog.db").write_text("not a database, but long enough to be looked at " * 50)
+    with pytest.raises(InvalidInput, match="is not a catalog"):
+        open_catalog(load_settings())
+
+
+def test_two_tenants_of_one_name_at_once(catalog: Catalog) -> None:
+    """Both look, both find nothing, both insert: one gets a Conflict, not a traceback of the database."""
+    barrier = threading.Barrier(2, timeout=20)
+    outcomes: list[str] = []
+
+    def create() -> None:
+        barrier.wait()
+        try:
+            with catalog.session() as session:
+                create_tenant(session, "support")
+            outcomes.append("created")
+        except Conflict:
+            outcomes.append("conflict")
+
+    threads = [threading.Thread(target=create) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["conflict", "created"]
+
+
+def test_processes_open_and_write_at_once(settings: Settings) -> None:
+    """Four processes open a home that does not exist yet and write 25 times each; nobody is told 'database is locked'."""
+    processes = [SPAWN.Process(target=_write_tenants, args=(settings, number)) for number in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0, 0]
+    catalog = open_catalog(settings)
+    with catalog.session() as session:
+        assert len(session.scalars(select(Tenant)).all()) == 100
+    catalog.close()
+
+
+def test_reading_does_not_wait_for_a_writer(settings: Settings) -> None:
+    catalog = open_catalog(settings)
+    with catalog.session() as writer:
+        create_tenant(writer, "support")
+        with catalog.session() as reader:
+            assert reader.scalars(select(Tenant)).all() == []
+    catalog.close()
+
+
+def _write_tenants(settings: Settings, number: int) -> None:
+    catalog = open_catalog(settings)
+    for turn in range(25):
+        with catalog.session() as session:
+            session.scalars(select(Tenant)).all()  # read, then write: the order that deadlocks naive SQLite users
+            create_tenant(session, f"tenant-{number}-{turn}")
+    catalog.close()
