@@ -15,7 +15,7 @@ from typing import Protocol
 
 import aiohttp
 
-from ryorin.errors import Conflict, RyorinError, Unavailable
+from ryorin.errors import Conflict, Unavailable
 from ryorin_serve.engine import State
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?-[0-9a-f]{12}")
@@ -62,7 +62,7 @@ class Adapters:
             task = self._loading[name] = asyncio.create_task(self._load(name))
         try:
             await asyncio.shield(task)  # one waiter that gives up does not take the others' adapter away
-        except RyorinError:
+        except Exception:
             if self._loading.get(name) is task:
                 del self._loading[name]
             raise
@@ -84,6 +84,8 @@ class Adapters:
             ) from error
         if response.status == 200 or "has already been loaded" in text:
             return
+        if response.status >= 500 and self._engine.state != "ready":
+            raise Unavailable("The engine stopped; try again.", retry_after_s=self._engine.retry_after_s)
         raise Conflict(f"vLLM refused adapter {name}: {_message(text)}", code="adapter_refused", param="model")
 
 

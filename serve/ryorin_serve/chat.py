@@ -1,8 +1,8 @@
 """
 The body of a chat completion request: what is accepted, and what it means.
 
-It is an allowlist. Every field is either honoured, or accepted because ignoring it *is* honouring it (`user`, `metadata`,
-`store: false`), or refused with a 400 whose `param` names it. Nothing is silently ignored.
+It is an allowlist. Every field is either honoured, or accepted because ignoring it *is* honouring it (`user`,
+`metadata`, `store: false`), or refused with a 400 whose `param` names it. Nothing is silently ignored.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""
-Errors as OpenAI's clients know them: `{"error": {"message", "type", "param", "code"}}`, the status and the headers.
-"""
+"""Errors as OpenAI's clients know them: `{"error": {message, type, param, code}}`, the status and the headers."""
 
 from __future__ import annotations
 

@@ -162,8 +162,8 @@ class Preparer:
         if least + (request.max_tokens or MIN_ANSWER_TOKENS) > context:
             asked = f" and {request.max_tokens} for the answer" if request.max_tokens else ""
             raise InvalidInput(
-                f"This model's maximum context length is {context} tokens; the messages take {least}{asked}. Shorten the "
-                "messages or lower max_tokens.",
+                f"This model's maximum context length is {context} tokens; the messages take {least}{asked}. Shorten "
+                "the messages or lower max_tokens.",
                 code="context_length_exceeded",
                 param="messages",
             )

@@ -1,6 +1,4 @@
-"""
-vLLM as the engine: its command line and environment, for CPU and GPU.
-"""
+"""vLLM as the engine: its command line and environment, for CPU and GPU."""
 
 from __future__ import annotations
 

@@ -1,0 +1,402 @@
+"""
+The gateway: routes, and the way of one request through them. docs/structures.md follows one.
+
+Everything but `/health` needs a key, also what does not exist: the middleware identifies the caller before a route is
+looked for. Every response carries `x-request-id`; every error is an OpenAI error object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import aiohttp
+import orjson
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ryorin.catalog import Catalog
+from ryorin.digests import new_id
+from ryorin.errors import InvalidInput, NotFound, RyorinError
+from ryorin.models.registry import BaseModel
+from ryorin_index.search import Hit, Searcher
+from ryorin_serve.adapters import Adapters, EngineHandle
+from ryorin_serve.answer import citations, passage_url
+from ryorin_serve.auth import Caller, identify
+from ryorin_serve.chat import ChatRequest, parse_chat
+from ryorin_serve.errors import error_object, error_response, internal_error
+from ryorin_serve.log import LogWriter
+from ryorin_serve.options import DEFAULTS, ServeOptions
+from ryorin_serve.prepare import Prepared, Preparer
+from ryorin_serve.relay import AdapterMissing, StreamRelay, Upstream
+from ryorin_serve.tokens import TokenCounter
+
+PUBLIC = {"/health"}
+THREADS = 8  # of blocking work; below the catalog's pool of connections
+# Of a healthy engine only the first byte may take long: it queues requests. A dead one closes its connections.
+TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5)
+
+_logger = logging.getLogger("ryorin.serve")
+Result = TypeVar("Result")
+
+
+class BodyTooLarge(InvalidInput):
+    """The request's body is over the limit."""
+
+    http_status = 413
+
+
+class ClientGone(Exception):
+    """The client closed its connection; nobody waits for the answer."""
+
+
+class Gateway:
+    """What all requests share, and the handlers of the routes."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        searcher: Searcher,
+        engine: EngineHandle,
+        base: BaseModel,
+        *,
+        base_served_as: str,
+        engine_key: str,
+        counter: TokenCounter,
+        options: ServeOptions = DEFAULTS,
+    ) -> None:
+        self._catalog = catalog
+        self._searcher = searcher
+        self._engine = engine
+        self._base_served_as = base_served_as
+        self._engine_key = engine_key
+        self._options = options
+        self._pepper = catalog.settings.pepper()
+        self._preparer = Preparer(catalog, searcher, counter, base, options)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway")
+        self._log: LogWriter
+        self._upstream: Upstream
+        self._adapters: Adapters
+
+    def app(self) -> Starlette:
+        """The ASGI application."""
+        app = Starlette(
+            routes=[
+                Route("/health", self.health),
+                Route("/v1/models", self.models),
+                Route("/v1/models/{model:path}", self.model),
+                Route("/v1/chat/completions", self.chat, methods=["POST"]),
+                Route("/ryorin/v1/passages/{passage_id:int}", self.passage),
+            ],
+            exception_handlers={RyorinError: _on_ryorin_error, HTTPException: _on_http_error, ClientGone: _on_gone},
+            lifespan=self._lifespan,
+        )
+        app.add_middleware(FrontDoor, identify=self._identify)
+        return app
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        headers = {"authorization": f"Bearer {self._engine_key}"}
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(headers=headers, timeout=TIMEOUT, connector=connector) as http:
+            self._log = LogWriter(self._catalog)
+            self._upstream = Upstream(self._engine, http)
+            self._adapters = Adapters(
+                self._engine, http, self._catalog.settings.adapters_dir, self._options.max_lora_rank
+            )
+            try:
+                yield
+            finally:
+                await asyncio.to_thread(self._log.close)
+                self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _in_thread(self, work: Callable[..., Result], *args: object) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args))
+
+    async def _identify(self, authorization: str | None) -> Caller:
+        return await self._in_thread(identify, self._catalog, self._pepper, authorization)
+
+    async def health(self, _request: Request) -> Response:
+        """Whether requests can be answered: 200, or 503 while the engine starts."""
+        ready = self._engine.state == "ready"
+        body = {"status": "ok" if ready else "unavailable", "engine": self._engine.state}
+        return JSONResponse(body, status_code=200 if ready else 503)
+
+    async def models(self, request: Request) -> Response:
+        """The caller's alias and releases."""
+        found = await self._in_thread(self._preparer.models, request.state.caller)
+        return JSONResponse({"object": "list", "data": [_model_object(*model) for model in found]})
+
+    async def model(self, request: Request) -> Response:
+        """One model of the caller."""
+        name = request.path_params["model"]
+        release = await self._in_thread(self._preparer.pin, request.state.caller, name)
+        return JSONResponse(_model_object(name, release.created_at))
+
+    async def passage(self, request: Request) -> Response:
+        """A passage of the caller's tenant: what a citation points to."""
+        caller: Caller = request.state.caller
+        hit = await self._in_thread(self._searcher.passage, caller.tenant_id, request.path_params["passage_id"])
+        return JSONResponse(_passage_object(hit, _base_url(request)))
+
+    async def chat(self, request: Request) -> Response:
+        """A chat completion, whole or streamed."""
+        asked = parse_chat(await read_json(request, self._options.max_body_bytes))
+        self._upstream.check()
+        turn = Turn(request.state.request_id, request.state.caller, asked, _base_url(request))
+        turn.prepared = await self._in_thread(self._preparer.prepare, turn.caller, asked)
+        if asked.stream:
+            return await self._stream(request, turn)
+        return await self._whole(request, turn)
+
+    async def _whole(self, request: Request, turn: Turn) -> Response:
+        body = self._engine_body(turn)
+        status = "error"
+        try:
+            answer = await _unless_gone(request, self._with_adapter(turn, body, self._upstream.complete))
+            answer["model"] = turn.request.model
+            for choice in answer["choices"]:
+                text = choice["message"].get("content") or ""
+                choice["message"].update(turn.addition(text))
+                turn.texts[choice["index"]] = text
+            turn.usage = answer.get("usage") or {}
+            status = "ok"
+            return Response(orjson.dumps(answer), media_type="application/json")
+        except (ClientGone, asyncio.CancelledError):
+            status = "cancelled"
+            raise
+        finally:
+            self._write_log(turn, status)
+
+    async def _stream(self, request: Request, turn: Turn) -> Response:
+        body = self._engine_body(turn) | {"stream": True, "stream_options": {"include_usage": True}}
+        try:
+            response = await _unless_gone(request, self._with_adapter(turn, body, self._upstream.open))
+        except BaseException as error:
+            self._write_log(turn, "cancelled" if isinstance(error, ClientGone | asyncio.CancelledError) else "error")
+            raise
+        relay = StreamRelay(
+            self._upstream,
+            response,
+            engine_model=body["model"],
+            model=turn.request.model,
+            include_usage=turn.request.include_usage,
+            addition=turn.addition,
+            on_text=turn.saw_text,
+        )
+
+        async def events() -> AsyncIterator[bytes]:
+            try:
+                async for event in relay:
+                    yield event
+            finally:
+                response.close()
+                turn.texts, turn.usage = relay.texts, relay.usage
+                self._write_log(turn, "ok" if relay.finished else "error" if relay.failed else "cancelled")
+
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        return StreamingResponse(events(), media_type="text/event-stream", headers=headers)
+
+    def _engine_body(self, turn: Turn) -> dict[str, Any]:
+        prepared = turn.prepared
+        return {
+            **turn.request.sampling,
+            "model": prepared.release.adapter or self._base_served_as,
+            "messages": prepared.messages,
+            "max_tokens": prepared.max_tokens,
+            "cache_salt": turn.caller.tenant_id,  # the prefix cache of one tenant tells another nothing
+        }
+
+    async def _with_adapter(
+        self, turn: Turn, body: dict[str, Any], ask: Callable[[dict[str, Any], str], Awaitable[Result]]
+    ) -> Result:
+        """Ask the engine once it holds the release's adapter; again, once, when it turns out not to."""
+        adapter = turn.prepared.release.adapter
+        for last in (False, True):
+            if adapter:
+                await self._adapters.ensure(adapter)
+            try:
+                return await ask(body, turn.request_id)
+            except AdapterMissing:
+                if adapter is None or last:
+                    raise self._upstream.gone("The engine lost the adapter; try again.") from None
+                self._adapters.forget(adapter)
+        raise AssertionError("unreachable")
+
+    def _write_log(self, turn: Turn, status: str) -> None:
+        prepared = turn.prepared
+        texts = [text for _, text in sorted(turn.texts.items())]
+        self._log.write(
+            id=turn.request_id,
+            tenant_id=turn.caller.tenant_id,
+            key_id=turn.caller.key_id,
+            release_id=prepared.release.id,
+            created_at=turn.created_at,
+            messages=turn.request.conversation,
+            answer="\n\n".join(texts),
+            passages=[
+                {"passage_id": hit.passage_id, "document_id": hit.document_id, "score": round(hit.score, 6)}
+                for hit in prepared.hits or []
+            ],
+            prompt_tokens=turn.usage.get("prompt_tokens") or prepared.prompt_tokens,
+            completion_tokens=turn.usage.get("completion_tokens") or 0,
+            retrieval_ms=prepared.retrieval_ms,
+            first_token_ms=turn.first_token_ms,
+            total_ms=(time.perf_counter() - turn.began) * 1000,
+            status=status,
+        )
+
+
+class Turn:
+    """One request on its way: what was asked by whom, what was prepared, what came back."""
+
+    prepared: Prepared
+
+    def __init__(self, request_id: str, caller: Caller, request: ChatRequest, base_url: str) -> None:
+        self.request_id = request_id
+        self.caller = caller
+        self.request = request
+        self.base_url = base_url
+        self.created_at = time.time()
+        self.began = time.perf_counter()
+        self.first_token_ms: float | None = None
+        self.texts: dict[int, str] = {}
+        self.usage: dict[str, Any] = {}
+
+    def saw_text(self) -> None:
+        """Note when the first text came."""
+        if self.first_token_ms is None:
+            self.first_token_ms = (time.perf_counter() - self.began) * 1000
+
+    def addition(self, text: str) -> dict[str, Any]:
+        """What a message with this text gets: its citations, when passages were looked for."""
+        return {} if self.prepared.hits is None else citations(text, self.prepared.hits, self.base_url)
+
+
+class FrontDoor:
+    """
+    Middleware around everything: gives the request its id, identifies the caller, turns what nobody foresaw into a 500.
+
+    Deny by default: a path that is not in `PUBLIC` is not even looked up without a key.
+    """
+
+    def __init__(self, app: ASGIApp, identify: Callable[[str | None], Coroutine[Any, Any, Caller]]) -> None:
+        self._app = app
+        self._identify = identify
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = new_id("req_")
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        try:
+            if scope["path"] not in PUBLIC:
+                state["caller"] = await self._identify(Request(scope).headers.get("authorization"))
+            await self._app(scope, receive, send_with_id)
+        except RyorinError as error:
+            await error_response(error)(scope, receive, send_with_id)
+        except Exception:
+            _logger.exception("request %s failed", request_id)
+            if started:
+                raise
+            await JSONResponse(internal_error(request_id), status_code=500)(scope, receive, send_with_id)
+
+
+async def read_json(request: Request, limit: int) -> Any:
+    """The body as JSON. Raises BodyTooLarge over `limit` bytes, InvalidInput when it is not JSON."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > limit:
+            raise BodyTooLarge(f"The request's body is over the limit of {limit} bytes.", code="request_too_large")
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"The request's body is not JSON: {error}.", code="invalid_json") from None
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of `work`, which is cancelled when the client goes away first. Raises ClientGone then."""
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return await task
+    finally:
+        for unfinished in (task, watch):
+            unfinished.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await unfinished
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _base_url(request: Request) -> str:
+    return str(request.base_url).rstrip("/")
+
+
+def _model_object(name: str, created_at: float) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": int(created_at), "owned_by": name.partition("@")[0]}
+
+
+def _passage_object(hit: Hit, base_url: str) -> dict[str, Any]:
+    return {
+        "object": "ryorin.passage",
+        "id": hit.passage_id,
+        "text": hit.text,
+        "title": hit.title,
+        "filename": hit.filename,
+        "document_id": hit.document_id,
+        "vector_store_id": hit.store_id,
+        "page": hit.page,
+        "start": hit.start,
+        "end": hit.end,
+        "url": passage_url(base_url, hit.passage_id),
+    }
+
+
+async def _on_ryorin_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RyorinError)
+    return error_response(error)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own: no such route, or not with this method."""
+    assert isinstance(error, HTTPException)
+    path = f"{request.method} {request.url.path}"
+    if error.status_code == 404:
+        return error_response(NotFound(f"Unknown request URL: {path}.", code="unknown_url"))
+    message = f"Not allowed to {path}." if error.status_code == 405 else str(error.detail)
+    body = error_object(message, "invalid_request_error")
+    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+
+async def _on_gone(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it; 499 is what nginx writes into its log

@@ -1,0 +1,175 @@
+"""
+Talking to the engine: one request, answered whole or as a stream that is relayed event by event.
+
+A stream's events go on as the bytes they came as, with the adapter's name replaced by the model that was asked for; each
+is read only for its text. The event that ends a choice is rewritten, because the citations belong on it: only then is
+the text whole. The usage event is asked for always (the log wants it) and shown only to a client that asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+import orjson
+
+from ryorin.errors import InvalidInput, RyorinError, Unavailable
+from ryorin_serve.adapters import EngineHandle
+from ryorin_serve.errors import error_object
+
+DONE = b"data: [DONE]\n\n"
+
+
+class AdapterMissing(RyorinError, LookupError):
+    """The engine does not hold the adapter it was asked for; it was started anew, or unloaded it."""
+
+
+class Upstream:
+    """The engine's chat completions. Raises Unavailable when it does not answer, InvalidInput for what it refuses."""
+
+    def __init__(self, engine: EngineHandle, http: aiohttp.ClientSession) -> None:
+        self._engine = engine
+        self._http = http
+
+    def check(self) -> None:
+        """Raise Unavailable unless the engine is ready."""
+        if self._engine.state != "ready":
+            raise self.gone(f"The engine is {self._engine.state}; try again.")
+
+    def gone(self, message: str = "The engine went away; try again.") -> Unavailable:
+        """The error for an engine that does not answer."""
+        return Unavailable(message, retry_after_s=self._engine.retry_after_s, code="engine_unavailable")
+
+    async def open(self, body: dict[str, Any], request_id: str) -> aiohttp.ClientResponse:
+        """Send a request; the response's head has come and is a success. The caller closes it."""
+        self.check()
+        try:
+            response = await self._http.post(
+                f"{self._engine.url}/v1/chat/completions",
+                data=orjson.dumps(body),
+                headers={"content-type": "application/json", "x-request-id": request_id},
+            )
+            if response.status == 200:
+                return response
+            async with response:
+                text = await response.read()
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise self.gone() from error
+        raise self._refusal(response.status, text, str(body["model"]))
+
+    async def complete(self, body: dict[str, Any], request_id: str) -> dict[str, Any]:
+        """A whole answer."""
+        response = await self.open(body, request_id)
+        try:
+            async with response:
+                answer: dict[str, Any] = orjson.loads(await response.read())
+        except (TimeoutError, aiohttp.ClientError, orjson.JSONDecodeError) as error:
+            raise self.gone() from error
+        return answer
+
+    def _refusal(self, status: int, text: bytes, model: str) -> RyorinError:
+        try:
+            error = orjson.loads(text)["error"]
+            message, param = str(error["message"]), error.get("param")
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            message, param = text.decode(errors="replace")[:300], None
+        if status == 404:
+            return AdapterMissing(message)
+        if 400 <= status < 500:
+            # What vLLM calls the model is nobody's business outside.
+            return InvalidInput(message.replace(model, "the model"), param=param if isinstance(param, str) else None)
+        return self.gone("The engine failed to answer; try again.")
+
+
+class StreamRelay:
+    """
+    Relays one stream and keeps what the log and the citations need.
+
+    texts: the answer of each choice so far. usage: as vLLM counted. finished: the stream came to its regular end.
+    addition: from a choice's whole text to what its last event gets (citations).
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        response: aiohttp.ClientResponse,
+        *,
+        engine_model: str,
+        model: str,
+        include_usage: bool,
+        addition: Callable[[str], dict[str, Any]],
+        on_text: Callable[[], None],
+    ) -> None:
+        self._upstream = upstream
+        self._response = response
+        self._model = model
+        self._names = (b'"model":' + orjson.dumps(engine_model), b'"model":' + orjson.dumps(model))
+        self._include_usage = include_usage
+        self._addition = addition
+        self._on_text = on_text
+        self.texts: dict[int, str] = {}
+        self.usage: dict[str, Any] = {}
+        self.finished = False
+        self.failed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """The events for the client. A failure is one last event with an error, and no `[DONE]`."""
+        try:
+            async for event in self._events():
+                if event == b"[DONE]":
+                    self.finished = True
+                    yield DONE
+                    return
+                if out := self._relayed(event):
+                    yield out
+            raise aiohttp.ClientPayloadError("the stream ended before [DONE]")
+        except (TimeoutError, aiohttp.ClientError, orjson.JSONDecodeError, _UpstreamError):
+            self.failed = True
+            error = self._upstream.gone("The engine stopped in the middle of the answer; ask again.")
+            yield _event(error_object(error.message, error.type, code=error.code))
+        finally:
+            self._response.close()  # a connection cut in the middle is how vLLM learns to stop generating
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        """The payload of each event; they end with an empty line, wherever the network cut them."""
+        rest = b""
+        async for data in self._response.content.iter_any():
+            *events, rest = (rest + data).split(b"\n\n")
+            for event in events:
+                if event.startswith(b"data:"):
+                    yield event[5:].strip()
+
+    def _relayed(self, event: bytes) -> bytes | None:
+        """What the client gets for an event, or None when it is not for the client."""
+        chunk = orjson.loads(event)
+        if "error" in chunk:
+            raise _UpstreamError
+        if chunk.get("usage"):
+            self.usage = chunk["usage"]
+        choices = chunk.get("choices")
+        if not choices:
+            if not self._include_usage:
+                return None
+            return b"data: " + event.replace(*self._names, 1) + b"\n\n"
+        ended = False
+        for choice in choices:
+            index, delta = choice["index"], choice["delta"]
+            if text := delta.get("content"):
+                self.texts[index] = self.texts.get(index, "") + text
+                self._on_text()
+            if choice.get("finish_reason"):
+                delta.update(self._addition(self.texts.get(index, "")))
+                ended = True
+        if not ended:
+            return b"data: " + event.replace(*self._names, 1) + b"\n\n"
+        chunk["model"] = self._model
+        return _event(chunk)
+
+
+class _UpstreamError(Exception):
+    """An error event in vLLM's stream."""
+
+
+def _event(value: object) -> bytes:
+    return b"data: " + orjson.dumps(value) + b"\n\n"
