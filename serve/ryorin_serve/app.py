@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -195,17 +195,12 @@ class Gateway:
             on_text=turn.saw_text,
         )
 
-        async def events() -> AsyncIterator[bytes]:
-            try:
-                async for event in relay:
-                    yield event
-            finally:
-                response.close()
-                turn.texts, turn.usage = relay.texts, relay.usage
-                self._write_log(turn, "ok" if relay.finished else "error" if relay.failed else "cancelled")
+        def close() -> None:
+            response.close()
+            turn.texts, turn.usage = relay.texts, relay.usage
+            self._write_log(turn, "ok" if relay.finished else "error" if relay.failed else "cancelled")
 
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        return StreamingResponse(events(), media_type="text/event-stream", headers=headers)
+        return EventStream(relay, close)
 
     def _engine_body(self, turn: Turn) -> dict[str, Any]:
         prepared = turn.prepared
@@ -322,6 +317,22 @@ class FrontDoor:
             if started:
                 raise
             await JSONResponse(internal_error(request_id), status_code=500)(scope, receive, send_with_id)
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events. `close` is called at the end, also when the client left before the first event."""
+
+    def __init__(self, events: AsyncIterable[bytes], close: Callable[[], None]) -> None:
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._close()
 
 
 async def read_json(request: Request, limit: int) -> Any:

@@ -1,0 +1,170 @@
+"""
+Running the gateway and its engine together: start both, say when they are ready, end both.
+
+The port is bound before anything slow begins, so that a taken one is an error at once. The gateway answers from the
+first moment: 503 with Retry-After while the engine starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import uvicorn
+
+from ryorin.catalog import Catalog
+from ryorin.errors import Conflict, InvalidInput
+from ryorin.models.registry import BaseModel, get_base
+from ryorin_serve.engine import Engine, Policy
+from ryorin_serve.options import ServeOptions
+from ryorin_serve.vllm import vllm_command, vllm_environment
+
+SERVED_AS = "ryorin-base"
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that is ready."""
+
+    url: str
+    port: int
+    pid: int
+    engine_pid: int | None
+
+
+class QuietServer(uvicorn.Server):
+    """uvicorn without signal handlers of its own: who runs it decides what a signal means."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises Conflict when the port is taken, InvalidInput when the address is not of this machine."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise Conflict(
+                f"port {port} on {host} is in use; stop what listens there, or choose another with --port", param="port"
+            ) from None
+        raise InvalidInput(f"cannot listen on {host}:{port}: {error.strerror or error}", param="host") from None
+    return listener
+
+
+def serve(
+    catalog: Catalog,
+    options: ServeOptions,
+    *,
+    say: Callable[[str], None],
+    on_ready: Callable[[Running], None],
+) -> int:
+    """
+    Serve until SIGTERM (returns 0) or Ctrl-C (returns 130); a second signal ends at once.
+
+    Raises NotFound for an unknown base model, Conflict for a taken port, EngineFailed when vLLM cannot be started.
+    """
+    base = get_base(catalog.settings, options.base)
+    listener = bind(options.host, options.port)
+    with contextlib.closing(listener):
+        return asyncio.run(_serve(catalog, options, base, listener, say, on_ready))
+
+
+async def _serve(
+    catalog: Catalog,
+    options: ServeOptions,
+    base: BaseModel,
+    listener: socket.socket,
+    say: Callable[[str], None],
+    on_ready: Callable[[Running], None],
+) -> int:
+    from ryorin_index.search import Searcher
+    from ryorin_serve.app import Gateway
+    from ryorin_serve.tokens import TokenCounter
+
+    port: int = listener.getsockname()[1]
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    url = f"http://{host}:{port}"
+    engine_key = secrets.token_urlsafe(32)
+    engine = Engine(
+        vllm_command(options, base.path, SERVED_AS),
+        vllm_environment(options, engine_key),
+        catalog.settings.logs_dir / f"engine-{port}.log",
+        policy=Policy(start_timeout_s=options.start_timeout_s),
+        on_event=say,
+    )
+    stopped = _on_signals(engine, say)
+    engine.start()
+    searcher = Searcher(catalog)
+    gateway = Gateway(
+        catalog,
+        searcher,
+        engine,
+        base,
+        base_served_as=SERVED_AS,
+        engine_key=engine_key,
+        counter=TokenCounter(base.path),
+        options=options,
+    )
+    server = QuietServer(
+        uvicorn.Config(
+            gateway.app(),
+            log_level="warning",
+            access_log=False,
+            lifespan="on",
+            timeout_graceful_shutdown=int(options.shutdown_grace_s),
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    ready = asyncio.create_task(engine.first_ready())
+    try:
+        await asyncio.wait({serving, ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if ready.done() and not stopped.done():
+            await ready  # raises EngineFailed
+            say(f"serving {base.name} on {url} (engine log: {engine.log_path}); Ctrl-C ends it")
+            on_ready(Running(url=url, port=port, pid=os.getpid(), engine_pid=engine.pid))
+            await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        ready.cancel()
+        server.should_exit = True
+        if not serving.done():
+            say("finishing requests in flight…")
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+        await engine.stop()
+        searcher.close()
+        await asyncio.gather(ready, return_exceptions=True)
+    return stopped.result() if stopped.done() else 1
+
+
+def _on_signals(engine: Engine, say: Callable[[str], None]) -> asyncio.Future[int]:
+    """A future that holds the exit code once SIGTERM or SIGINT came; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    stopped: asyncio.Future[int] = loop.create_future()
+
+    def received(code: int) -> None:
+        if stopped.done():
+            engine.kill()
+            logging.shutdown()
+            os._exit(code)
+        say("stopping (once more to stop at once)…")
+        stopped.set_result(code)
+
+    loop.add_signal_handler(signal.SIGTERM, received, 0)
+    loop.add_signal_handler(signal.SIGINT, received, 130)
+    return stopped
