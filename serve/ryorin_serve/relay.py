@@ -2,8 +2,8 @@
 Talking to the engine: one request, answered whole or as a stream that is relayed event by event.
 
 A stream's events go on as the bytes they came as, with the adapter's name replaced by the model that was asked for;
-each is read only for its text. The event that ends a choice is rewritten, because the citations belong on it: only then is
-the text whole. The usage event is asked for always (the log wants it) and shown only to a client that asked.
+each is read only for its text. The event that ends a choice is rewritten, because the citations belong on it: only then
+is the text whole. The usage event is asked for always (the log wants it) and shown only to a client that asked.
 """
 
 from __future__ import annotations

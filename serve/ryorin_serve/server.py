@@ -17,14 +17,20 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
+from sqlalchemy import select
 
 from ryorin.catalog import Catalog
+from ryorin.catalog.tables import Release, Tenant
 from ryorin.errors import Conflict, InvalidInput
 from ryorin.models.registry import BaseModel, get_base
+from ryorin_index.search import Searcher
+from ryorin_serve.app import Gateway
 from ryorin_serve.engine import Engine, Policy
 from ryorin_serve.options import ServeOptions
+from ryorin_serve.tokens import TokenCounter
 from ryorin_serve.vllm import vllm_command, vllm_environment
 
 SERVED_AS = "ryorin-base"
@@ -50,7 +56,7 @@ class QuietServer(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises Conflict when the port is taken, InvalidInput when the address is not of this machine."""
+    """A listening socket. Raises Conflict when the port is taken, InvalidInput when the address is not ours."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -93,10 +99,6 @@ async def _serve(
     say: Callable[[str], None],
     on_ready: Callable[[Running], None],
 ) -> int:
-    from ryorin_index.search import Searcher
-    from ryorin_serve.app import Gateway
-    from ryorin_serve.tokens import TokenCounter
-
     port: int = listener.getsockname()[1]
     host = f"[{options.host}]" if ":" in options.host else options.host
     url = f"http://{host}:{port}"
@@ -108,7 +110,7 @@ async def _serve(
         policy=Policy(start_timeout_s=options.start_timeout_s),
         on_event=say,
     )
-    stopped = _on_signals(engine, say)
+    stopped: asyncio.Future[Any] = _on_signals(engine, say)
     engine.start()
     searcher = Searcher(catalog)
     gateway = Gateway(
@@ -130,15 +132,16 @@ async def _serve(
             timeout_graceful_shutdown=int(options.shutdown_grace_s),
         )
     )
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    ready = asyncio.create_task(engine.first_ready())
+    serving: asyncio.Future[None] = asyncio.create_task(server.serve(sockets=[listener]))
+    ready: asyncio.Future[None] = asyncio.create_task(engine.first_ready())
+    warming = asyncio.create_task(asyncio.to_thread(_warm, catalog, searcher, say))
     try:
-        await asyncio.wait({serving, ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([serving, ready, stopped], return_when=asyncio.FIRST_COMPLETED)
         if ready.done() and not stopped.done():
             await ready  # raises EngineFailed
             say(f"serving {base.name} on {url} (engine log: {engine.log_path}); Ctrl-C ends it")
             on_ready(Running(url=url, port=port, pid=os.getpid(), engine_pid=engine.pid))
-            await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
     finally:
         ready.cancel()
         server.should_exit = True
@@ -147,9 +150,20 @@ async def _serve(
         with contextlib.suppress(asyncio.CancelledError):
             await serving
         await engine.stop()
-        searcher.close()
-        await asyncio.gather(ready, return_exceptions=True)
-    return stopped.result() if stopped.done() else 1
+        await asyncio.gather(ready, warming, return_exceptions=True)
+    return int(stopped.result()) if stopped.done() else 1
+
+
+def _warm(catalog: Catalog, searcher: Searcher, say: Callable[[str], None]) -> None:
+    """Load the embedder and the live releases' stores while vLLM starts, so that the first question does not wait."""
+    with catalog.session() as session:
+        live = session.scalars(select(Release).join(Tenant, Tenant.live_release_id == Release.id)).all()
+    for release in live:
+        if release.store_ids and release.retrieval.get("top_k"):
+            try:
+                searcher.warm(release.tenant_id, release.store_ids)
+            except Exception as error:  # whoever asks will be told; the others are served
+                say(f"warning: the stores of release {release.id} cannot be searched: {error}")
 
 
 def _on_signals(engine: Engine, say: Callable[[str], None]) -> asyncio.Future[int]:
