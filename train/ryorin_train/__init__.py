@@ -1,15 +1,20 @@
 """
 Training: from example conversations to a LoRA adapter that vLLM can serve.
 
-    data.py      JSONL → examples; which are held out
-    render.py    examples → token ids and what is learned of them
-    packing.py   token rows → batches without padding, the shared beginning of all prompts computed once
-    trunk.py     the layers below the first adapted one: computed once, not once an epoch
-    trainer.py   TRL's SFTTrainer on those batches
-    servable.py  what vLLM can serve; refused before training, checked after it
-    adapters.py  the finished folder: digest, manifest, name, rows in the catalog
-    sft.py       one run of supervised fine-tuning, as a job
-    cli.py       `ryorin train` and `ryorin adapter`
+    recipe.py      the hyperparameters and their defaults
+    data.py        JSONL → examples; which are held out
+    render.py      examples → token ids and what is learned of them
+    packing.py     token rows → batches without padding, the beginning of all prompts computed once
+    trunk.py       the layers below the first adapted one: computed once, not once an epoch
+    fused_lora.py  the adapted layer in three matrix products
+    trainer.py     TRL's SFTTrainer on those batches
+    sft.py         token rows → adapter files
+    servable.py    what vLLM can serve; refused before training, checked after it
+    adapters.py    the finished folder: digest, manifest, name, rows in the catalog
+    job.py         one run as a job: tenant and file → adapter
+    cli.py         `ryorin train` and `ryorin adapter`
+
+packing, trunk, fused_lora, trainer and callbacks import torch; the others import them inside functions.
 """
 
 TRAINER_VERSION = 1

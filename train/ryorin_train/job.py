@@ -1,0 +1,230 @@
+"""
+One run of supervised fine-tuning as a job: from a tenant and a file to an adapter in the catalog.
+
+Everything is built in `<home>/jobs/<job id>/` and renamed into `<home>/adapters/` at the end, so an interrupted run
+leaves no adapter. The same run again (tenant, base model, prompt, data, recipe, trainer version) is not trained again.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ryorin.digests import digest_of, new_id
+from ryorin.errors import RowError
+from ryorin_train import TRAINER_VERSION
+from ryorin_train.adapters import (
+    adapter_digest,
+    adapter_name,
+    find_run,
+    install,
+    keep_dataset,
+    write_manifest,
+)
+from ryorin_train.data import dataset_bytes, dataset_digest, read_examples, split
+from ryorin_train.recipe import Recipe
+from ryorin_train.render import Renderer, load_tokenizer
+from ryorin_train.sft import check_recipe, train
+
+if TYPE_CHECKING:
+    from ryorin.catalog import Catalog
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "safetensors")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run gave. reused: nothing was trained, an identical run had been. seconds: of this call."""
+
+    adapter: str
+    digest: str
+    metrics: dict[str, float]
+    reused: bool
+    seconds: float
+    job: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The result of `ryorin train sft --json`."""
+        return {
+            "adapter": self.adapter,
+            "digest": self.digest,
+            "metrics": self.metrics,
+            "reused": self.reused,
+            "seconds": self.seconds,
+            "job": self.job,
+        }
+
+
+def run_sft(
+    catalog: Catalog,
+    tenant_name: str,
+    data: Path,
+    base_name: str | None,
+    recipe: Recipe,
+    say: Callable[[str], None],
+    *,
+    again: bool = False,
+) -> Finished:
+    """
+    Train an adapter for the tenant's current prompt, or return the one that an identical run gave (unless `again`).
+
+    Raises NotFound for an unknown tenant, prompt, base model or file; RowError for lines that cannot be used;
+    InvalidInput for a recipe that cannot be trained or served. All of them before anything is written or trained.
+    """
+    from ryorin.catalog.tables import Adapter
+    from ryorin.catalog.tenants import current_prompt, get_tenant
+    from ryorin.models.registry import DEFAULT_BASE, get_base
+    from ryorin.prompt import Prompt
+
+    began = time.monotonic()
+    settings = catalog.settings
+    with catalog.session() as session:
+        tenant = get_tenant(session, tenant_name)
+        prompt_row = current_prompt(session, tenant)
+        prompt = Prompt.from_spec(prompt_row.spec)
+    base = get_base(settings, base_name or DEFAULT_BASE)
+    check_recipe(recipe, base.path)
+    examples = read_examples(data)
+    run_digest = digest_of(
+        {
+            "trainer": TRAINER_VERSION,
+            "kind": "sft",
+            "tenant": tenant.id,
+            "base": base.digest,
+            "prompt": prompt_row.digest,
+            "data": dataset_digest(examples),
+            "recipe": recipe.spec(),
+        }
+    )
+    if not again:
+        with catalog.session() as session:
+            known = find_run(session, settings, tenant, run_digest, base.digest)
+        if known is not None:
+            say(f"{known.name} was trained with the same data and recipe; --again trains it anew")
+            seconds = round(time.monotonic() - began, 1)
+            return Finished(known.name, known.digest, known.manifest["metrics"], True, seconds, known.job_id)
+
+    renderer = Renderer(load_tokenizer(base.path), prompt, recipe.max_row_tokens)
+    renderer.rows(data.name, examples)  # every bad line is named, of both sides of the split
+    for_training, for_judging = split(examples, recipe.held_out, recipe.seed)
+    training, held_out = (renderer.rows(data.name, side) for side in (for_training, for_judging))
+    if not training:
+        raise RowError(data.name, 1, "no row is left for training")
+
+    with catalog.session() as session:
+        dataset = keep_dataset(session, settings, tenant, data.name, dataset_bytes(examples))
+    params = {"base": base.name, "dataset": dataset.id, "recipe": recipe.spec(), "run_digest": run_digest}
+    with _job(catalog, tenant.id, "sft", params) as (job_id, folder):
+        build = folder / "adapter"
+        build.mkdir()
+        trained = train(base.path, training, held_out, recipe, build, say)
+        digest = adapter_digest(build)
+        name = adapter_name(tenant.name, digest)
+        manifest = {
+            "name": name,
+            "digest": digest,
+            "tenant": tenant.name,
+            "kind": "sft",
+            "base": {"name": base.name, "digest": base.digest},
+            "prompt_digest": prompt_row.digest,
+            "data": {
+                "digest": dataset.digest,
+                "filename": data.name,
+                "rows": len(examples),
+                "trained": len(training),
+                "held_out": len(held_out),
+            },
+            "rank": recipe.rank,
+            "alpha": recipe.alpha,
+            "target_modules": sorted(recipe.targets),
+            "recipe": recipe.spec(),
+            "run_digest": run_digest,
+            "metrics": trained.metrics,
+            "tokens_per_s": trained.tokens_per_s,
+            "train_seconds": trained.seconds,
+            "versions": versions(),
+            "created_at": round(time.time(), 3),
+        }
+        write_manifest(build, manifest)
+        existed = (settings.adapters_dir / name).exists()
+        target = install(build, settings.adapters_dir, name)
+        try:
+            with catalog.session() as session:
+                from sqlalchemy import select
+
+                row = session.scalar(select(Adapter).where(Adapter.name == name))
+                if row is None:
+                    row = Adapter(
+                        id=new_id("ad_"),
+                        tenant_id=tenant.id,
+                        name=name,
+                        digest=digest,
+                        base_digest=base.digest,
+                        prompt_digest=prompt_row.digest,
+                        dataset_id=dataset.id,
+                        job_id=job_id,
+                        rank=recipe.rank,
+                        manifest=manifest,
+                    )
+                    session.add(row)
+                _finish(session, job_id, "succeeded", result={"adapter": name, "metrics": trained.metrics})
+        except BaseException:
+            if not existed:  # no row names it, so nobody can be using it
+                shutil.rmtree(target, ignore_errors=True)
+            raise
+    seconds = round(time.monotonic() - began, 1)
+    return Finished(name, digest, trained.metrics, False, seconds, job_id)
+
+
+def versions() -> dict[str, str]:
+    """The versions that made an adapter."""
+    return {
+        "ryorin_train": str(TRAINER_VERSION),
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+    }
+
+
+@contextmanager
+def _job(catalog: Catalog, tenant_id: str, kind: str, params: dict[str, Any]) -> Iterator[tuple[str, Path]]:
+    """
+    A job's row and its working folder. Ctrl-C makes the row `cancelled`, an error `failed`; the folder is gone after
+    either. The block itself writes `succeeded`, in the transaction that makes its result known.
+    """
+    from ryorin.catalog.tables import Job
+
+    job_id = new_id("job_")
+    folder = catalog.settings.jobs_dir / job_id
+    with catalog.session() as session:
+        session.add(Job(id=job_id, tenant_id=tenant_id, kind=kind, params=params))
+    try:
+        folder.mkdir(parents=True)
+        yield job_id, folder
+    except BaseException as error:
+        cancelled = isinstance(error, KeyboardInterrupt)
+        with catalog.session() as session:
+            _finish(
+                session,
+                job_id,
+                "cancelled" if cancelled else "failed",
+                error="interrupted" if cancelled else f"{type(error).__name__}: {error}",
+            )
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _finish(
+    session: Any, job_id: str, status: str, *, result: dict[str, Any] | None = None, error: str | None = None
+) -> None:
+    from ryorin.catalog.tables import Job
+
+    job = session.get_one(Job, job_id)
+    job.status, job.result, job.error, job.finished_at = status, result, error, time.time()
