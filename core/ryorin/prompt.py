@@ -19,7 +19,7 @@ from ryorin.digests import digest_of
 
 LAYOUT_VERSION = 1
 MARKER = re.compile(r"\[(\d{1,3})\]")
-_TAG = re.compile(r"<(/?)\s*documents\s*>", re.IGNORECASE)
+_TAG = re.compile(r"<(\s*/?\s*documents)(?![\w-])", re.IGNORECASE)  # with or without attributes or an end
 
 
 class Message(TypedDict):
@@ -67,15 +67,14 @@ class Prompt:
 
 def render_passages(passages: Sequence[PromptPassage]) -> str:
     """The block of passages, numbered from 1 in the order given; '(none)' says that nothing was found."""
-    lines = ["<documents>"]
+    lines = []
     for number, passage in enumerate(passages, start=1):
-        title = " ".join(passage.title.split())
-        lines.append(f"[{number}] {_defuse(title)}")
-        lines.append(_defuse(passage.text.strip()))
-    if not passages:
-        lines.append("(none)")
-    lines.append("</documents>")
-    return "\n".join(lines)
+        lines.append(f"[{number}] {' '.join(passage.title.split())}")
+        lines.append(passage.text.strip())
+    body = (
+        _defuse("\n".join(lines)) if lines else "(none)"
+    )  # all at once: a tag could begin in a title and end in a text
+    return f"<documents>\n{body}\n</documents>"
 
 
 def render(prompt: Prompt, conversation: Sequence[Message], passages: Sequence[PromptPassage] | None) -> list[Message]:
@@ -124,4 +123,4 @@ def cited_numbers(answer: str, given: int) -> list[int]:
 
 def _defuse(text: str) -> str:
     """Text that cannot open or close the block it stands in."""
-    return _TAG.sub(lambda match: f"‹{match.group(1)}documents›", text)
+    return _TAG.sub(r"‹\1", text)

@@ -162,7 +162,7 @@ def test_two_tenants_of_one_name_at_once(catalog: Catalog) -> None:
 
 
 def test_processes_open_and_write_at_once(settings: Settings) -> None:
-    """Four processes open a home that does not exist yet and write 25 times each; nobody is told 'database is locked'."""
+    """Four processes open a home that does not exist yet and write 25 times each: none meets 'database is locked'."""
     processes = [SPAWN.Process(target=_write_tenants, args=(settings, number)) for number in range(4)]
     for process in processes:
         process.start()

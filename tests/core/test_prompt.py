@@ -26,7 +26,7 @@ PROMPT = Prompt("You answer.")
 @given(PASSAGES)
 def test_passages_cannot_close_or_open_their_block(passages: list[PromptPassage]) -> None:
     block = render_passages(passages)
-    tags = re.findall(r"<\s*/?\s*documents\s*>", block, re.IGNORECASE)
+    tags = re.findall(r"<\s*/?\s*documents[^\w-]", block, re.IGNORECASE)
     assert tags == ["<documents>", "</documents>"]
     assert block.startswith("<documents>\n")
     assert block.endswith("\n</documents>")
@@ -45,7 +45,8 @@ def test_the_layout() -> None:
     assert render(PROMPT, CONVERSATION, passages) == [
         {
             "role": "system",
-            "content": "You answer.\n\n<documents>\n[1] Returns > Opened\nWithin 30 days.\n[2] Shops\nOpen at 9.\n</documents>",
+            "content": "You answer.\n\n<documents>\n[1] Returns > Opened\nWithin 30 days.\n"
+            "[2] Shops\nOpen at 9.\n</documents>",
         },
         {"role": "user", "content": "May I return it?"},
     ]
