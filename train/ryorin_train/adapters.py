@@ -1,8 +1,8 @@
 """
 Finished adapters: digest, manifest, name, and their rows in the catalog.
 
-An adapter is a folder `<home>/adapters/<tenant>-<digest12>/`, never changed once it has its name: vLLM caches by name and
-path. Its digest is that of its weights and configuration without the base model's path, so it is the same on every
+An adapter is a folder `<home>/adapters/<tenant>-<digest12>/`, never changed once it has its name: vLLM caches by name
+and path. Its digest is that of its weights and configuration without the base model's path, so it is the same on every
 machine. Trainer and server meet here and in the catalog, nowhere else.
 """
 
@@ -51,11 +51,14 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 def install(built: Path, adapters_dir: Path, name: str) -> Path:
     """
-    Move a built folder to its name, atomically. The folder that is there already stays: its content is the same,
-    since the name is made of the digest.
+    Move a built folder to its name, atomically. A whole one that is there already stays: its content is the same,
+    since the name is made of the digest. A damaged one makes way.
     """
     target = adapters_dir / name
     adapters_dir.mkdir(parents=True, exist_ok=True)
+    digest = adapter_digest(built)
+    if target.exists() and not is_whole(target, digest):
+        os.rename(target, built.with_name("damaged"))  # goes with the job's folder
     if not target.exists():
         os.rename(built, target)
         descriptor = os.open(adapters_dir, os.O_RDONLY)

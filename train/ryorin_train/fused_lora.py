@@ -17,7 +17,11 @@ import torch
 
 
 class LoraLinear(torch.autograd.Function):
-    """y = x Wᵀ + bias + scaling · (x Aᵀ) Bᵀ with W and bias frozen. x (…, in), W (out, in), A (rank, in), B (out, rank)."""
+    """
+    y = x Wᵀ + bias + scaling · (x Aᵀ) Bᵀ with W and bias frozen.
+
+    Shapes: x (…, in), W (out, in), A (rank, in), B (out, rank).
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, bias: Any, a: Any, b: Any, scaling: float) -> Any:
@@ -45,7 +49,7 @@ class LoraLinear(torch.autograd.Function):
 
 
 def fuse_lora(model: Any, adapter: str = "default") -> int:
-    """Let every plain LoRA linear layer of a PEFT model compute as above; returns how many. Weights stay where they are."""
+    """Let every LoRA linear layer of a PEFT model compute as above; returns how many. Weights stay where they are."""
     from peft.tuners.lora.layer import Linear
 
     fused = 0

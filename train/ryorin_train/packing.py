@@ -1,8 +1,8 @@
 """
 Batches without padding, in which the beginning that all prompts share is computed once.
 
-A step's rows lie behind one another in one sequence, after one copy of the shared beginning (the chat template's opening
-and the constant system text: often a third of a row):
+A step's rows lie behind one another in one sequence, after one copy of the shared beginning (the chat template's
+opening and the constant system text: often a third of a row):
 
     tokens     s s s s | a a a a a a | b b b | c c c c
     positions  0 1 2 3 | 4 5 6 7 8 9 | 4 5 6 | 4 5 6 7
@@ -150,7 +150,9 @@ def packed_attention(
     queries, keys, values = (states.split([shared, *lengths], dim=2) for states in (query, key, value))
     outputs: list[torch.Tensor] = []
     for number, length in enumerate(lengths, start=1):
-        row = [torch.cat([pieces[0], pieces[number]], dim=2) for pieces in (queries, keys, values)]
+        row_query, row_key, row_value = (
+            torch.cat([pieces[0], pieces[number]], dim=2) for pieces in (queries, keys, values)
+        )
         total = shared + length
         mask = None
         if window is not None and window < total:
@@ -158,7 +160,7 @@ def packed_attention(
             distance = place[:, None] - place[None, :]
             mask = (distance >= 0) & (distance < window)
         result = scaled_dot_product_attention(
-            *row, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
+            row_query, row_key, row_value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
         )
         outputs.append(result if not outputs else result[:, :, shared:])
     return torch.cat(outputs, dim=2).transpose(1, 2), None

@@ -55,7 +55,8 @@ class Progress:
         told = f"epoch {epoch}/{self.epochs}: loss {mean:.4f}"
         if held_out:
             told += (
-                f", held-out loss {held_out['held_out_loss']:.4f}, tokens right {held_out['held_out_token_accuracy']:.1%},"
+                f", held-out loss {held_out['held_out_loss']:.4f},"
+                f" tokens right {held_out['held_out_token_accuracy']:.1%},"
                 f" answers right {held_out['held_out_answer_accuracy']:.1%}"
             )
         self._say(told)

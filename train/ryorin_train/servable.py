@@ -39,9 +39,7 @@ _OFF: dict[str, tuple[Any, ...]] = {
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """
-    Whether an adapter of this PEFT configuration (as JSON) could be served. Raises InvalidInput naming the field.
-    """
+    """Whether an adapter of this PEFT configuration could be served. Raises InvalidInput naming the field."""
     if config.get("peft_type", "LORA") != "LORA":
         raise InvalidInput(f"peft_type is {config['peft_type']!r}; vLLM serves LORA only", param="peft_type")
     for field, off in _OFF.items():

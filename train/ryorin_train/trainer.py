@@ -73,7 +73,6 @@ class PackedTrainer(SFTTrainer):
             f"{metric_key_prefix}_token_accuracy": tokens_right / tokens,
             f"{metric_key_prefix}_answer_accuracy": answers_right / len(self.held_out.rows),
         }
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _score(
