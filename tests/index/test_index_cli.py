@@ -1,0 +1,71 @@
+"""`ryorin index` with the real embedder: the commands of the README and what they say to wrong input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def ready(cli: Any, home: Path) -> Any:
+    """The command line on a home with a tenant, a store and the bundled embedder."""
+    for words in (("models", "pull", "multilingual-e5-small"), ("tenant", "create", "support")):
+        assert cli(*words).code == 0
+    assert cli("index", "create", "handbook", "--tenant", "support").code == 0
+    return lambda *words: cli("index", *words, "--tenant", "support")
+
+
+def test_add_edit_search_remove(ready: Any, folder: Path) -> None:
+    first = json.loads(ready("add", "handbook", folder, "--json").out)
+    assert (len(first["added"]), first["embedded"], first["failed"]) == (3, 5, [])
+    path = folder / "returns.md"
+    path.write_text(path.read_text().replace("30 days", "45 days"))
+    again = ready("add", "handbook", folder)
+    assert again.code == 0 and "1 changed, 2 unchanged" in again.err and "1 passages embedded" in again.err
+    hits = json.loads(ready("search", "handbook", "How long may I return unopened goods?", "--top-k", 1, "--json").out)
+    assert "45 days" in hits[0]["text"] and hits[0]["filename"] == "returns.md"
+    shown = ready("search", "handbook", "お米の定期便はいつ届きますか").out
+    assert "定期便 > お届け" in shown.splitlines()[0]
+    assert ready("remove", "handbook", "returns.md").code == 0
+    left = json.loads(ready("documents", "handbook", "--json").out)
+    assert {document["filename"] for document in left} == {"shops.html", "teiki.md"}
+    assert json.loads(ready("list", "--json").out)[0]["passages"] == 2
+
+
+def test_a_failed_file_is_reported_and_the_others_are_indexed(ready: Any, folder: Path) -> None:
+    (folder / "scan.pdf").write_bytes(b"%PDF-1.4 nothing")
+    result = ready("add", "handbook", folder)
+    assert result.code == 2
+    assert (
+        "3 added" in result.err and "1 failed" in result.err and "error: scan.pdf cannot be read as a PDF" in result.err
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("add", "nope", "."), "tenant 'support' has no store 'nope' (known: handbook)"),
+        (("search", "nope", "x"), "has no store 'nope'"),
+        (("add", "handbook", "/no/such/folder"), "/no/such/folder: no such file or folder"),
+        (("create", "handbook"), "has a store 'handbook' already"),
+        (("create", "Bad Name"), "store name 'Bad Name'"),
+        (("create", "second", "--embedder", "nope"), "no embedder model 'nope'"),
+        (("create", "second", "--embedder", "smollm2-135m-instruct"), "smollm2-135m-instruct"),
+        (("search", "handbook", "x"), "store 'handbook' is empty"),
+        (("search", "handbook", " "), "the query is empty"),
+        (("remove", "handbook", "nope.md"), "has no document 'nope.md'"),
+    ],
+)
+def test_wrong_input(ready: Any, words: tuple[str, ...], message: str) -> None:
+    result = ready(*words)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("error: ") and message in result.err
+    assert "Traceback" not in result.err
+
+
+def test_an_unknown_tenant(cli: Any, home: Path) -> None:
+    result = cli("index", "list", "--tenant", "nobody")
+    assert result.code == 2 and "no tenant 'nobody' (known: none yet)" in result.err
