@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SOURCES := core index train serve demo tests bench scripts
+FAST := $(filter-out tests/live tests/conftest.py tests/__pycache__,$(wildcard tests/*))
 
 .PHONY: help setup demo test fast live bench fix lint types docs lock clean
 
@@ -15,10 +16,11 @@ setup: ## check the machine and install into .venv; done once
 demo: setup ## the main job, end to end; DEMO_ARGS="--keep-running" leaves the server up
 	@$(BIN)/ryorin demo $(DEMO_ARGS)
 
-test: setup fast live ## all tests: fast ones first, then those on the real engine
+test: setup lint types ## style, types and all tests: fast ones first, then those on the real engine
+	@$(BIN)/python -m pytest $(FAST) tests/live -q
 
 fast: setup ## the tests without the real engine
-	@$(BIN)/python -m pytest tests --ignore tests/live -q
+	@$(BIN)/python -m pytest $(FAST) -q
 
 live: setup ## only the tests on the real engine
 	@$(BIN)/python -m pytest tests/live -q
