@@ -25,7 +25,8 @@ says its progress on standard error, and ends with exit code 0, with 2 and `erro
 
 def pages(command: click.Command, path: tuple[str, ...], parent: click.Context | None = None) -> Iterator[str]:
     """A section for the command and for each one below it, in the order of their help."""
-    context = click.Context(command, info_name=path[-1], parent=parent, terminal_width=WIDTH, max_content_width=WIDTH)
+    settings = {**command.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
+    context = click.Context(command, info_name=path[-1], parent=parent, **settings)
     help_text = "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
     yield f"## {' '.join(path)}\n\n```text\n{help_text}\n```\n"
     if isinstance(command, click.Group):
