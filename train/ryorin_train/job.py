@@ -34,7 +34,10 @@ from ryorin_train.render import Renderer, load_tokenizer
 from ryorin_train.sft import check_recipe, train
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from ryorin.catalog import Catalog
+    from ryorin.catalog.tables import Adapter
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "safetensors")
 
@@ -153,32 +156,19 @@ def run_sft(
             "created_at": round(time.time(), 3),
         }
         write_manifest(build, manifest)
-        existed = (settings.adapters_dir / name).exists()
-        target = install(build, settings.adapters_dir, name)
-        try:
-            with catalog.session() as session:
-                from sqlalchemy import select
-
-                row = session.scalar(select(Adapter).where(Adapter.name == name))
-                if row is None:
-                    row = Adapter(
-                        id=new_id("ad_"),
-                        tenant_id=tenant.id,
-                        name=name,
-                        digest=digest,
-                        base_digest=base.digest,
-                        prompt_digest=prompt_row.digest,
-                        dataset_id=dataset.id,
-                        job_id=job_id,
-                        rank=recipe.rank,
-                        manifest=manifest,
-                    )
-                    session.add(row)
-                _finish(session, job_id, "succeeded", result={"adapter": name, "metrics": trained.metrics})
-        except BaseException:
-            if not existed:  # no row names it, so nobody can be using it
-                shutil.rmtree(target, ignore_errors=True)
-            raise
+        row = Adapter(
+            id=new_id("ad_"),
+            tenant_id=tenant.id,
+            name=name,
+            digest=digest,
+            base_digest=base.digest,
+            prompt_digest=prompt_row.digest,
+            dataset_id=dataset.id,
+            job_id=job_id,
+            rank=recipe.rank,
+            manifest=manifest,
+        )
+        _publish(catalog, build, row, job_id)
     seconds = round(time.monotonic() - began, 1)
     return Finished(name, digest, trained.metrics, False, seconds, job_id)
 
@@ -190,6 +180,31 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
     }
+
+
+def _publish(catalog: Catalog, build: Path, row: Adapter, job_id: str) -> None:
+    """Give the folder its name, then make it known. A folder that no row names in the end is taken away again."""
+    target = catalog.settings.adapters_dir / row.name
+    existed = target.exists()
+    try:
+        install(build, catalog.settings.adapters_dir, row.name)
+        with catalog.session() as session:
+            _record(session, row, job_id)
+    except BaseException:
+        if not existed:
+            shutil.rmtree(target, ignore_errors=True)
+        raise
+
+
+def _record(session: Session, row: Adapter, job_id: str) -> None:
+    """The adapter's row, unless training again gave the very same one, and the end of the job."""
+    from sqlalchemy import select
+
+    from ryorin.catalog.tables import Adapter
+
+    if session.scalar(select(Adapter).where(Adapter.name == row.name)) is None:
+        session.add(row)
+    _finish(session, job_id, "succeeded", result={"adapter": row.name, "metrics": row.manifest["metrics"]})
 
 
 @contextmanager
@@ -222,7 +237,7 @@ def _job(catalog: Catalog, tenant_id: str, kind: str, params: dict[str, Any]) ->
 
 
 def _finish(
-    session: Any, job_id: str, status: str, *, result: dict[str, Any] | None = None, error: str | None = None
+    session: Session, job_id: str, status: str, *, result: dict[str, Any] | None = None, error: str | None = None
 ) -> None:
     from ryorin.catalog.tables import Job
 

@@ -1,0 +1,89 @@
+"""A tiny random Llama with a tokenizer of bytes and a chat template, as a base model of the test's home."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import TEMPLATE
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a Llama of 3 layers and 60k weights, float32, random."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = {token: number for number, token in enumerate([*special, *letters])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(special)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>"
+    )
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_base: Path) -> Any:
+    from ryorin_train.render import load_tokenizer
+
+    return load_tokenizer(tiny_base)
+
+
+@pytest.fixture
+def write_rows(tmp_path: Path) -> Callable[..., Path]:
+    """`write_rows(rows)`: a JSONL file of them."""
+
+    def write(rows: Sequence[dict[str, Any]], name: str = "rows.jsonl") -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def with_base(home: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The tiny base model under the default base's name, in the test's home; returns its digest."""
+    from ryorin.models import registry
+    from ryorin.models.registry import BaseModel
+
+    digest = "d" * 64
+    folder = home / "models" / digest[:12]
+    shutil.copytree(tiny_base, folder)
+    known = registry.get_base
+
+    def get_base(settings: Any, name: str = registry.DEFAULT_BASE) -> BaseModel:
+        if name == registry.DEFAULT_BASE:
+            return BaseModel(name=name, digest=digest, path=folder, source="made in a test")
+        return known(settings, name)
+
+    monkeypatch.setattr(registry, "get_base", get_base)
+    return digest

@@ -1,0 +1,175 @@
+"""Packing, the trunk and the fused layer change the time, not the maths: each against the padded, plain computation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import PROMPT
+
+from ryorin.prompt import PromptPassage
+from ryorin_train.data import Example
+from ryorin_train.render import Renderer, TokenRow
+
+torch = pytest.importorskip("torch")
+
+from ryorin_train.fused_lora import fuse_lora  # noqa: E402
+from ryorin_train.packing import PackedRows, TokenBatches, register_attention, shared_tokens  # noqa: E402
+from ryorin_train.trunk import compute_trunk, decoder_layers, skipped_layers  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def rows(tokenizer: Any) -> list[TokenRow]:
+    renderer = Renderer(tokenizer, PROMPT, 1000)
+    passage = PromptPassage("Numbers", "one, two and three")
+    examples = [
+        Example(
+            number,
+            ({"role": "user", "content": "why " * number}, {"role": "assistant", "content": "so " * (5 - number)}),
+            (False, True),
+            (passage,) * number if number else None,
+        )
+        for number in range(4)
+    ]
+    return renderer.rows("f", examples)
+
+
+def load(path: Path, attention: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32, attn_implementation=attention).eval()
+
+
+def adapted(path: Path, attention: str, *, layers: list[int] | None = None) -> Any:
+    """The tiny model with LoRA weights that are not zero."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    config = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj", "up_proj"], layers_to_transform=layers)
+    model = get_peft_model(load(path, attention), config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def padded_loss(model: Any, rows: list[TokenRow]) -> Any:
+    """The mean loss of the learned tokens, one row after another: the definition."""
+    total: Any = 0.0
+    for row in rows:
+        ids = torch.tensor([row.ids])
+        labels = ids.masked_fill(~torch.tensor([row.learned]), -100)
+        logits = model(input_ids=ids).logits[0, :-1]
+        total = total + torch.nn.functional.cross_entropy(logits, labels[0, 1:], reduction="sum")
+    return total / sum(sum(row.learned) for row in rows)
+
+
+def packed_loss(model: Any, packed: PackedRows, numbers: list[int]) -> Any:
+    batch = packed.batch(numbers)
+    targets = batch.pop("targets")
+    logits = model(**batch, use_cache=False).logits[0]
+    return torch.nn.functional.cross_entropy(logits, targets)
+
+
+def gradients(model: Any) -> dict[str, Any]:
+    return {name: p.grad for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+
+
+def test_packed_logits_are_those_of_each_row_alone(tiny_base: Path, rows: list[TokenRow]) -> None:
+    plain, packing = load(tiny_base, "sdpa"), load(tiny_base, register_attention())
+    packed = PackedRows(rows, shared_tokens(rows))
+    assert packed.shared > 20
+    batch = packed.batch([2, 0, 3, 1])
+    with torch.no_grad():
+        together = packing(**{k: v for k, v in batch.items() if k != "targets"}, use_cache=False).logits[0]
+        alone = []
+        for number in (2, 0, 3, 1):
+            logits = plain(input_ids=torch.tensor([rows[number].ids])).logits[0, :-1]
+            alone.append(logits[torch.tensor(rows[number].learned[1:])])
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+    assert batch["targets"].tolist() == [
+        token
+        for number in (2, 0, 3, 1)
+        for token, learned in zip(rows[number].ids, rows[number].learned, strict=True)
+        if learned
+    ]
+
+
+@pytest.mark.parametrize("shared", [0, 5, None])
+def test_packed_gradients_are_the_padded_ones(tiny_base: Path, rows: list[TokenRow], shared: int | None) -> None:
+    plain, packing = adapted(tiny_base, "sdpa"), adapted(tiny_base, register_attention())
+    assert fuse_lora(packing) == 9
+    expected = padded_loss(plain, rows)
+    expected.backward()
+    packed = PackedRows(rows, shared_tokens(rows) if shared is None else shared)
+    loss = packed_loss(packing, packed, [0, 1, 2, 3])
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    wanted, got = gradients(plain), gradients(packing)
+    assert wanted.keys() == got.keys()
+    assert len(wanted) == 18
+    for name, gradient in wanted.items():
+        assert torch.allclose(gradient, got[name], atol=1e-6), name
+
+
+def test_the_trunk_changes_nothing_and_leaves_the_model_as_it_was(tiny_base: Path, rows: list[TokenRow]) -> None:
+    plain, packing = adapted(tiny_base, "sdpa", layers=[2]), adapted(tiny_base, register_attention(), layers=[2])
+    expected = padded_loss(plain, rows)
+    expected.backward()
+    packed = PackedRows(rows, shared_tokens(rows))
+    shares: list[float] = []
+    packed.trunk = compute_trunk(packing.get_base_model(), 2, packed, 200, shares.append)
+    assert shares[-1] == 1.0
+    layers = list(decoder_layers(packing))
+    names = list(packing.state_dict())
+    with skipped_layers(packing, 2):
+        assert list(decoder_layers(packing)) != layers
+        packed_loss(packing, packed, [3, 1, 0, 2]).backward()
+    assert list(decoder_layers(packing)) == layers
+    assert list(packing.state_dict()) == names
+    wanted, got = gradients(plain), gradients(packing)
+    assert wanted.keys() == got.keys()
+    for name, gradient in wanted.items():
+        assert torch.allclose(gradient, got[name], atol=1e-6), name
+
+
+def test_a_sliding_window_is_kept() -> None:
+    from ryorin_train.packing import packed_attention
+
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 9, 4) for _ in range(3))
+    result, _ = packed_attention(None, query, key, value, None, shared_tokens=2, row_tokens=[4, 3], sliding_window=3)
+    places = [0, 1, 6, 7, 8]  # the second row behind the shared tokens
+    row = [states[:, :, places] for states in (query, key, value)]
+    distance = torch.arange(5)[:, None] - torch.arange(5)[None, :]
+    expected = torch.nn.functional.scaled_dot_product_attention(*row, attn_mask=(distance >= 0) & (distance < 3))
+    assert torch.allclose(result.transpose(1, 2)[:, :, 6:], expected[:, :, 2:], atol=1e-6)
+
+
+def test_attention_that_would_be_wrong_is_refused() -> None:
+    from ryorin_train.packing import packed_attention
+
+    states = torch.zeros(1, 1, 2, 4)
+    for field in ({"softcap": 50.0}, {"s_aux": states}):
+        with pytest.raises(ValueError, match="cannot be trained packed"):
+            packed_attention(None, states, states, states, None, shared_tokens=0, row_tokens=[2], **field)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=80), st.integers(16, 1000), st.integers(0, 3))
+def test_batches_hold_every_row_once_in_another_order_each_epoch(lengths: list[int], size: int, seed: int) -> None:
+    batches = TokenBatches(lengths, size, seed)
+    epochs = []
+    for epoch in range(2):
+        batches.set_epoch(epoch)
+        found = list(batches)
+        assert len(found) == len(batches)
+        assert all(found)
+        assert sorted(row for batch in found for row in batch) == list(range(len(lengths)))
+        totals = [sum(lengths[row] for row in batch) for batch in found]
+        assert max(totals) - min(totals) <= max(lengths)
+        epochs.append(found)
+    if len(lengths) > 20:
+        assert epochs[0] != epochs[1]

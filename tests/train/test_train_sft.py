@@ -1,0 +1,244 @@
+"""Runs of the real TRL on a tiny model: what is left behind, what is used again, what an interruption leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import PROMPT, a_dozen, chat
+
+from ryorin.catalog.tables import Adapter, Dataset, Job
+from ryorin.catalog.tenants import create_tenant, set_prompt
+from ryorin.digests import sha256_bytes
+from ryorin_train.adapters import adapter_digest, is_whole
+from ryorin_train.servable import check_folder
+
+QUICK = ("--epochs", "2", "--batch-tokens", "400", "--rank", "8", "--max-row-tokens", "500")
+
+
+@pytest.fixture
+def sqlite(home: Path) -> Any:
+    from ryorin.catalog import open_catalog
+    from ryorin.settings import load_settings
+
+    catalog = open_catalog(load_settings())
+    yield catalog
+    catalog.close()
+
+
+@pytest.fixture
+def tenant(sqlite: Any, with_base: str) -> str:
+    with sqlite.session() as session:
+        set_prompt(session, create_tenant(session, "support"), PROMPT)
+    return "support"
+
+
+@pytest.fixture
+def train(cli: Any, tenant: str, write_rows: Callable[..., Path]) -> Callable[..., Any]:
+    """`train(rows, *options)`: the command, its JSON result."""
+
+    def run(rows: list[dict[str, Any]], *options: str) -> Any:
+        ran = cli("train", "sft", "--tenant", tenant, "--data", write_rows(rows), *QUICK, *options, "--json")
+        assert ran.code == 0, ran.err
+        return json.loads(ran.out)
+
+    return run
+
+
+def all_of(catalog: Any, table: Any) -> list[Any]:
+    with catalog.session() as session:
+        return list(session.query(table).all())
+
+
+def left_in(home: Path, folder: str) -> list[str]:
+    return sorted(path.name for path in (home / folder).iterdir()) if (home / folder).exists() else []
+
+
+def test_a_run_leaves_an_adapter_a_dataset_and_a_job(
+    train: Callable[..., Any], sqlite: Any, home: Path, with_base: str, cli: Any
+) -> None:
+    result = train(a_dozen())
+    name, digest = result["adapter"], result["digest"]
+    assert name == f"support-{digest[:12]}"
+    assert result["reused"] is False
+    assert result["metrics"].keys() == {
+        "train_loss", "held_out_loss", "held_out_token_accuracy", "held_out_answer_accuracy"
+    }  # fmt: skip
+
+    folder = home / "adapters" / name
+    assert left_in(home, f"adapters/{name}") == [
+        "adapter_config.json", "adapter_model.safetensors", "loss.jsonl", "manifest.json"
+    ]  # fmt: skip
+    check_folder(folder)
+    assert adapter_digest(folder) == digest
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(home / "models" / with_base[:12])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["base"] == {"name": "smollm2-135m-instruct", "digest": with_base}
+    assert manifest["prompt_digest"] == PROMPT.digest
+    assert manifest["data"]["trained"] + manifest["data"]["held_out"] == 12
+    assert manifest["rank"] == 8 and manifest["recipe"]["epochs"] == 2
+    assert manifest["versions"]["trl"]
+    curve = [json.loads(line) for line in (folder / "loss.jsonl").read_text().splitlines()]
+    epochs = [line for line in curve if "epoch" in line]
+    assert [line["epoch"] for line in epochs] == [1, 2]
+    assert epochs[1]["mean_train_loss"] < epochs[0]["mean_train_loss"]
+    assert epochs[1]["held_out_loss"] == result["metrics"]["held_out_loss"]
+
+    (adapter,) = all_of(sqlite, Adapter)
+    assert (adapter.name, adapter.digest, adapter.base_digest, adapter.rank) == (name, digest, with_base, 8)
+    assert adapter.manifest == manifest
+    (dataset,) = all_of(sqlite, Dataset)
+    blob = (home / "blobs" / dataset.digest[:2] / dataset.digest).read_bytes()
+    assert sha256_bytes(blob) == dataset.digest == manifest["data"]["digest"]
+    assert (dataset.rows, blob.count(b"\n")) == (12, 12)
+    (job,) = all_of(sqlite, Job)
+    assert (job.id, job.status, job.kind) == (adapter.job_id, "succeeded", "sft")
+    assert job.finished_at is not None and job.result["adapter"] == name
+    assert left_in(home, "jobs") == []
+
+    listed = json.loads(cli("adapter", "list", "--tenant", "support", "--json").out)
+    assert [row["name"] for row in listed] == [name]
+    shown = json.loads(cli("adapter", "show", name, "--json").out)
+    assert shown["files"] == "whole" and shown["digest"] == digest
+    assert name in cli("adapter", "show", name).out
+    assert cli("adapter", "show", "support-0").code == 2
+
+
+def test_an_identical_run_is_reused_unless_asked_or_damaged(train: Callable[..., Any], sqlite: Any, home: Path) -> None:
+    first = train(a_dozen())
+    assert train(a_dozen())["reused"] is True
+    again = train(a_dozen(), "--again")
+    assert (again["reused"], again["adapter"]) == (False, first["adapter"])  # same data, seed, machine: same weights
+    assert len(all_of(sqlite, Adapter)) == 1
+    assert train(a_dozen(), "--seed", "1")["adapter"] != first["adapter"]
+
+    weights = home / "adapters" / first["adapter"] / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    mended = train(a_dozen())
+    assert mended["reused"] is False
+    assert is_whole(home / "adapters" / first["adapter"], first["digest"])
+
+
+def test_upper_layers_alone_can_be_adapted(train: Callable[..., Any], home: Path) -> None:
+    from safetensors import safe_open
+
+    result = train(a_dozen(), "--layers", "1", "--held-out", "0")
+    assert result["metrics"].keys() == {"train_loss"}
+    with safe_open(str(home / "adapters" / result["adapter"] / "adapter_model.safetensors"), "pt") as tensors:
+        names = list(tensors.keys())
+    assert len(names) == 14 and all(".layers.2." in name for name in names)
+
+
+def test_the_adapter_gives_the_loss_that_was_reported(
+    train: Callable[..., Any], home: Path, tiny_base: Path, tokenizer: Any, write_rows: Callable[..., Path]
+) -> None:
+    """Loaded by PEFT into an untouched model, row by row: packing, trunk and fusing left no trace in the weights."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from ryorin_train.data import read_examples, split
+    from ryorin_train.render import Renderer
+
+    result = train(a_dozen(), "--layers", "2", "--held-out", "0.4", "--learning-rate", "0.01")
+    base = AutoModelForCausalLM.from_pretrained(str(tiny_base), dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, str(home / "adapters" / result["adapter"])).eval()
+    _, held_out = split(read_examples(write_rows(a_dozen())), 0.4, 0)
+    total, count = 0.0, 0
+    for row in Renderer(tokenizer, PROMPT, 500).rows("f", held_out):
+        ids = torch.tensor([row.ids])
+        learned = torch.tensor(row.learned[1:])
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[0, :-1][learned]
+        total += torch.nn.functional.cross_entropy(logits, ids[0, 1:][learned], reduction="sum").item()
+        count += int(learned.sum())
+    assert result["metrics"]["held_out_loss"] == pytest.approx(total / count, abs=2e-5)
+
+
+@pytest.mark.parametrize("moment", ["step", "saving"])
+def test_an_interruption_leaves_nothing(
+    cli: Any, tenant: str, write_rows: Callable[..., Path], sqlite: Any, home: Path, moment: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from ryorin_train import job, progress
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    if moment == "step":
+        monkeypatch.setattr(progress.Progress, "stepped", interrupt)
+    else:
+        monkeypatch.setattr(job, "_record", interrupt)
+    ran = cli("train", "sft", "--tenant", tenant, "--data", write_rows(a_dozen()), *QUICK)
+    assert ran.code == 130
+    assert "interrupted" in ran.err
+    (row,) = all_of(sqlite, Job)
+    assert (row.status, row.error) == ("cancelled", "interrupted")
+    assert row.finished_at is not None
+    assert (left_in(home, "adapters"), left_in(home, "jobs")) == ([], [])
+    assert all_of(sqlite, Adapter) == []
+
+
+def test_a_failure_is_kept_with_the_job(
+    cli: Any, tenant: str, write_rows: Callable[..., Path], sqlite: Any, home: Path
+) -> None:
+    ran = cli("train", "sft", "--tenant", tenant, "--data", write_rows(a_dozen()), *QUICK, "--learning-rate", "1")
+    if ran.code == 0:
+        pytest.skip("the tiny model did not diverge")
+    assert ran.code == 2 and "not finite" in ran.err
+    assert [job.status for job in all_of(sqlite, Job)] == ["failed"]
+    assert (left_in(home, "adapters"), left_in(home, "jobs")) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--tenant", "nobody"), "no tenant 'nobody' (known: support)"),
+        (("--base", "gpt-9"), "no base model 'gpt-9'"),
+        (("--rank", "12"), "rank is 12; vLLM takes 1, 8, 16, 32, 64"),
+        (("--layers", "9"), "layers is 9; the base model has 3"),
+        (("--epochs", "0"), "epochs is 0"),
+        (("--data", "/nowhere.jsonl"), "no file /nowhere.jsonl"),
+        (("--max-row-tokens", "40"), "rows.jsonl, line 1: "),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_kept(
+    cli: Any, tenant: str, write_rows: Callable[..., Path], sqlite: Any, home: Path, options: Any, words: str
+) -> None:
+    ran = cli("train", "sft", "--tenant", tenant, "--data", write_rows(a_dozen()), *QUICK, *options)
+    assert ran.code == 2
+    assert ran.err.startswith("error: ") and words in ran.err
+    assert all_of(sqlite, Job) == all_of(sqlite, Dataset) == []
+    assert (left_in(home, "adapters"), left_in(home, "jobs"), left_in(home, "blobs")) == ([], [], [])
+
+
+def test_bad_lines_of_both_kinds_are_shown(cli: Any, tenant: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"messages": []}\n' + json.dumps(chat("q", "a")) + "\nnot json\n")
+    ran = cli("train", "sft", "--tenant", tenant, "--data", path, *QUICK)
+    assert ran.code == 2
+    assert "bad.jsonl, line 1: " in ran.err and "bad.jsonl, line 3: not JSON" in ran.err
+
+
+def test_a_tenant_without_a_prompt_is_told_how_to_set_one(
+    cli: Any, sqlite: Any, with_base: str, write_rows: Callable[..., Path]
+) -> None:
+    with sqlite.session() as session:
+        create_tenant(session, "bare")
+    ran = cli("train", "sft", "--tenant", "bare", "--data", write_rows(a_dozen()), *QUICK)
+    assert ran.code == 2 and "ryorin prompt set FILE --tenant bare" in ran.err
+
+
+def test_help_has_an_example_and_imports_no_torch(cli: Any) -> None:
+    import subprocess
+    import sys
+
+    for words in (("train", "sft"), ("adapter", "list"), ("adapter", "show")):
+        assert "Example" in cli(*words, "--help").out
+    code = "import sys; import ryorin_train.cli, ryorin_train.job; print([m for m in ('torch', 'trl') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

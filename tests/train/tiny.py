@@ -1,0 +1,32 @@
+"""What the tests of training share: a chat template, a prompt and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ryorin.prompt import Prompt
+
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+PROMPT = Prompt(system="Answer from the documents.")
+
+
+def chat(question: str, answer: str, passages: Sequence[tuple[str, str]] | None = None) -> dict[str, Any]:
+    """A row of one question and its answer."""
+    row: dict[str, Any] = {
+        "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    }
+    if passages is not None:
+        row["passages"] = [{"title": title, "text": text} for title, text in passages]
+    return row
+
+
+def a_dozen() -> list[dict[str, Any]]:
+    """Twelve different rows, some with passages."""
+    return [
+        chat(f"Is {number} even?", "YES" if number % 2 == 0 else "NO", [("Numbers", "2, 4, 6")] if number % 3 else None)
+        for number in range(12)
+    ]
