@@ -1,0 +1,301 @@
+"""A scripted engine that speaks vLLM's protocol, and a house of two tenants behind a real gateway on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import openai
+import uvicorn
+from sqlalchemy import select
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from ryorin import release as releases
+from ryorin.catalog import Catalog, tenants
+from ryorin.catalog.tables import Adapter, RequestLog, VectorStore
+from ryorin.digests import new_id
+from ryorin.errors import NotFound
+from ryorin.models.registry import BaseModel
+from ryorin.prompt import Prompt
+from ryorin_index.search import Hit
+from ryorin_serve.server import QuietServer
+
+BASE = BaseModel(name="scripted", digest="b" * 64, path=Path("/nowhere"), source="test")
+
+
+class PromptServer(QuietServer):
+    """uvicorn looks ten times a second whether it should end; tests have no time for that."""
+
+    async def main_loop(self) -> None:
+        while not self.should_exit:
+            await asyncio.sleep(0.005)
+
+
+@contextmanager
+def running(app: Starlette) -> Iterator[str]:
+    """The app on a real uvicorn in a thread; yields its address."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        server = PromptServer(uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(10)
+
+
+class Engine:
+    """
+    What vLLM does, scripted: answers in `pieces`, one event each; loads adapters; dies.
+
+    gate: held closed, a stream stops before its second piece. cut_after: the connection breaks after so many pieces.
+    refuse: answer every request with this status and message. It also plays the supervisor's handle.
+    """
+
+    def __init__(self) -> None:
+        self.state = "ready"
+        self.generation = 1
+        self.retry_after_s = 7.5
+        self.pieces: list[str] = ["Refunds take 30 days ", "[", "2]", "."]
+        self.requests: list[dict[str, Any]] = []
+        self.loads: list[str] = []
+        self.adapters: set[str] = set()
+        self.load_delay_s = 0.0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.cut_after: int | None = None
+        self.refuse: tuple[int, str] | None = None
+        self.closed_early = threading.Event()
+        self.url = ""
+        self._running: Any = None
+
+    def start(self) -> None:
+        """Listen, on a new port."""
+        self._running = running(
+            Starlette(
+                routes=[
+                    Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                    Route("/v1/load_lora_adapter", self._load, methods=["POST"]),
+                ]
+            )
+        )
+        self.url = self._running.__enter__()
+        self.adapters = set()
+
+    def stop(self) -> None:
+        """Stop listening, as a killed engine does."""
+        if self._running is not None:
+            self.gate.set()
+            self._running.__exit__(None, None, None)
+            self._running = None
+
+    def restart(self) -> None:
+        """A new life: another port, no adapters."""
+        self.stop()
+        self.start()
+        self.generation += 1
+
+    async def _load(self, request: Request) -> Response:
+            assert request.headers["authorization"] == "Bearer engine-key"
+        body = await request.json()
+        await asyncio.sleep(self.load_delay_s)
+        self.loads.append(body["lora_name"])
+        assert Path(body["lora_path"]).name == body["lora_name"]
+        self.adapters.add(body["lora_name"])
+        return Response("Success")
+
+    async def _chat(self, request: Request) -> Response:
+        assert request.headers["authorization"] == "Bearer engine-key"
+        body = await request.json()
+        self.requests.append(body)
+        if self.refuse:
+            status, message = self.refuse
+            return _error(status, message)
+        if body["model"] not in {"ryorin-base", *self.adapters}:
+            return _error(404, f"The model `{body['model']}` does not exist.")
+        answer_id = f"chatcmpl-{request.headers['x-request-id']}"
+        usage = {"prompt_tokens": 11, "completion_tokens": len(self.pieces), "total_tokens": 11 + len(self.pieces)}
+        head = {"id": answer_id, "created": int(time.time()), "model": body["model"]}
+        choices = range(body.get("n") or 1)
+        if not body.get("stream"):
+            while not self.gate.is_set():
+                if await request.is_disconnected():
+                    self.closed_early.set()
+                    return Response()
+                await _moment()
+            message = {"role": "assistant", "content": "".join(self.pieces), "refusal": None, "annotations": None}
+            done = [{"index": n, "message": message, "logprobs": None, "finish_reason": "stop"} for n in choices]
+            return JSONResponse({**head, "object": "chat.completion", "choices": done, "usage": usage})
+        return StreamingResponse(self._events(request, head, list(choices), usage), media_type="text/event-stream")
+
+    async def _events(
+        self, request: Request, head: dict[str, Any], choices: list[int], usage: dict[str, Any]
+    ) -> AsyncIterator[bytes]:
+        head = {**head, "object": "chat.completion.chunk"}
+
+        def event(index: int, delta: dict[str, Any], reason: str | None = None) -> bytes:
+            choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+            return _sse({**head, "choices": [choice]})
+
+        try:
+            for index in choices:
+                yield event(index, {"role": "assistant", "content": ""})
+            for place, piece in enumerate(self.pieces):
+                while place and not self.gate.is_set():
+                    await _moment()
+                if self.cut_after == place:
+                    await _moment()  # what was sent before is on its way
+                    await _moment()
+                    raise ConnectionResetError("cut, as scripted")
+                last = "stop" if place == len(self.pieces) - 1 else None
+                # Two events may come in one packet, and one in two: cut them somewhere else than at their ends.
+                data = b"".join(event(index, {"content": piece}, last) for index in choices)
+                yield data[:37]
+                yield data[37:]
+            yield _sse({**head, "choices": [], "usage": usage})
+            yield b"data: [DONE]\n\n"
+        except BaseException:
+            self.closed_early.set()
+            raise
+
+
+async def _moment() -> None:
+    await asyncio.sleep(0.02)
+
+
+def _sse(value: object) -> bytes:
+    return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
+
+
+def _error(status: int, message: str) -> JSONResponse:
+    error = {"message": message, "type": "BadRequestError", "param": None, "code": status}
+    return JSONResponse({"error": error}, status_code=status)
+
+
+class Shelf:
+    """A Searcher over a fixed shelf of passages, each of one tenant; a question finds all of them, best first."""
+
+    def __init__(self) -> None:
+        self.hits: dict[str, list[Hit]] = {}
+        self.queries: list[tuple[str, list[str], str, int]] = []
+
+    def put(self, tenant_id: str, *texts: str) -> None:
+        start = sum(map(len, self.hits.values())) + 1
+        self.hits[tenant_id] = [
+            Hit(start + n, "vs_1", "doc_1", "handbook.md", f"Handbook > {n}", text, 0.9 - n / 10, 0, len(text), n)
+            for n, text in enumerate(texts)
+        ]
+
+    def search(
+        self, tenant_id: str, store_ids: Sequence[str], query: str, top_k: int, score_floor: float | None = None
+    ) -> list[Hit]:
+        self.queries.append((tenant_id, list(store_ids), query, top_k))
+        return self.hits.get(tenant_id, [])[:top_k]
+
+    def passage(self, tenant_id: str, passage_id: int) -> Hit:
+        for hit in self.hits.get(tenant_id, []):
+            if hit.passage_id == passage_id:
+                return hit
+        raise NotFound(f"no passage {passage_id}", param="passage_id")
+
+
+class WordCounter:
+    """A token is a word."""
+
+    def count(self, messages: list[Any]) -> int:
+        return sum(len(message["content"].split()) for message in messages)
+
+
+@dataclass
+class House:
+    """Two tenants, `support` and `people`, each with a key and a live release with documents, behind one gateway."""
+
+    catalog: Catalog
+    engine: Engine
+    shelf: Shelf
+    url: str = ""
+    keys: dict[str, str] = field(default_factory=dict)
+    key_ids: dict[str, str] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)
+
+    def client(self, tenant: str = "support", **options: Any) -> openai.OpenAI:
+        """The unmodified client, strict, without retries of its own."""
+        options = {"api_key": self.keys.get(tenant, tenant), "max_retries": 0, "timeout": 10} | options
+        return openai.OpenAI(base_url=f"{self.url}/v1", _strict_response_validation=True, **options)
+
+    def release(
+        self, tenant_name: str, *, adapter: str | None = None, system: str = "", top_k: int | None = None
+    ) -> int:
+        """A new live release of the tenant; its version."""
+        with self.catalog.session() as session:
+            tenant = tenants.get_tenant(session, tenant_name)
+            prompt = tenants.set_prompt(session, tenant, Prompt(system=system or f"You are the {tenant_name} desk."))
+            stores = session.scalars(select(VectorStore).where(VectorStore.tenant_id == tenant.id)).all()
+            if top_k == 0:
+                stores = []
+            row = None
+            if adapter:
+                row = session.scalar(select(Adapter).where(Adapter.name == adapter)) or Adapter(
+                    id=new_id("ad_"),
+                    tenant_id=tenant.id,
+                    name=adapter,
+                    digest="a" * 64,
+                    base_digest=BASE.digest,
+                    prompt_digest=prompt.digest,
+                    rank=16,
+                    manifest={},
+                )
+                session.add(row)
+                session.flush()
+            made = releases.create_release(
+                session,
+                tenant,
+                base_digest=BASE.digest,
+                prompt=prompt,
+                adapter=row,
+                stores=stores,
+                allow_prompt_mismatch=True,
+            )
+            releases.promote(session, tenant, made)
+            return made.version
+
+    def adapter_folder(self, name: str, *, rank: int = 16) -> Path:
+        """A folder as training leaves it."""
+        folder = self.catalog.settings.adapters_dir / name
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text(json.dumps({"r": rank}))
+        (folder / "adapter_model.safetensors").write_bytes(b"weights")
+        return folder
+
+    def logs(self, count: int) -> list[RequestLog]:
+        """The request log once it has `count` rows; they are written after the answer went out."""
+        return eventually(lambda: self._logs(count))
+
+    def _logs(self, count: int) -> list[RequestLog]:
+        with self.catalog.session() as session:
+            rows = list(session.scalars(select(RequestLog).order_by(RequestLog.created_at)))
+        return rows if len(rows) >= count else []
+
+
+def eventually(look: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+    """What `look` returns once it is true. Fails after the timeout."""
+    end = time.monotonic() + timeout_s
+    while not (found := look()):
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+    return found

@@ -1,0 +1,500 @@
+"""The gateway as the unmodified openai client sees it, over real HTTP, with a scripted engine behind."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import httpx
+import openai
+import pytest
+from scripted_house import House, eventually
+
+from ryorin.catalog import tenants
+from ryorin.release import get_release, promote, rollback
+
+QUESTION = [{"role": "user", "content": "How long does a refund take?"}]
+ANSWER = "Refunds take 30 days [2]."
+
+
+def ask(house: House, tenant: str = "support", model: str | None = None, **more):
+    more = {"messages": QUESTION} | more
+    return house.client(tenant).chat.completions.create(model=model or tenant, **more)
+
+
+def post(house: House, body: object = None, *, key: str = "support", path: str = "/v1/chat/completions", **more):
+    headers = {"authorization": f"Bearer {house.keys.get(key, key)}"}
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return httpx.post(f"{house.url}{path}", content=content, headers=headers, **more)
+
+
+def error_of(response: httpx.Response, status: int) -> dict:
+    assert response.status_code == status, response.text
+    assert response.headers["x-request-id"].startswith("req_")
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    return body["error"]
+
+
+# Answers
+
+
+def test_an_answer_with_its_citation(house: House):
+    raw = house.client().chat.completions.with_raw_response.create(model="support", messages=QUESTION)
+    assert raw.headers["x-request-id"].startswith("req_")
+    answer = raw.parse()
+    assert (answer.model, answer.object) == ("support", "chat.completion")
+    assert answer.id == f"chatcmpl-{raw.headers['x-request-id']}"
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (11, 4)
+    message = answer.choices[0].message
+    assert (message.content, answer.choices[0].finish_reason) == (ANSWER, "stop")
+    (citation,) = message.context["citations"]
+    assert citation == {
+        "number": 2,
+        "content": "Refunds: within 30 days.",
+        "title": "Handbook > 1",
+        "url": f"{house.url}/ryorin/v1/passages/2",
+        "filepath": "handbook.md",
+        "chunk_id": "2",
+        "page": 1,
+        "score": 0.8,
+    }
+    (annotation,) = message.annotations
+    place = annotation.url_citation
+    assert (annotation.type, message.content[place.start_index : place.end_index]) == ("url_citation", "[2]")
+    assert (place.url, place.title) == (citation["url"], citation["title"])
+
+
+def test_what_the_engine_is_asked(house: House):
+    ask(house, temperature=0.5, seed=7, stop=["\n"], max_tokens=30, user="u", metadata={"a": "b"}, store=False)
+    (body,) = house.engine.requests
+    assert body["messages"][0]["role"] == "system"
+    assert body["messages"][0]["content"].startswith("You are the support desk.\n\n<documents>\n[1] Handbook > 0")
+    assert body["messages"][1:] == QUESTION
+    assert body["cache_salt"] == house.ids["support"]
+    assert {name: body[name] for name in ("temperature", "seed", "stop", "max_tokens", "model")} == {
+        "temperature": 0.5,
+        "seed": 7,
+        "stop": ["\n"],
+        "max_tokens": 30,
+        "model": "ryorin-base",
+    }
+    assert not {"user", "metadata", "store"} & set(body)
+    assert house.shelf.queries[0][0] == house.ids["support"]
+
+
+@pytest.mark.parametrize("with_usage", [False, True])
+def test_a_stream(house: House, with_usage: bool):
+    options = {"stream_options": {"include_usage": True}} if with_usage else {}
+    chunks = list(ask(house, stream=True, **options))
+    assert {chunk.model for chunk in chunks} == {"support"}
+    assert len({chunk.id for chunk in chunks}) == 1
+    content = [chunk for chunk in chunks if chunk.choices]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in content) == ANSWER
+    assert content[-1].choices[0].finish_reason == "stop"
+    (citation,) = content[-1].choices[0].delta.context["citations"]
+    assert citation["number"] == 2
+    assert all(not hasattr(chunk.choices[0].delta, "context") for chunk in content[:-1])
+    bare = [chunk for chunk in chunks if not chunk.choices]
+    assert bare == chunks[-1:] if with_usage else not bare
+    if with_usage:
+        assert (bare[0].usage.prompt_tokens, bare[0].usage.completion_tokens) == (11, 4)
+
+
+def test_a_stream_is_relayed_as_it_comes_and_ends_with_done(house: House):
+    house.engine.gate.clear()
+    body = {"model": "support", "messages": QUESTION, "stream": True}
+    headers = {"authorization": f"Bearer {house.keys['support']}"}
+    with httpx.stream("POST", f"{house.url}/v1/chat/completions", json=body, headers=headers) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["x-request-id"].startswith("req_")
+        lines = (line for line in response.iter_lines() if line)
+        seen = next(lines)
+        while "Refunds" not in seen:
+            seen = next(lines)
+        house.engine.gate.set()
+        assert list(lines)[-1] == "data: [DONE]"
+
+
+def test_several_choices_each_with_its_citations(house: House):
+    answer = ask(house, n=2)
+    assert [choice.message.context["citations"][0]["number"] for choice in answer.choices] == [2, 2]
+    finished = [chunk for chunk in ask(house, n=2, stream=True) if chunk.choices[0].finish_reason]
+    assert [chunk.choices[0].index for chunk in finished] == [0, 1]
+    assert all(chunk.choices[0].delta.context["citations"] for chunk in finished)
+
+
+def test_markers_of_no_passage_are_not_citations(house: House):
+    house.engine.pieces = ["See [9], [0] and [1], [1]."]
+    message = ask(house).choices[0].message
+    assert [citation["number"] for citation in message.context["citations"]] == [1]
+    assert len(message.annotations) == 2
+
+
+def test_parts_developer_role_and_the_newer_name_of_max_tokens(house: House):
+    messages = [
+        {"role": "developer", "content": "Be kind."},
+        {"role": "user", "content": [{"type": "text", "text": "How "}, {"type": "text", "text": "long?"}]},
+    ]
+    ask(house, messages=messages, max_completion_tokens=12, parallel_tool_calls=True)
+    (body,) = house.engine.requests
+    assert body["messages"][0]["content"].endswith("</documents>\n\nBe kind.")
+    assert body["messages"][1] == {"role": "user", "content": "How long?"}
+    assert body["max_tokens"] == 12
+
+
+# Retrieval
+
+
+def test_retrieval_by_request(house: House):
+    answer = ask(house, extra_body={"retrieval": {"top_k": 1}})
+    assert "[2]" not in house.engine.requests[0]["messages"][0]["content"]
+    assert answer.choices[0].message.context["citations"] == []
+    ask(house, extra_body={"retrieval": {"off": True}})
+    assert house.engine.requests[1]["messages"][0]["content"] == "You are the support desk."
+    assert [query[3] for query in house.shelf.queries] == [1]
+
+
+def test_a_release_without_documents(house: House):
+    house.release("people", top_k=0)
+    message = ask(house, "people").choices[0].message
+    assert house.engine.requests[0]["messages"][0]["content"] == "You are the people desk."
+    assert not hasattr(message, "context")
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(house, "people", extra_body={"retrieval": {"top_k": 2}})
+    assert caught.value.param == "retrieval"
+
+
+def test_passages_that_do_not_fit_are_left_out(house: House):
+    house.shelf.put(house.ids["support"], "word " * 100, "word " * 100, "word " * 100)
+    ask(house, max_tokens=120)
+    system = house.engine.requests[0]["messages"][0]["content"]
+    assert "[2] Handbook" in system
+    assert "[3] Handbook" not in system
+
+
+def test_a_conversation_that_does_not_fit_is_refused(house: House):
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(house, messages=[{"role": "user", "content": "word " * 500}])
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+    with pytest.raises(openai.BadRequestError, match="400 tokens"):
+        ask(house, max_tokens=399)
+
+
+def test_a_citation_leads_to_its_passage_for_its_tenant_alone(house: House):
+    url = ask(house).choices[0].message.context["citations"][0]["url"]
+    passage = httpx.get(url, headers={"authorization": f"Bearer {house.keys['support']}"}).json()
+    assert (passage["text"], passage["filename"], passage["page"]) == ("Refunds: within 30 days.", "handbook.md", 1)
+    assert (passage["start"], passage["end"]) == (0, 24)
+    error_of(httpx.get(url, headers={"authorization": f"Bearer {house.keys['people']}"}), 404)
+    error_of(httpx.get(url), 401)
+
+
+# Models and tenants
+
+
+def test_models(house: House):
+    house.release("support")
+    client = house.client()
+    assert [model.id for model in client.models.list()] == ["support", "support@2", "support@1"]
+    assert client.models.retrieve("support@1").owned_by == "support"
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.models.retrieve("people")
+    assert caught.value.code == "model_not_found"
+
+
+@pytest.mark.parametrize("model", ["people", "people@1", "support@9", "support@0", "gpt-4o", "../people", "SUPPORT"])
+def test_another_tenants_model_is_as_unknown_as_none(house: House, model: str):
+    with pytest.raises(openai.NotFoundError) as caught:
+        ask(house, model=model)
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+    assert f"The model '{model}' does not exist or you do not have access to it." in caught.value.message
+    assert not house.engine.requests
+
+
+def test_keys(house: House):
+    for key in ("wrong", "ryo-000000000000wrong", house.keys["support"] + "x"):
+        with pytest.raises(openai.AuthenticationError) as caught:
+            house.client(key).models.list()
+        assert caught.value.code == "invalid_api_key"
+    house.client().models.list()
+    with house.catalog.session() as session:
+        tenants.revoke_key(session, tenants.get_tenant(session, "support"), house.key_ids["support"])
+    with pytest.raises(openai.AuthenticationError):
+        house.client().models.list()
+    assert house.client("people").models.list().data
+
+
+def test_a_path_without_a_key_is_denied_also_when_it_does_not_exist(house: House):
+    for path in ("/", "/v1/models", "/v1/nothing", "/docs", "/metrics", "/v1/load_lora_adapter"):
+        error_of(httpx.get(f"{house.url}{path}"), 401)
+    health = httpx.get(f"{house.url}/health")
+    assert (health.status_code, health.json()) == (200, {"status": "ok", "engine": "ready"})
+
+
+# Releases
+
+
+def test_a_request_in_flight_finishes_on_its_release(house: House):
+    house.adapter_folder("support-0123456789ab")
+    house.release("support", adapter="support-0123456789ab", system="Version two.")
+    house.engine.gate.clear()
+    stream = iter(ask(house, stream=True))
+    next(stream)
+    with house.catalog.session() as session:
+        tenant = tenants.get_tenant(session, "support")
+        promote(session, tenant, get_release(session, tenant, 1))
+    house.engine.gate.set()
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == ANSWER
+    ask(house)
+    with house.catalog.session() as session:
+        rollback(session, tenants.get_tenant(session, "support"))
+    ask(house)
+    assert [body["model"] for body in house.engine.requests] == [
+        "support-0123456789ab",
+        "ryorin-base",
+        "support-0123456789ab",
+    ]
+    assert [body["messages"][0]["content"][:12] for body in house.engine.requests] == [
+        "Version two.",
+        "You are the ",
+        "Version two.",
+    ]
+    versions = [log.release_id for log in house.logs(3)]
+    assert versions[0] == versions[2] != versions[1]
+
+
+def test_a_version_can_be_asked_for(house: House):
+    house.release("support", system="Version two.")
+    answer = ask(house, model="support@1")
+    assert answer.model == "support@1"
+    assert house.engine.requests[0]["messages"][0]["content"].startswith("You are the support desk.")
+
+
+def test_a_release_for_another_base_model(house: House):
+    from sqlalchemy import update
+
+    from ryorin.catalog.tables import Release
+
+    with house.catalog.session() as session:
+        session.execute(update(Release).values(base_digest="c" * 64))
+    with pytest.raises(openai.ConflictError, match=r"cccccccccccc.*scripted \(bbbbbbbbbbbb\)"):
+        ask(house)
+
+
+# Adapters
+
+
+def test_an_adapter_is_loaded_once_for_many_requests(house: House):
+    house.adapter_folder("support-0123456789ab")
+    house.release("support", adapter="support-0123456789ab")
+    house.engine.load_delay_s = 0.3
+    threads = [threading.Thread(target=ask, args=(house,)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert house.engine.loads == ["support-0123456789ab"]
+    assert {body["model"] for body in house.engine.requests} == {"support-0123456789ab"}
+    assert ask(house).model == "support"
+
+
+def test_adapters_are_loaded_again_after_a_restart(house: House):
+    house.adapter_folder("support-0123456789ab")
+    house.release("support", adapter="support-0123456789ab")
+    ask(house)
+    house.engine.restart()
+    ask(house)
+    house.engine.adapters.clear()  # an engine that forgot, though it was not started anew
+    ask(house)
+    assert house.engine.loads == ["support-0123456789ab"] * 3
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "lacks adapter_model.safetensors"),
+        (lambda folder: (folder / "extra.bin").write_bytes(b""), "holds extra.bin; only safetensors"),
+        (lambda folder: (folder / "adapter_config.json").write_text('{"r": 64}'), "start it with --max-lora-rank 64"),
+        (
+            lambda folder: folder.rename(folder.with_name("away")).parent.joinpath(folder.name).symlink_to("/tmp"),
+            "does not lie in",
+        ),
+    ],
+)
+def test_an_adapter_that_cannot_be_served(house: House, spoil, words: str):
+    spoil(house.adapter_folder("support-0123456789ab"))
+    house.release("support", adapter="support-0123456789ab")
+    with pytest.raises(openai.ConflictError, match=words):
+        ask(house)
+    assert not house.engine.loads
+
+
+# Bad requests
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"tool_choice": "auto"}, "tool_choice"),
+        ({"best_of": 3}, "best_of"),
+        ({"top_k": 3}, "top_k"),
+        ({"cache_salt": "x"}, "cache_salt"),
+        ({"temperature": 3}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"n": 0}, "n"),
+        ({"n": True}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"more": 1}}, "stream_options.more"),
+        ({"store": True}, "store"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"retrieval": {"filters": {}}}, "retrieval.filters"),
+        ({"retrieval": {"top_k": 51}}, "retrieval.top_k"),
+        ({"retrieval": "off"}, "retrieval"),
+        ({"model": None}, "model"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "assistant", "content": "hi"}]}, "messages"),
+        ({"messages": [{"role": "tool", "content": "hi"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}, *QUESTION]}, "messages[0].tool_calls"),
+    ],
+)
+def test_what_is_not_honoured_is_refused_by_name(house: House, change: dict, param: str):
+    error = error_of(post(house, {"model": "support", "messages": QUESTION} | change), 400)
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+    assert not house.engine.requests
+
+
+def test_malformed_requests(house: House):
+    assert error_of(post(house, b"{"), 400)["code"] == "invalid_json"
+    error_of(post(house, b"[]"), 400)
+    error_of(post(house, b""), 400)
+    error_of(post(house, b'{"model": "support", "messages": [{"role": "user", "content": "\xff"}]}'), 400)
+    assert error_of(post(house, b'{"x": "' + b"y" * 5 * 2**20 + b'"}'), 413)["code"] == "request_too_large"
+    assert error_of(post(house, {}, path="/v1/nothing"), 404)["code"] == "unknown_url"
+    assert "POST" in error_of(post(house, {}, path="/v1/models"), 405)["message"]
+    error_of(post(house, {"prompt": "x"}, path="/v1/completions"), 404)
+
+
+def test_what_the_engine_refuses_is_passed_on_without_its_names(house: House):
+    house.engine.refuse = (400, "ryorin-base cannot do that")
+    with pytest.raises(openai.BadRequestError, match="the model cannot do that"):
+        ask(house)
+
+
+def test_what_nobody_foresaw_is_a_500_without_details(house: House, monkeypatch):
+    monkeypatch.setattr(house.shelf, "search", lambda *_: 1 / 0)
+    error = error_of(post(house, {"model": "support", "messages": QUESTION}), 500)
+    assert error["type"] == "server_error"
+    assert "division" not in error["message"]
+
+
+# The engine in trouble
+
+
+@pytest.mark.parametrize("state", ["starting", "down"])
+def test_while_the_engine_is_away(house: House, state: str):
+    house.engine.state = state
+    response = post(house, {"model": "support", "messages": QUESTION})
+    assert error_of(response, 503)["code"] == "engine_unavailable"
+    assert (response.headers["retry-after"], response.headers["retry-after-ms"]) == ("8", "7500")
+    health = httpx.get(f"{house.url}/health")
+    assert (health.status_code, health.json()) == (503, {"status": "unavailable", "engine": state})
+    assert house.client().models.list().data
+
+
+def test_an_engine_that_died_a_moment_ago(house: House):
+    house.engine.stop()
+    with pytest.raises(openai.InternalServerError) as caught:
+        ask(house)
+    assert (caught.value.status_code, caught.value.response.headers["retry-after"]) == (503, "8")
+    with pytest.raises(openai.InternalServerError):
+        ask(house, stream=True)
+
+
+def test_the_clients_own_retries_outlast_a_restart(house: House):
+    house.engine.state, house.engine.retry_after_s = "starting", 0.2
+
+    def come_back() -> None:
+        time.sleep(0.3)
+        house.engine.restart()
+        house.engine.state = "ready"
+
+    thread = threading.Thread(target=come_back)
+    thread.start()
+    answer = house.client(max_retries=3).chat.completions.create(model="support", messages=QUESTION)
+    assert answer.choices[0].message.content == ANSWER
+    thread.join()
+
+
+def test_a_stream_that_breaks_ends_with_an_error_and_without_done(house: House):
+    house.engine.cut_after = 2
+    seen = []
+    with pytest.raises(openai.APIError, match="stopped in the middle"):
+        for chunk in ask(house, stream=True):
+            seen.append(chunk.choices[0].delta.content)
+    assert "".join(seen) == "Refunds take 30 days ["
+    lines = post(house, {"model": "support", "messages": QUESTION, "stream": True}).text.split("\n\n")
+    assert json.loads(lines[-2].removeprefix("data: "))["error"]["type"] == "server_error"
+    assert lines[-1] == ""
+    assert [log.status for log in house.logs(2)] == ["error", "error"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_stops_the_engine(house: House, stream: bool):
+    house.engine.gate.clear()
+    body = {"model": "support", "messages": QUESTION, "stream": stream}
+    if stream:
+        headers = {"authorization": f"Bearer {house.keys['support']}"}
+        with httpx.stream("POST", f"{house.url}/v1/chat/completions", json=body, headers=headers) as response:
+            next(response.iter_lines())
+    else:
+        with pytest.raises(httpx.ReadTimeout):
+            post(house, body, timeout=0.5)
+    assert house.engine.closed_early.wait(5)
+    assert [log.status for log in house.logs(1)] == ["cancelled"]
+
+
+# The log
+
+
+def test_what_is_logged(house: House):
+    ask(house)
+    list(ask(house, stream=True))
+    whole, streamed = house.logs(2)
+    for row in (whole, streamed):
+        assert (row.tenant_id, row.key_id) == (house.ids["support"], house.key_ids["support"])
+        assert (row.messages, row.answer, row.status) == (QUESTION, ANSWER, "ok")
+        assert (row.prompt_tokens, row.completion_tokens) == (11, 4)
+        assert [passage["passage_id"] for passage in row.passages] == [1, 2, 3]
+        assert row.total_ms > 0
+    assert whole.first_token_ms is None
+    assert 0 < streamed.first_token_ms <= streamed.total_ms
+
+
+def test_the_log_is_written_at_shutdown(house: House):
+    from ryorin_serve.log import LogWriter
+
+    writer = LogWriter(house.catalog)
+    with house.catalog.session() as session:
+        release = tenants.get_tenant(session, "support").live_release_id
+    for n in range(250):
+        writer.write(
+            id=f"req_{n}",
+            tenant_id=house.ids["support"],
+            release_id=release,
+            messages=[],
+            answer="",
+            passages=[],
+            status="ok",
+        )
+    writer.close()
+    assert len(eventually(lambda: house.logs(250))) == 250
