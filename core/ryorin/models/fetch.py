@@ -138,6 +138,7 @@ def fetch_hub(repository: str, revision: str | None, target: Path, role: Role, o
     if repository.count("/") != 1 or not all(repository.split("/")):
         raise InvalidInput(f"{repository!r} is not a model of the hub; write it as ORGANISATION/NAME", param="hf")
     try:
+        from httpx import HTTPError
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import (
             GatedRepoError,
@@ -165,7 +166,7 @@ def fetch_hub(repository: str, revision: str | None, target: Path, role: Role, o
         raise InvalidInput(
             f"the model hub has no {repository!r}{at}, or it is private; check the name, or set HF_TOKEN", param="hf"
         ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, RuntimeError) as error:
+    except (HTTPError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, RuntimeError) as error:
         raise Unavailable(
             f"the model hub cannot be reached for {repository} ({_first_line(error)}); "
             "check the network, or fetch the model elsewhere and use --path DIR"
