@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tiny import PROMPT
+from tiny import PROMPT, TEMPLATE
 
 from ryorin.errors import RowError
 from ryorin.prompt import PromptPassage, render
@@ -53,9 +53,9 @@ def test_a_template_that_drops_earlier_answers_is_noticed(tokenizer: Any) -> Non
     import copy
 
     forgetful = copy.deepcopy(tokenizer)
-    forgetful.chat_template = tokenizer.chat_template.replace(
-        "{% for message in messages %}", "{% for message in messages if message.role != 'assistant' or loop.last %}"
-    )
+    forgetful.chat_template = TEMPLATE.replace(
+        "{{ '<|im_start|>' + message", "{% if message.role != 'assistant' or loop.last %}{{ '<|im_start|>' + message", 1
+    ).replace("{% endfor %}", "{% endif %}{% endfor %}", 1)
     turns = (("user", "a"), ("assistant", "first"), ("user", "b"), ("assistant", "second"))
     with pytest.raises(RowError, match="line 7: message 2 cannot be learned"):
         Renderer(forgetful, PROMPT, 1000).rows("f.jsonl", [example(*turns)])

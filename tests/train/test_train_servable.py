@@ -143,5 +143,5 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="is not a safetensors file"):
         check_folder(folder)
     (folder / "adapter_model.safetensors").unlink()
-    with pytest.raises(InvalidInput, match="has no adapter_model.safetensors"):
+    with pytest.raises(InvalidInput, match="has no adapter_model"):
         check_folder(folder)

@@ -239,6 +239,6 @@ def test_help_has_an_example_and_imports_no_torch(cli: Any) -> None:
 
     for words in (("train", "sft"), ("adapter", "list"), ("adapter", "show")):
         assert "Example" in cli(*words, "--help").out
-    code = "import sys; import ryorin_train.cli, ryorin_train.job; print([m for m in ('torch', 'trl') if m in sys.modules])"
+    code = "import sys, ryorin_train.cli, ryorin_train.job; print([m for m in ('torch', 'trl') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

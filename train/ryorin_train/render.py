@@ -105,8 +105,11 @@ def end_of_turn(tokenizer: Any) -> list[int]:
     """
     question: list[Message] = [{"role": "user", "content": "a"}]
     answer: Message = {"role": "assistant", "content": "b"}
-    before = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
-    after = tokenizer.apply_chat_template([*question, answer], tokenize=False)
+    try:
+        before = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
+        after = tokenizer.apply_chat_template([*question, answer], tokenize=False)
+    except Exception as error:  # jinja2's own: templates come with models and may fail in any way
+        raise InvalidInput(f"the base model's chat template cannot be used: {error}", param="base") from error
     tail = after.removeprefix(before).removeprefix("b")
     ids: list[int] = tokenizer(tail, add_special_tokens=False)["input_ids"] if after.startswith(before + "b") else []
     special = frozenset(tokenizer.all_special_ids)
