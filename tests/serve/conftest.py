@@ -54,5 +54,7 @@ def house(tmp_path: Path, empty_sqlite: Path, options: ServeOptions) -> Iterator
     )
     with running(gateway.app()) as house.url:
         yield house
+        for client in house.clients:
+            client.close()
     engine.stop()
     catalog.close()

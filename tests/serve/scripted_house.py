@@ -111,7 +111,7 @@ class Engine:
         self.generation += 1
 
     async def _load(self, request: Request) -> Response:
-            assert request.headers["authorization"] == "Bearer engine-key"
+        assert request.headers["authorization"] == "Bearer engine-key"
         body = await request.json()
         await asyncio.sleep(self.load_delay_s)
         self.loads.append(body["lora_name"])
@@ -232,11 +232,14 @@ class House:
     keys: dict[str, str] = field(default_factory=dict)
     key_ids: dict[str, str] = field(default_factory=dict)
     ids: dict[str, str] = field(default_factory=dict)
+    clients: list[openai.OpenAI] = field(default_factory=list)
 
     def client(self, tenant: str = "support", **options: Any) -> openai.OpenAI:
         """The unmodified client, strict, without retries of its own."""
         options = {"api_key": self.keys.get(tenant, tenant), "max_retries": 0, "timeout": 10} | options
-        return openai.OpenAI(base_url=f"{self.url}/v1", _strict_response_validation=True, **options)
+        client = openai.OpenAI(base_url=f"{self.url}/v1", _strict_response_validation=True, **options)
+        self.clients.append(client)
+        return client
 
     def release(
         self, tenant_name: str, *, adapter: str | None = None, system: str = "", top_k: int | None = None

@@ -1,0 +1,148 @@
+"""`ryorin serve` with the real vLLM, asked by the real client."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+from conftest import BASE, EMBEDDER, Server, ended, eventually, ryorin, started
+from sqlalchemy import select
+
+from ryorin.catalog import open_catalog
+from ryorin.catalog.tables import RequestLog
+from ryorin.settings import Settings
+
+QUESTION = "What is the capital of France?"
+
+
+def ask(live: Server, model: str, question: str = QUESTION, **more: Any) -> Any:
+    with live.client(model.partition("@")[0], max_retries=0) as client:
+        more = {"max_tokens": 12, "temperature": 0} | more
+        answer = client.chat.completions.create(model=model, messages=[{"role": "user", "content": question}], **more)
+        return list(answer) if more.get("stream") else answer
+
+
+def text(live: Server, model: str, **more: Any) -> str:
+    return str(ask(live, model, **more).choices[0].message.content)
+
+
+def test_an_answer_whole_and_streamed(live: Server):
+    whole = ask(live, "support@1")
+    assert (whole.model, whole.choices[0].message.content) == ("support@1", "The capital of France is Paris.")
+    chunks = ask(live, "support@1", stream=True, stream_options={"include_usage": True})
+    content = [chunk for chunk in chunks if chunk.choices]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in content) == whole.choices[0].message.content
+    assert content[-1].choices[0].finish_reason == "stop"
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.prompt_tokens == whole.usage.prompt_tokens
+
+
+def test_the_gateway_counts_tokens_as_vllm_does(live: Server):
+    from ryorin.models.registry import get_base
+    from ryorin_serve.tokens import TokenCounter
+
+    counter = TokenCounter(get_base(Settings(live.home, ""), BASE).path)
+    for question in (QUESTION, "出張旅費の精算はいつまでですか。", "  two\n\nlines <|im_end|> "):
+        messages = [
+            {"role": "system", "content": "You are a helpful assistant."},
+            {"role": "user", "content": question},
+        ]
+        assert counter.count(messages) == ask(live, "support@1", question).usage.prompt_tokens  # type: ignore[arg-type]
+
+
+def test_adapters_change_answers_each_in_its_own_way(live: Server):
+    base, support, people = (text(live, model) for model in ("support@1", "support", "people"))
+    assert len({base, support, people}) == 3
+    assert text(live, "people@1") == base
+    assert text(live, "support") == support
+
+
+def test_one_batch_with_two_adapters_and_none(live: Server):
+    """Every slot is in use: with vLLM's own CPU operations, the base model's answer would be an adapter's."""
+    models = ["support@1", "support", "people"]
+    alone = {model: text(live, model, max_tokens=24) for model in models}
+    with ThreadPoolExecutor(6) as threads:
+        together = list(threads.map(lambda model: (model, text(live, model, max_tokens=24)), models * 2))
+    assert together == [(model, alone[model]) for model in models * 2]
+
+
+def test_promote_and_roll_back_without_a_restart(live: Server):
+    tuned, base = text(live, "support"), text(live, "support@1")
+    ryorin(live.home, "release", "promote", "1", "--tenant", "support")
+    assert text(live, "support") == base
+    ryorin(live.home, "release", "rollback", "--tenant", "support")
+    assert text(live, "support") == tuned
+    assert psutil.pid_exists(live.ready["engine_pid"])
+
+
+def test_documents_reach_the_prompt(live: Server, tmp_path: Path):
+    page = tmp_path / "refunds.md"
+    page.write_text("# Refunds\n\nA refund is paid within 30 days of the return.\n")
+    ryorin(live.home, "index", "create", "handbook", "--tenant", "people", "--embedder", EMBEDDER)
+    ryorin(live.home, "index", "add", "handbook", page, "--tenant", "people")
+    made = ryorin(live.home, "release", "create", "--tenant", "people", "--adapter", "none", "--store", "handbook")
+    answer = ask(live, f"people@{made['version']}", "Within how many days is a refund paid?", max_tokens=30)
+    assert "30" in answer.choices[0].message.content
+    assert isinstance(answer.choices[0].message.context["citations"], list)
+    log = eventually(lambda: logged(live, made["id"]), 10)
+    url = f"{live.url}/ryorin/v1/passages/{log.passages[0]['passage_id']}"
+    found = httpx.get(url, headers={"authorization": f"Bearer {live.keys['people']}"}).json()
+    assert "within 30 days" in found["text"]
+    assert httpx.get(url, headers={"authorization": f"Bearer {live.keys['support']}"}).status_code == 404
+
+
+def logged(live: Server, release_id: str) -> RequestLog | None:
+    catalog = open_catalog(Settings(live.home, f"sqlite:///{live.home / 'catalog.db'}"))
+    with catalog.session() as session:
+        row = session.scalar(select(RequestLog).where(RequestLog.release_id == release_id))
+    catalog.close()
+    return row
+
+
+def test_a_taken_port_and_an_unknown_base_are_errors_at_once(live: Server):
+    import subprocess
+    import sys
+
+    for options, words in (
+        (["--port", str(live.ready["port"])], f"port {live.ready['port']} on 127.0.0.1 is in use"),
+        (["--port", "0", "--base", "no-such-model"], "no-such-model"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "ryorin.cli", "serve", *options],
+            env=os.environ | {"RYORIN_HOME": str(live.home)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("error: ")
+        assert words in done.stderr
+
+
+def test_vllm_killed_while_serving_comes_back_with_its_adapters(live: Server):
+    before = text(live, "support")
+    os.kill(live.ready["engine_pid"], signal.SIGKILL)
+    with pytest.raises(openai.InternalServerError) as caught:
+        for _ in range(50):  # the request right after may still find the port open
+            ask(live, "support")
+            time.sleep(0.1)
+    assert caught.value.status_code == 503
+    assert float(caught.value.response.headers["retry-after"]) >= 1
+    assert httpx.get(f"{live.url}/health").status_code == 503
+    eventually(lambda: httpx.get(f"{live.url}/health").status_code == 200, 180)
+    assert text(live, "support") == before
+
+
+def test_ctrl_c_during_the_start_leaves_no_process(live_home: Path):
+    server = started(live_home)
+    eventually(lambda: len(server.family()) >= 3, 30)
+    time.sleep(3)
+    assert ended(server, signal.SIGINT) == 130
