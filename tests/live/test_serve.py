@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +15,7 @@ import httpx
 import openai
 import psutil
 import pytest
-from conftest import BASE, EMBEDDER, Server, ended, eventually, ryorin, started
+from live_server import BASE, EMBEDDER, Server, ended, eventually, ryorin, started
 from sqlalchemy import select
 
 from ryorin.catalog import open_catalog
@@ -108,9 +110,6 @@ def logged(live: Server, release_id: str) -> RequestLog | None:
 
 
 def test_a_taken_port_and_an_unknown_base_are_errors_at_once(live: Server):
-    import subprocess
-    import sys
-
     for options, words in (
         (["--port", str(live.ready["port"])], f"port {live.ready['port']} on 127.0.0.1 is in use"),
         (["--port", "0", "--base", "no-such-model"], "no-such-model"),

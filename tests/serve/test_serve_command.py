@@ -1,0 +1,151 @@
+"""`ryorin serve` as a process: what it says, how it ends, what it leaves."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from scripted_house import eventually
+from test_engine import Stage
+
+from ryorin.errors import Conflict, InvalidInput
+from ryorin_serve.options import ServeOptions
+from ryorin_serve.server import bind
+from ryorin_serve.vllm import engine_cores, vllm_command, vllm_environment
+
+SCRIPT = Path(__file__).with_name("serve_with_fake_engine.py")
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
+
+
+@contextmanager
+def serving(stage: Stage, *options: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(stage.folder), "serve", "--port", "0", *options],
+        env=os.environ | {"RYORIN_HOME": str(stage.folder / "home")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_ready_then_ended(stage: Stage, how: signal.Signals, code: int):
+    with serving(stage, "--json") as process:
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        assert set(ready) == {"url", "port", "pid", "engine_pid"}
+        assert (ready["pid"], ready["engine_pid"]) == (process.pid, stage.pids()[0][0])
+        assert httpx.get(f"{ready['url']}/health").json() == {"status": "ok", "engine": "ready"}
+        assert httpx.get(f"{ready['url']}/v1/models").status_code == 401
+        process.send_signal(how)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (code, "")
+    assert f"on {ready['url']} (engine log: " in err
+    assert "Traceback" not in err
+    assert stage.none_left()
+
+
+def test_interrupted_while_the_engine_starts(stage: Stage):
+    stage.plan(delay_s=60)
+    with serving(stage) as process:
+        eventually(stage.pids)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert stage.none_left()
+
+
+def test_a_second_signal_ends_it_at_once(stage: Stage):
+    stage.plan(deaf=True)
+    with serving(stage, "--json") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        while "once more" not in process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == 130
+    eventually(stage.none_left)
+
+
+def test_an_engine_that_cannot_start_is_an_error_that_shows_its_log(stage: Stage):
+    stage.plan(exit=3)
+    with serving(stage) as process:
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert "error: vLLM ended with exit code 3 before it was ready" in err
+    assert "ValueError: the flags are wrong" in err
+    assert "Traceback" not in err
+
+
+def test_killed_it_leaves_no_process(stage: Stage):
+    with serving(stage, "--json") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.kill()
+        process.communicate(timeout=20)
+    eventually(stage.none_left)
+
+
+def test_a_taken_port_is_an_error_before_anything_starts(stage: Stage, cli, home: Path, monkeypatch):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(Conflict, match=f"port {port} on 127.0.0.1 is in use"):
+            bind("127.0.0.1", port)
+        with serving(stage, "--port", str(port)) as process:
+            _, err = process.communicate(timeout=20)
+    assert (process.returncode, stage.pids()) == (2, [])
+    assert err.startswith(f"error: port {port}")
+    with pytest.raises(InvalidInput, match=r"cannot listen on 192\.0\.2\.1"):
+        bind("192.0.2.1", 0)
+
+
+def test_an_unknown_base_model(cli):
+    ran = cli("serve", "--base", "no-such-model")
+    assert ran.code == 2
+    assert "no-such-model" in ran.err
+    assert "ryorin models" in ran.err
+
+
+def test_vllms_command_and_environment(monkeypatch, tmp_path: Path):
+    monkeypatch.setenv("RYORIN_PEPPER", "secret")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    options = ServeOptions(max_loras=3, max_lora_rank=32, max_model_len=2048, kv_cache_gb=1)
+    command = vllm_command(options, tmp_path, "ryorin-base")(4321)
+    assert command[:3] == [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    pairs = dict(itertools.pairwise(command))
+    assert (pairs["--max-loras"], pairs["--max-lora-rank"], pairs["--max-model-len"]) == ("3", "32", "2048")
+    assert (pairs["--host"], pairs["--port"], pairs["--model"]) == ("127.0.0.1", "4321", str(tmp_path))
+    environment = vllm_environment(options, "engine-key")
+    assert environment["VLLM_API_KEY"] == "engine-key"
+    assert "engine-key" not in command
+    assert "RYORIN_PEPPER" not in environment
+    assert "OMP_NUM_THREADS" not in environment
+
+
+def test_cores_are_shared_with_the_gateway_where_there_are_enough():
+    assert engine_cores([0, 1]) == [0, 1]
+    assert engine_cores([0, 1, 2, 3]) == [0, 1, 2]
