@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 from typing import Any
 
 import pytest
@@ -184,14 +188,84 @@ def test_an_interruption_leaves_nothing(
 
 
 def test_a_failure_is_kept_with_the_job(
-    cli: Any, tenant: str, write_rows: Callable[..., Path], sqlite: Any, home: Path
+    cli: Any,
+    tenant: str,
+    write_rows: Callable[..., Path],
+    sqlite: Any,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ran = cli("train", "sft", "--tenant", tenant, "--data", write_rows(a_dozen()), *QUICK, "--learning-rate", "1")
-    if ran.code == 0:
-        pytest.skip("the tiny model did not diverge")
+    import torch
+    from peft import PeftModel
+
+    save = PeftModel.save_pretrained
+
+    def diverge(self: Any, *args: Any, **kwargs: Any) -> None:
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.constant_(parameter, float("nan"))
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(PeftModel, "save_pretrained", diverge)
+    ran = cli("train", "sft", "--tenant", tenant, "--data", write_rows(a_dozen()), *QUICK)
     assert ran.code == 2 and "not finite" in ran.err
-    assert [job.status for job in all_of(sqlite, Job)] == ["failed"]
+    (row,) = all_of(sqlite, Job)
+    assert row.status == "failed" and "not finite" in row.error
     assert (left_in(home, "adapters"), left_in(home, "jobs")) == ([], [])
+
+
+def test_ctrl_c_to_a_real_process_leaves_nothing(
+    sqlite: Any, home: Path, tiny_base: Path, write_rows: Callable[..., Path]
+) -> None:
+    process = start_long_run(sqlite, tiny_base, write_rows(a_dozen()))
+    process.send_signal(SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    (row,) = all_of(sqlite, Job)
+    assert row.status == "cancelled"
+    assert (left_in(home, "adapters"), left_in(home, "jobs"), all_of(sqlite, Adapter)) == ([], [], [])
+
+
+def test_sigterm_does_what_ctrl_c_does() -> None:
+    from ryorin_train.cli import terminated_as_interrupted
+
+    with pytest.raises(KeyboardInterrupt), terminated_as_interrupted():
+        os.kill(os.getpid(), SIGTERM)
+
+
+def test_what_a_killed_run_left_is_cleared_away_by_the_next(
+    sqlite: Any, home: Path, tiny_base: Path, write_rows: Callable[..., Path]
+) -> None:
+    from ryorin_train.job import clear_away_dead_jobs
+
+    process = start_long_run(sqlite, tiny_base, write_rows(a_dozen()))
+    (row,) = all_of(sqlite, Job)
+    clear_away_dead_jobs(sqlite)
+    assert left_in(home, "jobs") == [row.id]  # it is at work
+    process.kill()
+    process.communicate(timeout=60)
+    clear_away_dead_jobs(sqlite)
+    assert left_in(home, "jobs") == []
+    (row,) = all_of(sqlite, Job)
+    assert (row.status, row.error) == ("failed", "its process was killed")
+
+
+def start_long_run(catalog: Any, base: Path, data: Path) -> Any:
+    """A process of the real command line that trains for a long time; returns when it has begun."""
+    from ryorin.models.install import add_folder
+
+    add_folder(catalog.settings, "tiny", base, "base", lambda _: None)
+    with catalog.session() as session:
+        set_prompt(session, create_tenant(session, "support"), PROMPT)
+    words = ["train", "sft", "--tenant", "support", "--data", str(data), "--base", "tiny", *QUICK, "--epochs", "1000"]
+    process = subprocess.Popen([sys.executable, "-m", "ryorin.cli", *words], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = ""
+    for line in process.stderr:
+        said += line
+        if line.startswith("epoch "):
+            return process
+    raise AssertionError(said)
 
 
 @pytest.mark.parametrize(
@@ -234,9 +308,6 @@ def test_a_tenant_without_a_prompt_is_told_how_to_set_one(
 
 
 def test_help_has_an_example_and_imports_no_torch(cli: Any) -> None:
-    import subprocess
-    import sys
-
     for words in (("train", "sft"), ("adapter", "list"), ("adapter", "show")):
         assert "Example" in cli(*words, "--help").out
     code = "import sys, ryorin_train.cli, ryorin_train.job; print([m for m in ('torch', 'trl') if m in sys.modules])"

@@ -7,6 +7,7 @@ leaves no adapter. The same run again (tenant, base model, prompt, data, recipe,
 
 from __future__ import annotations
 
+import fcntl
 import platform
 import shutil
 import time
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ryorin.catalog import Catalog
     from ryorin.catalog.tables import Adapter
 
+LOCK_FILE = "lock"
 PACKAGES = ("torch", "transformers", "trl", "peft", "safetensors")
 
 
@@ -215,13 +217,16 @@ def _job(catalog: Catalog, tenant_id: str, kind: str, params: dict[str, Any]) ->
     """
     from ryorin.catalog.tables import Job
 
+    clear_away_dead_jobs(catalog)
     job_id = new_id("job_")
     folder = catalog.settings.jobs_dir / job_id
     with catalog.session() as session:
         session.add(Job(id=job_id, tenant_id=tenant_id, kind=kind, params=params))
     try:
         folder.mkdir(parents=True)
-        yield job_id, folder
+        with (folder / LOCK_FILE).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it when this process ends, however it ends
+            yield job_id, folder
     except BaseException as error:
         cancelled = isinstance(error, KeyboardInterrupt)
         with catalog.session() as session:
@@ -234,6 +239,23 @@ def _job(catalog: Catalog, tenant_id: str, kind: str, params: dict[str, Any]) ->
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_away_dead_jobs(catalog: Catalog) -> None:
+    """Remove the working folders of jobs whose process was killed, and mark those jobs as failed."""
+    from ryorin.catalog.tables import Job
+
+    for path in catalog.settings.jobs_dir.glob(f"*/{LOCK_FILE}"):
+        try:
+            with path.open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with catalog.session() as session:
+                    job = session.get(Job, path.parent.name)
+                    if job is not None and job.status == "running":
+                        _finish(session, job.id, "failed", error="its process was killed")
+                shutil.rmtree(path.parent, ignore_errors=True)
+        except (BlockingIOError, FileNotFoundError):  # it is at work, or another process has just cleared it away
+            continue
 
 
 def _finish(

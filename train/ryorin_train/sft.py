@@ -15,14 +15,18 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ryorin.errors import InvalidInput, RyorinError
 from ryorin_train import servable
 from ryorin_train.memory import keep_freed_memory
 from ryorin_train.progress import Progress
 from ryorin_train.recipe import Recipe
-from ryorin_train.render import TokenRow
+from ryorin_train.render import TokenRow, load_tokenizer
+
+if TYPE_CHECKING:
+    from ryorin_train.packing import PackedRows
+    from ryorin_train.trainer import PackedTrainer
 
 CURVE_FILE = "loss.jsonl"
 
@@ -81,16 +85,11 @@ def train(
     Raises InvalidInput when vLLM could not serve the adapter: before training, or of its files afterwards.
     """
     import torch
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, ProgressCallback
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
-    from trl import SFTConfig
 
     from ryorin_train.callbacks import ProgressReporter
-    from ryorin_train.fused_lora import fuse_lora
     from ryorin_train.packing import PackedRows, TokenBatches, register_attention, shared_tokens
-    from ryorin_train.trainer import PackedTrainer
     from ryorin_train.trunk import compute_trunk, decoder_layers, skipped_layers
 
     logging.set_verbosity_error()
@@ -131,14 +130,60 @@ def train(
             packed_held.trunk = compute_trunk(model, frozen, packed_held, batch_tokens, lambda _: None)
 
     steps = len(TokenBatches(packed.lengths, recipe.batch_tokens, recipe.seed)) * recipe.epochs
+    tokenizer = load_tokenizer(base_path)
+    trainer = build_trainer(model, tokenizer, packed, packed_held if held_out else None, recipe, config, steps, folder)
+    progress = Progress(say, folder / CURVE_FILE, steps, recipe.epochs)
+    reporter = ProgressReporter(trainer, progress, row_tokens=total / (steps / recipe.epochs))
+    trainer.add_callback(reporter)
+    try:
+        with skipped_layers(trainer.model, frozen) if frozen else nullcontext():
+            trainer.train()
+    finally:
+        progress.close()
+    trainer.model.save_pretrained(str(folder), safe_serialization=True)
+    tidy(folder, base_path)
+    servable.check_folder(folder, linears)
+    metrics = {"train_loss": progress.train_losses[-1], **reporter.held_out}
+    return Trained(
+        metrics={name: round(value, 5) for name, value in metrics.items()},
+        tokens_per_s=round(progress.tokens_per_s, 1),
+        seconds=round(time.monotonic() - began, 1),
+    )
+
+
+def build_trainer(
+    model: Any,
+    tokenizer: Any,
+    packed: PackedRows,
+    held_out: PackedRows | None,
+    recipe: Recipe,
+    config: dict[str, Any],
+    steps: int,
+    folder: Path,
+) -> PackedTrainer:
+    """
+    The trainer of a model that was loaded with the packed attention. It adapts the model in place.
+
+    config: as `lora_config` gives it. steps: of the whole run. folder: where the trainer may write.
+    """
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import PrinterCallback, ProgressCallback
+    from trl import SFTConfig
+
+    from ryorin_train.fused_lora import fuse_lora
+    from ryorin_train.trainer import PackedTrainer
+
+    on_gpu = torch.cuda.is_available()
     trainer = PackedTrainer(
         model=model,
         packed=packed,
-        held_out=packed_held if held_out else None,
+        held_out=held_out,
         batch_tokens=recipe.batch_tokens,
         seed=recipe.seed,
-        processing_class=AutoTokenizer.from_pretrained(str(base_path), local_files_only=True),
-        train_dataset=Dataset.from_dict({"row": list(range(len(training)))}),
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_dict({"row": list(range(len(packed.rows)))}),
         peft_config=LoraConfig(**config),
         args=SFTConfig(
             output_dir=str(folder / "trainer"),
@@ -166,23 +211,7 @@ def train(
         fuse_lora(trainer.model)
     for noisy in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(noisy)
-    progress = Progress(say, folder / CURVE_FILE, steps, recipe.epochs)
-    reporter = ProgressReporter(trainer, progress, row_tokens=total / (steps / recipe.epochs))
-    trainer.add_callback(reporter)
-    try:
-        with skipped_layers(trainer.model, frozen) if frozen else nullcontext():
-            trainer.train()
-    finally:
-        progress.close()
-    trainer.model.save_pretrained(str(folder), safe_serialization=True)
-    tidy(folder, base_path)
-    servable.check_folder(folder, linears)
-    metrics = {"train_loss": progress.train_losses[-1], **reporter.held_out}
-    return Trained(
-        metrics={name: round(value, 5) for name, value in metrics.items()},
-        tokens_per_s=round(progress.tokens_per_s, 1),
-        seconds=round(time.monotonic() - began, 1),
-    )
+    return trainer
 
 
 def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
