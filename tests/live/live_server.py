@@ -111,7 +111,7 @@ def make_adapter(home: Path, tenant_name: str, seed: int) -> str:
         for name, width in (("q_proj", hidden), ("v_proj", keys)):
             prefix = f"base_model.model.model.layers.{layer}.self_attn.{name}"
             weights[f"{prefix}.lora_A.weight"] = torch.randn(RANK, hidden, generator=generator) * 0.05
-            weights[f"{prefix}.lora_B.weight"] = torch.randn(width, RANK, generator=generator) * 0.05
+            weights[f"{prefix}.lora_B.weight"] = torch.randn(width, RANK, generator=generator) * 0.2
     folder = home / "adapters" / "new"
     folder.mkdir(parents=True)
     save_file(weights, folder / "adapter_model.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -45,6 +46,17 @@ def test_an_answer_whole_and_streamed(live: Server):
     assert content[-1].choices[0].finish_reason == "stop"
     assert chunks[-1].choices == []
     assert chunks[-1].usage.prompt_tokens == whole.usage.prompt_tokens
+
+
+def test_a_response_format_is_kept_to(live: Server):
+    schema = {
+        "type": "object",
+        "properties": {"decision": {"enum": ["YES", "NO"]}},
+        "required": ["decision"],
+        "additionalProperties": False,
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "decision", "schema": schema, "strict": True}}
+    assert json.loads(text(live, "support@1", response_format=wanted, max_tokens=40))["decision"] in ("YES", "NO")
 
 
 def test_the_gateway_counts_tokens_as_vllm_does(live: Server):
