@@ -2,17 +2,17 @@
 Ryorin's supervised fine-tuning against TRL's plain trainer.
 
 Shows how many tokens of training rows a second each takes in, on the same rows, the same model (SmolLM2-135M's shape,
-random float32 weights: the time does not depend on their values) and the same LoRA (rank 16, all linear layers). A step
-is forward, backward and optimizer. The rows are like the demo's: a beginning that all share (the system text), about 145
-tokens of prompt and 40 of answer.
+random float32 weights: the time does not depend on their values) and the same LoRA (rank 16, all linear layers). A
+step is forward, backward and optimizer. The rows are like the demo's: a beginning that all share (the system text),
+about 145 tokens of prompt and 40 of answer.
 
 - TRL plain: SFTTrainer with its padded batches, completion-only loss, float32 and no gradient checkpointing (its
   defaults there, bfloat16 and checkpointing, are slower on a CPU: `--full` shows them too).
 - Ryorin: packed batches, the shared beginning once, logits where something is learned, fused LoRA; then the same with
   LoRA on the 15 uppermost layers only and the layers below computed before.
 
-The arms take turns, step by step, so that whatever else the machine does hits all. The first step's losses are compared:
-the maths is the same. The value is the median of the paired ratios to TRL plain, all layers; CPU seconds are printed.
+The arms take turns, step by step, so that whatever else the machine does hits all. The first step's losses are
+compared: the maths is the same. The value is the median of the paired ratios to TRL plain, all layers.
 
     python bench/sft.py [--quick]
 """
