@@ -15,22 +15,33 @@ from __future__ import annotations
 import json
 import random
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from ryorin_demo import rules
-from ryorin_demo.mixing import PARTS, mixed_choice, mixed_limit
+from ryorin_demo.mixing import PARTS, mixed_choice, mixed_gap, mixed_limit
 from ryorin_demo.rules import Choice, Limit
 
 Desk = Literal["support", "people"]
 DESKS: tuple[Desk, ...] = ("support", "people")
 DATASETS = Path(__file__).parent / "datasets"
 SEED = 20
-EXAMPLES = {"support": 300, "people": 260}
+EXAMPLES = {"support": 225, "people": 225}
 REFUSED = "The documents do not answer this question."
-_SHARES = {"limit": 0.57, "choice": 0.26, "unanswered": 0.09, "outside": 0.08}
-_MIXED = 0.65  # the share of rules put together by chance
+WRITTEN = {
+    "support": (rules.SUPPORT_LIMITS, rules.SUPPORT_CHOICES),
+    "people": (rules.PEOPLE_LIMITS, rules.PEOPLE_CHOICES),
+}
+_DRILLS = 0.15  # the share of rows that only compare numbers
+_DRILL_LINES = 10
+_LIMIT_TURNS = (1, 2, 3)
+_CHOICE_TURNS = (1, 5, 6)
+_ANSWERED = 0.82  # of the questions; the others must be refused
+_LIMITS = 0.5  # of the rules; the others are choices
+_MIXED = 0.7  # the share of rules put together by chance
+_BESIDE = 0.25  # of the conversations have one passage without a rule
 
 
 def support_answer(citation: int | None, fact: str | None, reason: str, decision: str) -> str:
@@ -52,50 +63,92 @@ ANSWERS = {"support": support_answer, "people": people_answer}
 def examples(desk: Desk, seed: int, count: int) -> list[dict[str, Any]]:
     """`count` training rows of a desk, in an order mixed by the seed."""
     draw = random.Random(f"{desk}-{seed}")
-    kinds = [kind for kind, share in _SHARES.items() for _ in range(round(share * count))]
-    kinds = (kinds + ["limit"] * count)[:count]
-    draw.shuffle(kinds)
-    return [_example(desk, kind, draw) for kind in kinds]
+    drills = round(_DRILLS * count)
+    rows = [_drill(draw) for _ in range(drills)] + [_conversation(desk, draw) for _ in range(count - drills)]
+    draw.shuffle(rows)
+    return rows
 
 
-def _rule(desk: Desk, kind: str, draw: random.Random) -> Limit | Choice:
+def _conversation(desk: Desk, draw: random.Random) -> dict[str, Any]:
+    """Some questions about the same two passages; the more, the cheaper each is to train on."""
+    is_limit = draw.random() < _LIMITS
+    rules_here = [_rule(desk, is_limit, draw)]
+    while len(rules_here) < 2:
+        other = _rule(desk, is_limit if draw.random() < 0.5 else draw.random() < 0.5, draw)
+        if other.heading != rules_here[0].heading:
+            rules_here.append(other)
+    laid_out = [_passage(rule, draw) for rule in rules_here]
+    passages = [passage for passage, _, _ in laid_out]
+    answerable = [0, 1]
+    if (
+        draw.random() < _BESIDE
+    ):  # what a search brings along when nothing else is near: an introduction, another language
+        number = draw.randrange(2)
+        passages[number] = dict(draw.choice(rules.INTRODUCTIONS[desk] + rules.JAPANESE))
+        answerable.remove(number)
+    messages: list[dict[str, str]] = []
+    asked: set[str] = set()
+    for _ in range(draw.choice(_LIMIT_TURNS if is_limit else _CHOICE_TURNS)):
+        kind = "answered" if draw.random() < _ANSWERED else draw.choice(("gap", "gap", "other", "outside"))
+        if kind == "answered":
+            number = answerable[0] if draw.random() < 0.5 else draw.choice(answerable)  # a good search puts it first
+            rule, (_, limit, fact) = rules_here[number], laid_out[number]
+            if isinstance(rule, Limit):
+                question, reason, decision = _judge_limit(rule, limit, draw)
+            else:
+                question, fact, reason, decision = _judge_choice(rule, draw)
+            answer = ANSWERS[desk](number + 1, fact, reason, decision)
+        else:
+            question = _unanswered(desk, kind, [passage["text"] for passage in passages], rules_here, draw)
+            answer = ANSWERS[desk](None, None, REFUSED, "NO")
+        key = question if kind != "answered" or isinstance(rule, Limit) else f"{number} {_named(rule, question)}"
+        if key not in asked:
+            asked.add(key)
+            messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": messages, "passages": passages}
+
+
+def _rule(desk: Desk, is_limit: bool, draw: random.Random) -> Limit | Choice:
     if draw.random() < _MIXED:
-        return mixed_choice(PARTS[desk], draw) if kind == "choice" else mixed_limit(PARTS[desk], draw)
-    if desk == "support":
-        return draw.choice(rules.SUPPORT_CHOICES if kind == "choice" else rules.SUPPORT_LIMITS)
-    return draw.choice(rules.PEOPLE_CHOICES if kind == "choice" else rules.PEOPLE_LIMITS)
+        return mixed_limit(PARTS[desk], draw) if is_limit else mixed_choice(PARTS[desk], draw)
+    limits, choices = WRITTEN[desk]
+    return draw.choice(limits) if is_limit else draw.choice(choices)
 
 
-def _others(desk: Desk, rule: Limit | Choice | None, count: int, draw: random.Random) -> list[dict[str, str]]:
-    """Passages of other rules: what a search brings along with, or instead of, the right one."""
-    headings = {rule.heading} if rule else set()
-    found: list[dict[str, str]] = []
-    while len(found) < count:
-        other = _rule(desk, draw.choice(("limit", "limit", "choice")), draw)
-        if other.heading not in headings:
-            headings.add(other.heading)
-            found.append(_passage(other, draw)[0])
-    return found
-
-
-def _example(desk: Desk, kind: str, draw: random.Random) -> dict[str, Any]:
-    answer = ANSWERS[desk]
+def _unanswered(desk: Desk, kind: str, texts: list[str], near: Sequence[Limit | Choice], draw: random.Random) -> str:
+    """A question the passages do not answer: about a thing they name, by another rule, or not the desk's at all."""
     if kind == "outside":
-        outside = rules.SUPPORT_OUTSIDE if desk == "support" else rules.PEOPLE_OUTSIDE
-        question = _fill(draw.choice(outside), draw)
-        return _row(question, answer(None, None, REFUSED, "NO"), _others(desk, None, 2, draw))
-    wanted = draw.choice(("limit", "choice")) if kind == "unanswered" else kind
-    rule = _rule(desk, wanted, draw)
-    passage, limit, fact = _passage(rule, draw)
-    if isinstance(rule, Limit):
-        question, reason, decision = _judge_limit(rule, limit, draw)
-    else:
-        question, fact, reason, decision = _judge_choice(rule, draw)
-    if kind == "unanswered":
-        return _row(question, answer(None, None, REFUSED, "NO"), _others(desk, rule, 2, draw))
-    wrong = _others(desk, rule, 1, draw)
-    position = draw.choice((0, 0, 1))  # a good search puts the right passage first more often than not
-    return _row(question, answer(position + 1, fact, reason, decision), [*wrong[:position], passage, *wrong[position:]])
+        return _fill(draw.choice(rules.OUTSIDE[desk]), draw)
+    if kind == "gap":
+        named = [
+            thing for _, things in PARTS[desk].kinds for thing in things.split(", ") if thing in " ".join(texts).lower()
+        ]
+        return mixed_gap(PARTS[desk], draw.choice(named) if named and draw.random() < 0.5 else None, draw)
+    while (other := _rule(desk, draw.random() < 0.5, draw)).heading in {rule.heading for rule in near}:
+        pass
+    if isinstance(other, Choice):
+        return _judge_choice(other, draw)[0]
+    return _judge_limit(other, draw.randrange(other.low, other.high + 1, other.step), draw)[0]
+
+
+def _drill(draw: random.Random) -> dict[str, Any]:
+    """Comparing alone, many times in one row: the step in which a small model errs most."""
+    asked, answered = [], []
+    for _ in range(_DRILL_LINES):
+        high, step = draw.choice(((12, 1), (40, 1), (99, 1), (99, 1), (300, 1), (90_000, 500), (90_000, 1000)))
+        unit = (
+            "yen" if step > 1 else draw.choice(("days", "weeks", "months", "hours", "kg", "people", "years", "pieces"))
+        )
+        limit, most = draw.randrange(2, high // step) * step, draw.random() < 0.6
+        fact = draw.choice(draw.choice((rules.WITHIN, rules.UP_TO)) if most else rules.LEAST).format(
+            n=f"{limit:,}", u=unit
+        )
+        value = _value(limit, step, draw)
+        reason, decision = limit_reason(most, value, limit)
+        asked.append(f"{value:,} {unit}: {fact}?")
+        answered.append(f"{reason} {decision}")
+    messages = [{"role": "user", "content": "\n".join(asked)}, {"role": "assistant", "content": "\n".join(answered)}]
+    return {"messages": messages}
 
 
 def _passage(rule: Limit | Choice, draw: random.Random) -> tuple[dict[str, str], int, str]:
@@ -109,52 +162,73 @@ def _passage(rule: Limit | Choice, draw: random.Random) -> tuple[dict[str, str],
 
 
 def _laid_out(rule: Limit | Choice, text: str, draw: random.Random) -> dict[str, str]:
-    """A section under its heading path or, one time in seven, a page of a PDF, whose text begins with its heading."""
+    """A section under its heading path or, one time in seven, a page of a PDF: heading first, its lines broken."""
     if draw.random() < 1 / 7:
-        return {"title": rule.area, "text": f"{rule.heading}\n{text}"}
+        return {"title": rule.area, "text": f"{rule.heading}\n{textwrap.fill(text, 58)}"}
     return {"title": f"{rule.area} > {rule.heading}", "text": text}
 
 
+def _value(limit: int, step: int, draw: random.Random) -> int:
+    """The value a question asks about: half of the time the limit itself or a step beside it."""
+    if draw.random() < 0.5:
+        value = limit + draw.choice((0, -1, 1)) * step
+    else:
+        below, above = range(step, limit, step), range(limit + step, max(limit * 2, limit + 9 * step), step)
+        value = draw.choice(draw.choice([values for values in (below, above) if values]))
+    return max(value, 2 if step == 1 else step)
+
+
 def _judge_limit(rule: Limit, limit: int, draw: random.Random) -> tuple[str, str, str]:
-    near = draw.random() < 0.5
-    if near:
-        value = limit + draw.choice((0, 0, -1, 1)) * rule.step
-    else:
-        below, above = range(2, limit), range(limit + 1, limit * 2 + 3)
-        if rule.step > 1:
-            below, above = range(rule.step, limit, rule.step), range(limit + rule.step, limit * 2, rule.step)
-        value = draw.choice(draw.choice([r for r in (below, above) if r]))
-    value = max(value, 2 if rule.step == 1 else rule.step)
-    shown = f"{value:,}"
-    question = _fill(draw.choice(rule.questions), draw, shown)
-    return question, *limit_reason(rule.most, shown, value, limit, rule.unit)
+    value = _value(limit, rule.step, draw)
+    question = _fill(draw.choice(rule.questions), draw, f"{value:,}")
+    return question, *limit_reason(rule.most, value, limit)
 
 
-def limit_reason(most: bool, shown: str, value: int, limit: int, unit: str) -> tuple[str, str]:
-    """The reason and the decision for a value against a limit: both numbers side by side, then the verdict."""
-    if most:
-        good, verdict = value <= limit, "within the limit" if value <= limit else "over the limit"
-        reason = f"{shown} {unit} against a limit of {limit:,}: {verdict}."
-    else:
-        good, verdict = value >= limit, "minimum reached" if value >= limit else "below the minimum"
-        reason = f"{shown} {unit} against a minimum of {limit:,}: {verdict}."
-    return reason, "YES" if good else "NO"
+def limit_reason(most: bool, value: int, limit: int) -> tuple[str, str]:
+    """
+    The reason and the decision for a value against a limit.
+
+    A model of 135 million parameters does not see which of two numbers is larger; of two digits it does. So the reason
+    goes through the digits from the left until two differ.
+    """
+    name = "limit" if most else "minimum"
+    good = value <= limit if most else value >= limit
+    verdict = (
+        ("within the limit" if good else "over the limit")
+        if most
+        else ("minimum reached" if good else "below the minimum")
+    )
+    return f"{value:,}, {name} {limit:,}: {compared(value, limit)}: {verdict}.", "YES" if good else "NO"
+
+
+def compared(value: int, limit: int) -> str:
+    """How two numbers compare: '3-3 same, 1-0 more' for 31 and 30, 'fewer digits' for 8 and 12."""
+    left, right = str(value), str(limit)
+    if len(left) != len(right):
+        return "more digits" if value > limit else "fewer digits"
+    steps = []
+    for one, other in zip(left, right, strict=True):
+        steps.append(f"{one}-{other} {'same' if one == other else 'more' if one > other else 'less'}")
+        if one != other:
+            break
+    return ", ".join(steps)
 
 
 def _judge_choice(rule: Choice, draw: random.Random) -> tuple[str, str, str, str]:
+    """Question, fact, reason and decision. The fact is the whole sentence that decides."""
     decision = draw.choice(("YES", "NO"))
-    question, fact, case = draw.choice(rule.yes if decision == "YES" else rule.no)
-    verdict = "allowed" if decision == "YES" else "not allowed"
-    return _fill(question, draw), fact, f"{case[0].upper()}{case[1:]}: {verdict}.", decision
+    question, words, _ = draw.choice(rule.yes if decision == "YES" else rule.no)
+    fact = next(sentence for sentence in rule.text.removesuffix(".").split(". ") if words in sentence)
+    return _fill(question, draw), fact, "This is allowed." if decision == "YES" else "This is not allowed.", decision
+
+
+def _named(rule: Choice, question: str) -> str:
+    """The case a question of the rule is about, so that no case is asked twice in a conversation."""
+    return next((case for one, _, case in rule.yes + rule.no if one == question), question)
 
 
 def _fill(template: str, draw: random.Random, value: str = "") -> str:
     return template.format(item=draw.choice(rules.ITEMS), name=draw.choice(rules.NAMES), v=value)
-
-
-def _row(question: str, answer: str, passages: list[dict[str, str]]) -> dict[str, Any]:
-    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    return {"messages": messages, "passages": passages}
 
 
 def to_jsonl(rows: Sequence[dict[str, Any]]) -> str:

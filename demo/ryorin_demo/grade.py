@@ -84,7 +84,8 @@ def grade(desk: Desk, case: dict[str, Any], answer: str, documents: Sequence[str
     if case["fact"] is None:
         fact_right = reading.citation is None
     else:
-        cited = documents[reading.citation - 1] if 1 <= (reading.citation or 0) <= len(documents) else None
+        number = reading.citation or 0
+        cited = documents[number - 1] if 1 <= number <= len(documents) else None
         fact_right = cited == case["document"] and states(reading.fact, case["fact"])
     return Grade(True, reading.decision == case["decision"], fact_right)
 
