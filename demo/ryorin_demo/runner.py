@@ -31,7 +31,7 @@ TENANT_NOTE = "made by ryorin demo"
 EDIT_DEADLINE_S = 60
 
 
-def run_demo(*, port: int, keep_running: bool, fresh_arms: bool, as_json: bool) -> None:
+def run_demo(*, port: int, keep_running: bool, all_cases: bool, fresh_arms: bool, as_json: bool) -> None:
     """
     Run the demo; with `as_json` the last line on standard output is one JSON object of seconds and counts.
 
@@ -46,7 +46,7 @@ def run_demo(*, port: int, keep_running: bool, fresh_arms: bool, as_json: bool) 
             for name in (DEFAULT_BASE, DEFAULT_EMBEDDER):
                 run("models", "pull", name)
         with stages.stage("tenants", "2. two departments: tenants, prompts, keys"):
-            keys = {desk.tenant: set_up_tenant(desk) for desk in DESKS}
+            keys: dict[str, str] = {desk.tenant: set_up_tenant(desk) for desk in DESKS}
         with stages.stage("index", "3. knowledge: their documents into FAISS"):
             for desk in DESKS:
                 index_documents(settings, desk)
@@ -55,12 +55,14 @@ def run_demo(*, port: int, keep_running: bool, fresh_arms: bool, as_json: bool) 
             with stages.stage(f"train_{desk.tenant}", f"4. behaviour: the adapter of {desk.tenant}"):
                 adapters[desk.tenant] = train_adapter(desk)
         with stages.stage("releases", "5. releases: four arms a department, the full one goes live"):
-            versions = {desk.tenant: create_releases(desk, adapters[desk.tenant]) for desk in DESKS}
+            versions: dict[str, dict[str, int]] = {
+                desk.tenant: create_releases(desk, adapters[desk.tenant]) for desk in DESKS
+            }
         with stages.stage("serve", "6. the server: gateway and vLLM"):
             server = Server(port)
             server.__enter__()
         try:
-            results = ask_and_show(stages, settings, server, keys, versions, fresh_arms=fresh_arms)
+            results = ask_and_show(stages, settings, server, keys, versions, all_cases=all_cases, fresh_arms=fresh_arms)
             summary = {"seconds": stages.seconds | {"total": stages.total}, **results}
             show_seconds(stages)
             show_usage(server, keys, keep_running=keep_running)
@@ -79,6 +81,7 @@ def ask_and_show(
     keys: dict[str, str],
     versions: dict[str, dict[str, int]],
     *,
+    all_cases: bool,
     fresh_arms: bool,
 ) -> dict[str, Any]:
     """The stages that need the running server; returns their counts."""
@@ -92,7 +95,7 @@ def ask_and_show(
     with stages.stage("japanese", "8. Japanese questions find Japanese documents"):
         japanese = {desk.tenant: japanese_probes(desk) for desk in DESKS}
     with stages.stage("arms", "9. held-out cases: prompt only, retrieval only, tuned only, both"):
-        arms = run_arms(settings, server.url, keys, versions, fresh=fresh_arms)
+        arms = run_arms(settings, server.url, keys, versions, all_cases=all_cases, fresh=fresh_arms)
         show_arms(arms)
     with stages.stage("edit", "10. a document is edited: the answer follows, with no training"):
         edit_seconds = edit_document(settings, clients[EDIT.desk])
