@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,21 @@ def options() -> ServeOptions:
 
 @pytest.fixture
 def house(tmp_path: Path, empty_sqlite: Path, options: ServeOptions) -> Iterator[House]:
-    home = tmp_path / "home"
+    """A house of the test's own."""
+    with built(tmp_path / "home", empty_sqlite, options) as house:
+        yield house
+
+
+@pytest.fixture(scope="module")
+def standing_house(tmp_path_factory: pytest.TempPathFactory, empty_sqlite: Path) -> Iterator[House]:
+    """A house for tests that change nothing in it."""
+    with built(tmp_path_factory.mktemp("house") / "home", empty_sqlite, ServeOptions(max_model_len=400)) as house:
+        yield house
+
+
+@contextmanager
+def built(home: Path, empty_sqlite: Path, options: ServeOptions) -> Iterator[House]:
+    """The house, with everything in it running."""
     home.mkdir()
     shutil.copy(empty_sqlite, home / "catalog.db")
     catalog = open_catalog(Settings(home=home, database_url=f"sqlite:///{home / 'catalog.db'}"))

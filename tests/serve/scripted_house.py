@@ -236,7 +236,7 @@ class House:
 
     def client(self, tenant: str = "support", **options: Any) -> openai.OpenAI:
         """The unmodified client, strict, without retries of its own."""
-        options = {"api_key": self.keys.get(tenant, tenant), "max_retries": 0, "timeout": 10} | options
+        options = {"api_key": self.keys.get(tenant, tenant), "max_retries": 0, "timeout": 60} | options
         client = openai.OpenAI(base_url=f"{self.url}/v1", _strict_response_validation=True, **options)
         self.clients.append(client)
         return client
@@ -295,7 +295,7 @@ class House:
         return rows if len(rows) >= count else []
 
 
-def eventually(look: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+def eventually(look: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     """What `look` returns once it is true. Fails after the timeout."""
     end = time.monotonic() + timeout_s
     while not (found := look()):

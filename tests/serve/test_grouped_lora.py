@@ -32,11 +32,10 @@ def with_empty_last_slot(weights: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("slots", [[2], [0, 1, 2, 3], [-1, 0, 3], [-1]])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("with_axis", [True, False])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_same_results_as_the_stock_operations(shape, slots, dtype, with_axis, seed):
+def test_same_results_as_the_stock_operations(shape, slots, dtype, with_axis):
     rows, width, width_out, rank = shape
-    rng = random.Random(seed)
-    torch.manual_seed(seed)
+    rng = random.Random(0)
+    torch.manual_seed(0)
     axis = (1,) if with_axis else ()
     a = torch.randn(SLOTS, *axis, rank, width).to(dtype)
     b = torch.randn(SLOTS, *axis, width_out, rank).to(dtype)
