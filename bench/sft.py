@@ -93,6 +93,7 @@ Step = Callable[[Sequence[int]], float]
 def stepper(trainer: Any, batch_of: Callable[[Sequence[int]], dict[str, Any]]) -> Step:
     """A function that takes one step on these rows and returns its loss."""
     trainer.create_optimizer()
+    trainer.current_gradient_accumulation_steps = 1  # what `train` would set
     trainer.model.train()
 
     def step(numbers: Sequence[int]) -> float:
