@@ -2,7 +2,8 @@
 The `ryorin` command line: one lazy group, so that `ryorin --help` imports nothing but click.
 
 The table below names every command, the module that holds it and its one line of help; a command's module is imported
-when the command runs. An error of Ryorin's own ends a command with `error: …` and exit code 2, Ctrl-C with 130.
+when the command runs. An error of Ryorin's own, of the database or of the operating system ends a command with
+`error: …` and exit code 2, Ctrl-C with 130; anything else is a bug and shows its traceback.
 """
 
 from __future__ import annotations
@@ -88,9 +89,26 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # `ryorin … | head`: the reader has enough
-        sys.stderr.close()
-        sys.exit(0)
+    except Exception as error:
+        words = _outside_cause(error)
+        if words is None:
+            raise
+        click.echo(f"error: {words}", err=True)
+        sys.exit(2)
+
+
+def _outside_cause(error: Exception) -> str | None:
+    """In one line what went wrong, when it was the database, the operating system or what was typed."""
+    sql = sys.modules.get("sqlalchemy.exc")  # not imported: then it raised nothing
+    if sql is not None and isinstance(error, sql.DBAPIError | sql.TimeoutError):
+        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        return f"the catalog's database failed: {reason}; what was not finished is undone, repeat the command"
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return f"{where}{error.strerror or error}"
+    if isinstance(error, UnicodeEncodeError):
+        return f"{error.object[:200]!r} cannot be written in {error.encoding}"
+    return None
 
 
 if __name__ == "__main__":

@@ -37,11 +37,14 @@ def read_prompt_file(path: Path) -> Prompt:
 
 def _from_json(text: str, source: str) -> Prompt:
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise InvalidInput(
             f"{source}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}", param="file"
         ) from error
+    except (ValueError, RecursionError) as error:
+        reason = error if isinstance(error, ValueError) else "it nests too deeply"
+        raise InvalidInput(f"{source}: not JSON: {reason}", param="file") from error
     if not isinstance(value, dict):
         raise InvalidInput(f"{source} must be a JSON object with the fields {' and '.join(FIELDS)}", param="file")
     unknown = [key for key in value if key not in FIELDS]
@@ -52,11 +55,17 @@ def _from_json(text: str, source: str) -> Prompt:
     return _checked(value.get("system"), value.get("answer_schema"), source)
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
 def _checked(system: Any, answer_schema: Any, source: str) -> Prompt:
     if not isinstance(system, str) or not system.strip():
         raise InvalidInput(
             f"{source}: the system text is missing or empty; write what the model is to do", param="system"
         )
+    if "\0" in system or any("\ud800" <= letter <= "\udfff" for letter in system):
+        raise InvalidInput(f"{source}: the system text holds a NUL or half a character", param="system")
     if len(system) > MAX_SYSTEM_CHARACTERS:
         raise InvalidInput(
             f"{source}: the system text has {len(system)} characters, {MAX_SYSTEM_CHARACTERS} at most; "
@@ -76,6 +85,8 @@ def _check_schema(schema: Any, source: str) -> None:
         raise InvalidInput(f"{source}: answer_schema must be a JSON Schema object or null", param="answer_schema")
     try:
         Draft202012Validator.check_schema(schema)
+    except RecursionError as error:
+        raise InvalidInput(f"{source}: answer_schema nests too deeply", param="answer_schema") from error
     except SchemaError as error:
         place = "/".join(str(step) for step in error.absolute_path) or "the top"
         raise InvalidInput(

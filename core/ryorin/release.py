@@ -117,7 +117,8 @@ def create_release(
 
 def get_release(session: Session, tenant: Tenant, version: int) -> Release:
     """A release of the tenant by its version. Raises NotFound."""
-    release = session.scalar(select(Release).where(Release.tenant_id == tenant.id, Release.version == version))
+    query = select(Release).where(Release.tenant_id == tenant.id, Release.version == version)
+    release = session.scalar(query) if 0 < version < 2**31 else None  # the column's range: SQLite's driver raises
     if release is None:
         raise NotFound(
             f"tenant {tenant.name!r} has no release {version}; 'ryorin release list --tenant {tenant.name}' shows them",

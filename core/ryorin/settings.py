@@ -51,11 +51,6 @@ class Settings:
         return self.home / "adapters"
 
     @property
-    def indexes_dir(self) -> Path:
-        """FAISS caches, one folder a vector store."""
-        return self.home / "indexes"
-
-    @property
     def jobs_dir(self) -> Path:
         """Working folders of jobs: checkpoints, loss curves."""
         return self.home / "jobs"

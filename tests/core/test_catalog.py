@@ -63,6 +63,17 @@ def test_foreign_keys_hold(catalog: Catalog) -> None:
         session.add(ApiKey(id="key_1", tenant_id="ten_none", prefix="p", hmac="h"))
 
 
+def test_errors_of_the_database_hold_no_data(catalog: Catalog) -> None:
+    """They go to logs; what was asked and answered must not."""
+    from sqlalchemy.exc import IntegrityError
+
+    from ryorin.catalog.tables import ApiKey
+
+    with pytest.raises(IntegrityError) as raised, catalog.session() as session:
+        session.add(ApiKey(id="key_1", tenant_id="ten_none", prefix="p", hmac="h", label="a secret word"))
+    assert "a secret word" not in str(raised.value)
+
+
 def test_sqlite_is_in_wal_mode(settings: Settings) -> None:
     catalog = open_catalog(settings)
     with catalog.engine.connect() as connection:
@@ -125,6 +136,11 @@ def test_a_newer_schema_is_refused(settings: Settings) -> None:
         ("postgresql://ryorin:secret@127.0.0.1:1/none", Unavailable, "cannot be opened"),
         ("nonsense", InvalidInput, "RYORIN_DATABASE_URL"),
         ("oracle9://x", InvalidInput, "RYORIN_DATABASE_URL"),
+        ("postgresql://ryorin:secret@host:secret/db", InvalidInput, "RYORIN_DATABASE_URL"),
+        ("postgres://ryorin:secret@127.0.0.1:1/none", Unavailable, "cannot be opened"),
+        ("sqlite://", InvalidInput, "RYORIN_DATABASE_URL"),
+        ("sqlite:///:memory:", InvalidInput, "RYORIN_DATABASE_URL"),
+        ("sqlite+aiosqlite:///x.db", InvalidInput, "RYORIN_DATABASE_URL"),
     ],
 )
 def test_a_bad_address_is_explained(home: Path, url: str, kind: type[RyorinError], words: str) -> None:

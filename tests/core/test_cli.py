@@ -7,11 +7,11 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Cli
 from model_folders import base_folder
 
 from ryorin.catalog import Catalog
@@ -21,6 +21,8 @@ from ryorin.digests import new_id
 from ryorin.models.install import add_folder
 from ryorin.models.registry import DEFAULT_BASE, get_base
 from ryorin.settings import load_settings
+
+Cli = Callable[..., Any]
 
 HEAVY = [
     "torch",
@@ -211,6 +213,8 @@ def test_database_upgrade(cli: Cli, catalog: Catalog) -> None:
         (["key", "list", "--tenant", "suport"], "known: support"),
         (["key", "revoke", "key_none", "--tenant", "support"], "no key 'key_none'"),
         (["key", "create", "--tenant", "support", "--expires-days", "-1"], "--expires-days"),
+        (["key", "create", "--tenant", "support", "--expires-days", "nan"], "--expires-days"),
+        (["key", "list", "--tenant", "bad\udcff"], "cannot be written in utf-8"),
         (["key", "list"], "Missing option '--tenant'"),
         (["prompt", "set", "/none.json", "--tenant", "support"], "cannot be read"),
         (["release", "create", "--tenant", "support", "--adapter", "nope"], "no adapter 'nope'"),
@@ -223,6 +227,7 @@ def test_database_upgrade(cli: Cli, catalog: Catalog) -> None:
         (["release", "create", "--tenant", "support", "--score-floor", "2"], "-1 to 1"),
         (["release", "promote", "9", "--tenant", "support"], "no release 9"),
         (["release", "rollback", "--tenant", "support"], "no earlier live release"),
+        (["release", "show", "9" * 30, "--tenant", "support"], "no release 999"),
         (["release", "show", "x", "--tenant", "support"], "not a valid integer"),
         (["nonsense"], "No such command"),
     ],
@@ -256,6 +261,32 @@ def test_an_unreachable_database(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("RYORIN_DATABASE_URL", "postgresql://ryorin:hidden@127.0.0.1:1/none")
     ran = cli("tenant", "list")
     assert (ran.code, "cannot be opened" in ran.err, "hidden" in ran.err) == (2, True, False)
+
+
+def test_a_database_that_fails_in_the_middle(cli: Cli, catalog: Catalog, support: str) -> None:
+    """PostgreSQL ends the very connection that inserts, SQLite refuses the row: one line, and nothing half done."""
+    if catalog.engine.dialect.name == "postgresql":
+        body = "BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END"
+        statements = (
+            f"CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$",
+            "CREATE TRIGGER die BEFORE INSERT ON api_keys FOR EACH ROW EXECUTE FUNCTION die()",
+        )
+    else:
+        statements = ("CREATE TRIGGER die BEFORE INSERT ON api_keys BEGIN SELECT RAISE(ABORT, 'disk is full'); END",)
+    with catalog.engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+    ran = cli("key", "create", "--tenant", support, "--json")
+    assert (ran.code, ran.out, len(ran.err.splitlines())) == (2, "", 1)
+    assert ran.err.startswith("error: the catalog's database failed: ")
+    assert asked(cli, "key", "list", "--tenant", support) == []
+
+
+def test_a_home_that_cannot_be_one(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RYORIN_HOME", str(tmp_path / "file"))
+    ran = cli("tenant", "list")
+    assert (ran.code, ran.err) == (2, f"error: {tmp_path / 'file'}: File exists\n")
 
 
 def test_ctrl_c_is_130(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Cli
 from model_folders import base_folder, bundled_embedder, embedder_folder, safetensors
 
 from ryorin.errors import (
@@ -42,6 +41,8 @@ from ryorin.models.registry import (
     pull,
 )
 from ryorin.settings import Settings
+
+Cli = Callable[..., Any]
 
 
 def quiet(_: str) -> None:

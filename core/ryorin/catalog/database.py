@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, inspect, text
+from sqlalchemy import Engine, create_engine, event, func, inspect, select, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from ryorin.errors import InvalidInput, RequirementMissing, Unavailable
@@ -26,6 +26,7 @@ from ryorin.settings import Settings
 MIGRATIONS = Path(__file__).parent / "migrations"
 HEAD = "0001"
 BUSY_TIMEOUT_S = 30
+ADVISORY_LOCK = 0x72796F72696E  # 'ryorin': any number that no other program on the same database takes
 
 
 class Catalog:
@@ -33,7 +34,7 @@ class Catalog:
     A connection pool to the catalog and the settings it belongs to.
 
     >>> with catalog.session() as session:      # one transaction: commits at the end, rolls back on an error
-    ...     tenant = tenants.get(session, "support")
+    ...     tenant = get_tenant(session, "support")
     """
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
@@ -106,6 +107,8 @@ def upgrade(engine: Engine) -> None:
     with engine.begin() as connection:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver begins none for CREATE TABLE by itself
+        else:
+            connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))  # two upgrades at once: one waits
         config.attributes["connection"] = connection
         try:
             command.upgrade(config, "head")
@@ -116,19 +119,23 @@ def upgrade(engine: Engine) -> None:
 
 
 def _make_engine(settings: Settings) -> Engine:
+    unusable = InvalidInput(  # without its text, which may hold a password
+        "the catalog's address cannot be used; RYORIN_DATABASE_URL is written "
+        "postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:////FOLDER/catalog.db, with %40 for an @ in the password"
+    )
     try:
         url = make_url(settings.database_url)
-        if url.get_backend_name() != "sqlite":
-            if url.drivername == "postgresql":
-                url = url.set(drivername="postgresql+psycopg")
-            return create_engine(url, pool_pre_ping=True)
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-        raise InvalidInput(
-            f"the catalog's address cannot be used ({error}); RYORIN_DATABASE_URL is written "
-            "postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:////FOLDER/catalog.db"
-        ) from error
-    Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": "IMMEDIATE"})
+    except (ArgumentError, ValueError) as error:
+        raise unusable from error
+    # hide_parameters: errors go to logs, and parameters are documents, questions and answers
+    if url.drivername.partition("+")[0] in ("postgresql", "postgres"):
+        return create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, hide_parameters=True)
+    if url.drivername not in ("sqlite", "sqlite+pysqlite") or not url.database or url.database.startswith(":"):
+        raise unusable
+    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        url, connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": "IMMEDIATE"}, hide_parameters=True
+    )
     event.listen(engine, "connect", _sqlite_pragmas)
     return engine
 

@@ -72,7 +72,13 @@ def say(text: str) -> None:
 
 def print_json(value: object) -> None:
     """A value as one line of JSON on standard output."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    # A file name that is not UTF-8 holds halves of characters; what replaces them here is JSON's own escape of them.
+    click.echo(json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode())
+
+
+def printable(text: str) -> str:
+    """Text from outside, such as a file's name, on one line and without anything a terminal would obey."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
@@ -108,4 +114,4 @@ def _cell(column: str, value: Any) -> str:
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(value))
     if isinstance(value, float):
         return f"{value:.3f}"
-    return str(value)
+    return printable(str(value))

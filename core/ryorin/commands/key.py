@@ -10,6 +10,7 @@ import click
 from ryorin.commands.common import catalog_session, json_option, print_json, print_rows, say, tenant_option
 
 DAY_S = 86_400
+MAX_EXPIRES_DAYS = 36_500
 
 
 @click.group()
@@ -26,9 +27,9 @@ def key() -> None:
 @key.command("create")
 @tenant_option
 @click.option("--label", default="", metavar="TEXT", help="What the key is for.")
-@click.option("--expires-days", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Valid for N days.")
+@click.option("--expires-days", type=click.IntRange(1, MAX_EXPIRES_DAYS), metavar="N", help="Valid for N days.")
 @json_option
-def create_command(tenant_name: str, label: str, expires_days: float | None, as_json: bool) -> None:
+def create_command(tenant_name: str, label: str, expires_days: int | None, as_json: bool) -> None:
     """
     Create a key and print its secret, which is shown this once and kept nowhere.
 

@@ -18,6 +18,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Sequence
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -186,6 +187,12 @@ def probe_endpoint(url: str, model: str, api_key_env: str | None) -> int:
         raise InvalidInput(
             f"endpoint {url!r}: write the base address, such as http://127.0.0.1:8080/v1", param="endpoint"
         )
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise InvalidInput(
+            "the endpoint's address holds a user or a key, which would be shown in lists; "
+            "put the key into an environment variable and name that with --api-key-env",
+            param="endpoint",
+        )
     headers = {"Content-Type": "application/json"}
     if api_key_env:
         key = os.environ.get(api_key_env)
@@ -218,7 +225,7 @@ def probe_endpoint(url: str, model: str, api_key_env: str | None) -> int:
         ) from error
     except (urllib.error.URLError, OSError) as error:
         raise Unavailable(f"{address} cannot be reached ({_first_line(error)}); is the server running?") from error
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except (HTTPException, ValueError, KeyError, IndexError, TypeError) as error:
         raise InvalidInput(
             f"{address} does not answer as an OpenAI embeddings endpoint does; check the address", param="endpoint"
         ) from error
