@@ -16,17 +16,20 @@ from ryorin.commands.common import (
     opened_catalog,
     print_json,
     print_rows,
+    printable,
     say,
     tenant_option,
 )
-from ryorin.errors import InvalidInput
 from ryorin.models.registry import DEFAULT_EMBEDDER, get_embedder
 from ryorin_index.store import create_store, get_store, list_documents, list_stores, store_counts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ryorin_index.ingest import Progress, Report
 
 DEFAULT_TOP_K = 5
+PIPED_PROGRESS_S = 10.0
 
 
 @click.group()
@@ -100,7 +103,9 @@ def add(store: str, paths: tuple[Path, ...], tenant_name: str, as_json: bool) ->
     """
     Add files and folders (Markdown, text, HTML, PDF), or bring changed ones up to date.
 
-    Files that did not change cost nothing; a running server finds the new text with its next question.
+    Files that did not change cost nothing; a running server finds the new text with its next question. A file that
+    cannot be read is named, keeps the passages it had, and makes the exit code 2. A file that is gone from a folder
+    stays in the store until 'ryorin index remove'.
 
     Example: ryorin index add handbook ./documents --tenant support
     """
@@ -111,7 +116,7 @@ def add(store: str, paths: tuple[Path, ...], tenant_name: str, as_json: bool) ->
         with catalog.session() as session:
             chosen = get_store(session, get_tenant(session, tenant_name), store)
         embedder = get_embedder(catalog.settings, chosen.embedder)
-        report = add_paths(catalog, chosen, paths, lambda: open_embedder(embedder), _show_progress)
+        report = add_paths(catalog, chosen, paths, lambda: open_embedder(embedder), _progress_line())
     if as_json:
         print_json(asdict(report))
     else:
@@ -182,22 +187,31 @@ def search(store: str, query: str, tenant_name: str, top_k: int, as_json: bool) 
         print_json([asdict(hit) for hit in hits])
         return
     if not hits:
-        raise InvalidInput(f"store {store!r} is empty; fill it with 'ryorin index add {store} PATH'")
+        say(f"store {store!r} is empty; fill it with 'ryorin index add {store} PATH'")
     for hit in hits:
         place = f", page {hit.page}" if hit.page else ""
-        click.echo(f"{hit.score:.3f}  {hit.title}  ({hit.filename}{place})")
+        click.echo(f"{hit.score:.3f}  {hit.title}  ({printable(hit.filename)}{place})")
         click.echo("       " + hit.text.replace("\n", "\n       "))
 
 
-def _show_progress(progress: Progress) -> None:
-    rate = progress.done / progress.seconds if progress.seconds else 0.0
-    left = f", {(progress.total - progress.done) / rate:.0f} s left" if rate and progress.done < progress.total else ""
-    line = f"{progress.done}/{progress.total} files, {progress.embedded} passages embedded{left}"
-    if sys.stderr.isatty():
-        end = "\n" if progress.done == progress.total else ""
-        click.echo(f"\r\x1b[K{line}  {progress.filename if not end else ''}{end}", err=True, nl=False)
-    elif progress.done == progress.total or progress.done % 100 == 0:
-        say(line)
+def _progress_line() -> Callable[[Progress], None]:
+    """Shows progress: one line that is written over on a terminal, a line now and then where it is piped."""
+    said_s = 0.0
+
+    def show(progress: Progress) -> None:
+        nonlocal said_s
+        finished = progress.done == progress.total
+        rate = progress.done / progress.seconds if progress.seconds else 0.0
+        left = f", {(progress.total - progress.done) / rate:.0f} s left" if rate and not finished else ""
+        line = f"{progress.done}/{progress.total} files, {progress.embedded} passages embedded{left}"
+        if sys.stderr.isatty():
+            tail = "\n" if finished else f"  {printable(progress.filename)}"
+            click.echo(f"\r\x1b[K{line}{tail}", err=True, nl=False)
+        elif finished or progress.seconds - said_s >= PIPED_PROGRESS_S:
+            said_s = progress.seconds
+            say(line)
+
+    return show
 
 
 def _show_report(report: Report) -> None:
@@ -214,4 +228,4 @@ def _show_report(report: Report) -> None:
     ]
     say(f"{', '.join(parts) or 'no files found'}; {report.embedded} passages embedded in {report.seconds:.1f} s")
     for path, reason in report.failed:
-        say(f"error: {reason}  ({path})")
+        say(printable(f"error: {reason}  ({path})"))

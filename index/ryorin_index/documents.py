@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import bisect
 import io
+import logging
 import re
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +30,17 @@ MEDIA_TYPES = {
     ".pdf": "application/pdf",
 }
 MAX_PASSAGE_UNITS = 240  # about 300 tokens of an E5 tokenizer, whose limit is 512
-_UNIT = re.compile(r"[぀-ヿ㐀-鿿豈-﫿]|\w+?(?=[぀-ヿ㐀-鿿]|\b)|[^\w\s]")
+MAX_TITLE_CHARACTERS = 200  # titles and headings stand before every passage they name, in the index and in the prompt
+_UNIT = re.compile(r"[぀-ヿ㐀-鿿豈-﫿]|\w{1,16}?(?=[぀-ヿ㐀-鿿]|\b)|\w{16}|[^\w\s]")
 _HEADING = re.compile(r"(#{1,6})\s+(.*)")
-_NOT_CONTENT = ("script", "style", "nav", "footer", "aside", "form", "noscript", "template", "iframe")
+_NOT_CONTENT = re.compile("script|style|nav|footer|aside|form|noscript|template|iframe|rt|rp")  # rt: furigana
 _BLOCKS = re.compile(
-    "address|article|blockquote|caption|dd|details|div|dl|dt|fieldset|figcaption|figure|header|hr|li|main|ol|p|pre|"
+    "address|article|blockquote|caption|dd|details|div|dl|dt|fieldset|figcaption|figure|header|hr|li|main|ol|p|"
     "section|summary|table|tbody|thead|tr|ul"
 )
+_CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+_NOT_TEXT = str.maketrans({**_CONTROLS, 0x0B: "\n", 0x0C: "\n", 0x85: "\n"})  # vertical tab, form feed, next line
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -109,11 +116,15 @@ def parse_document(path: Path, data: bytes) -> ParsedDocument:
             title = next((match[2].strip() for match in map(_HEADING.fullmatch, text.split("\n")) if match), None)
     if not text.strip():
         raise _invalid(path, "has no text in it; a scanned document needs text recognition (OCR) first")
-    return ParsedDocument(text, " ".join((title or path.stem).split()), media_type, starts)
+    return ParsedDocument(text, _one_line(_clean(title or "")) or _one_line(path.stem), media_type, starts)
 
 
 def split_document(document: ParsedDocument) -> list[PassageDraft]:
-    """The passages of a document, in order: one a section or page, several where it is too long for one."""
+    """
+    The passages of a document, in order: one a section or page, several where it is too long for one.
+
+    A document that has headings and nothing below them is cut as plain text: what it says is in its headings.
+    """
     if document.page_starts:
         ends = (*document.page_starts[1:], len(document.text))
         sections = [(start, end, "") for start, end in zip(document.page_starts, ends, strict=True)]
@@ -121,12 +132,15 @@ def split_document(document: ParsedDocument) -> list[PassageDraft]:
         sections = [(0, len(document.text), "")]
     else:
         sections = _sections(document)
-    drafts = []
-    for start, end, heading in sections:
-        for piece_start, piece_end in _pieces(document.text, start, end):
-            text = document.text[piece_start:piece_end]
-            drafts.append(PassageDraft(text, heading, piece_start, piece_end, document.page_at(piece_start)))
-    return drafts
+    return _drafts(document, sections) or _drafts(document, [(0, len(document.text), "")])
+
+
+def _drafts(document: ParsedDocument, sections: Sequence[tuple[int, int, str]]) -> list[PassageDraft]:
+    return [
+        PassageDraft(document.text[start:end], heading, start, end, document.page_at(start))
+        for section_start, section_end, heading in sections
+        for start, end in _pieces(document.text, section_start, section_end)
+    ]
 
 
 def _sections(document: ParsedDocument) -> list[tuple[int, int, str]]:
@@ -134,21 +148,30 @@ def _sections(document: ParsedDocument) -> list[tuple[int, int, str]]:
     from llama_index.core.node_parser import MarkdownNodeParser
     from llama_index.core.schema import Document, MetadataMode
 
+    class Source(Document):
+        """Every node notes the hash of what it came from: computed anew each time, of the whole text."""
+
+        @property
+        def hash(self) -> str:
+            return ""
+
     parser = MarkdownNodeParser.from_defaults(header_path_separator="\x1f", include_prev_next_rel=False)
     found = []
     cursor = 0
-    for node in parser.get_nodes_from_documents([Document(text=document.text)]):
+    for node in parser.get_nodes_from_documents([Source(text=document.text)]):
         content = node.get_content(metadata_mode=MetadataMode.NONE)
         start = document.text.index(content, cursor)
         cursor = start + len(content)
         path = [part for part in str(node.metadata["header_path"]).split("\x1f") if part]
         first, _, _ = content.partition("\n")
         if match := _HEADING.fullmatch(first):
-            path.append(match[2].strip())
-            start += len(first)
-        if path and " ".join(path[0].split()) == document.title:
+            path.append(match[2])
+            if len(match[2]) <= MAX_TITLE_CHARACTERS:  # a longer one is text that was marked up as a heading: kept
+                start += len(first)
+        path = [_one_line(part) for part in path]
+        if path and path[0] == document.title:
             path = path[1:]
-        found.append((start, cursor, " > ".join(" ".join(part.split()) for part in path)))
+        found.append((start, cursor, " > ".join(path)))
     return found
 
 
@@ -175,7 +198,11 @@ def _pieces(text: str, start: int, end: int) -> list[tuple[int, int]]:
 
 
 def _units(text: str) -> list[str]:
-    """Words, Japanese characters and marks: within a third of an E5 tokenizer's count, and without loading one."""
+    """
+    Words, Japanese characters and marks: within a third of an E5 tokenizer's count, and without loading one.
+
+    A run of letters without end (base64, Thai, a minified script) counts as one unit for every 16 of them.
+    """
     return _UNIT.findall(text)
 
 
@@ -194,59 +221,82 @@ def _decode(path: Path, data: bytes) -> str:
 
 
 def _clean(text: str) -> str:
-    """One kind of line end; headings with one space, as LlamaIndex's parser writes them, so that offsets hold."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return re.sub(r"^(#{1,6})[^\S\n]+", r"\1 ", text, flags=re.MULTILINE)
+    """
+    Text as it is kept: one kind of line end, no control characters (PostgreSQL takes no NUL, a terminal obeys the
+    others), no halves of characters. Headings have one space, as LlamaIndex's parser writes them: so offsets hold.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n").translate(_NOT_TEXT)
+    return re.sub(r"^(#+)[^\S\n]+", r"\1 ", _SURROGATE.sub("\ufffd", text), flags=re.MULTILINE)
+
+
+def _one_line(text: str) -> str:
+    """A title or heading as it names passages: one line, shortened where it is too long."""
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_TITLE_CHARACTERS else line[: MAX_TITLE_CHARACTERS - 1] + "…"
 
 
 def _read_html(path: Path, data: bytes) -> tuple[str, str | None]:
     """An HTML page's content in Markdown form and its title: navigation, scripts and forms are left out."""
     from bs4 import BeautifulSoup
-    from bs4.element import Comment, NavigableString
+    from bs4.exceptions import ParserRejectedMarkup
 
-    soup = BeautifulSoup(data, "html.parser")
-    heading, title = soup.find("h1"), soup.find("title")
-    named = heading or title
-    name = named.get_text(" ", strip=True) if named else None
-    for tag in soup(_NOT_CONTENT):
-        tag.decompose()
-    root: Any = soup.find("main") or soup.find("article") or soup.find("body") or soup
-    for string in list(root.find_all(string=True)):
-        if isinstance(string, Comment):
-            string.extract()
-        elif not string.find_parent("pre"):
-            string.replace_with(NavigableString(re.sub(r"\s+", " ", string)))
-    for level in range(1, 7):
-        for tag in root.find_all(f"h{level}"):
-            tag.replace_with(NavigableString(f"\n\n{'#' * level} {tag.get_text(' ', strip=True)}\n\n"))
-    for tag in root.find_all("br"):
-        tag.replace_with(NavigableString("\n"))
-    for tag in root.find_all(["td", "th"]):
-        tag.append(NavigableString(" | "))
-    for tag in root.find_all("li"):
-        tag.insert(0, NavigableString("- "))
-    for tag in root.find_all(lambda tag: _BLOCKS.fullmatch(tag.name) is not None):
-        line_end = "\n" if tag.name in ("li", "tr", "dd", "dt") else "\n\n"
-        tag.insert_before(NavigableString(line_end))
-        tag.insert_after(NavigableString(line_end))
-    lines = (line.strip().removesuffix("|").rstrip() for line in root.get_text().split("\n"))
-    return _clean(re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()), name
+    try:
+        with warnings.catch_warnings(action="ignore"):  # XHTML, a page of one word: read all the same
+            soup = BeautifulSoup(data, "html.parser")
+    except ParserRejectedMarkup as error:
+        raise _invalid(path, "cannot be read as HTML; open it in a browser and save it anew") from error
+    named = soup.find("h1") or soup.find("title")
+    root = soup.find("main") or soup.find("article") or soup.find("body") or soup
+    lines = (line.strip().removesuffix("|").rstrip() for line in _markdown(root).split("\n"))
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+    return _clean(text), named.get_text(" ", strip=True) if named else None
+
+
+def _markdown(root: Any) -> str:
+    """The text below an element in Markdown form. One walk with a stack of its own: pages nest as deep as they like."""
+    from bs4.element import CData, NavigableString, Tag
+
+    parts: list[str] = []
+    stack: list[Any] = [root]
+    while stack:
+        node = stack.pop()
+        if type(node) is str:  # what ends an element
+            parts.append(node)
+        elif isinstance(node, NavigableString):
+            if type(node) in (NavigableString, CData):  # not a comment, a doctype, a script
+                parts.append(re.sub(r"\s+", " ", node))
+        elif isinstance(node, Tag) and _NOT_CONTENT.fullmatch(node.name) is None:
+            if re.fullmatch("h[1-6]", node.name):
+                parts.append(f"\n\n{'#' * int(node.name[1])} {' '.join(node.get_text(' ').split())}\n\n")
+            elif node.name == "pre":
+                parts.append(f"\n\n```\n{node.get_text().strip(chr(10))}\n```\n\n")
+            elif node.name == "br":
+                parts.append("\n")
+            else:
+                line_end = "\n\n" if _BLOCKS.fullmatch(node.name) else ""
+                if node.name in ("li", "tr", "dd", "dt"):
+                    line_end = "\n"
+                parts.append(line_end + "- " if node.name == "li" else line_end)
+                stack.append(" | " if node.name in ("td", "th") else line_end)
+                stack.extend(reversed(node.contents))
+    return "".join(parts)
 
 
 def _read_pdf(path: Path, data: bytes) -> tuple[str, tuple[int, ...], str | None]:
     """A PDF's text, the offsets of its pages and its title."""
     import pypdf
-    from pypdf.errors import PyPdfError
 
+    logging.getLogger("pypdf").setLevel(logging.ERROR)  # it warns of every damage it can repair, some hundred times
     try:
         pdf = pypdf.PdfReader(io.BytesIO(data))
-        if pdf.is_encrypted:
+        if pdf.is_encrypted and not pdf.decrypt(""):  # many are protected against changes only: no password to read
             raise _invalid(path, "is encrypted; save a copy without a password")
         title = pdf.metadata.title if pdf.metadata else None
+        title = title if isinstance(title, str) else None
         pages = [_clean(text) for text in _pdf_pages(path, data)]
     except InvalidInput:
         raise
-    except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+    except Exception as error:  # damaged files bring pypdf to raise almost anything
         raise _invalid(path, f"cannot be read as a PDF ({error}); open it in a viewer and save it anew") from error
     starts = []
     text = ""

@@ -114,7 +114,8 @@ class _Endpoint:
             reply = self._client.embeddings.create(model=self._embedder.model or "", input=list(texts))
         except OpenAIError as error:
             raise Unavailable(f"embedder {self._embedder.name!r} at {self._embedder.url} failed: {error}") from error
-        vectors = np.asarray([row.embedding for row in reply.data], dtype=np.float32)
+        rows = sorted(reply.data, key=lambda row: row.index)
+        vectors = np.asarray([row.embedding for row in rows], dtype=np.float32)
         if vectors.shape != (len(texts), self._embedder.dimensions):
             raise InvalidInput(
                 f"embedder {self._embedder.name!r} gave vectors of shape {vectors.shape}, "

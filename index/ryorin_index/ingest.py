@@ -8,9 +8,11 @@ transaction, so a reader sees the old passages or the new ones, and an interrupt
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from sqlalchemy.orm import Session
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Document, Passage, VectorStore
 from ryorin.digests import new_id, sha256_bytes
-from ryorin.errors import Conflict, InvalidInput, NotFound, RyorinError
+from ryorin.errors import Conflict, InvalidInput, NotFound, RyorinError, Unavailable
 from ryorin_index.documents import MEDIA_TYPES, PassageDraft, parse_document, split_document
 from ryorin_index.embed import Embed
 from ryorin_index.store import next_generation
@@ -46,7 +48,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Progress:
-    """After each file: how many of all files are done, passages embedded so far, seconds since the start."""
+    """
+    After each file, and after each batch of passages within one: how many of all files are done, passages embedded so
+    far, seconds since the start.
+    """
 
     done: int
     total: int
@@ -60,16 +65,14 @@ def find_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     The files that `paths` name, folders searched through: (those of a supported format, the others found in folders).
 
     Hidden files and folders, and links inside folders, are passed over. Raises InvalidInput for a path that does not
-    exist; a file that is named itself is taken whatever its format, so that its error is reported.
+    exist and OSError for a folder that may not be read; a file that is named itself is taken whatever its format, so
+    that its error is reported.
     """
     files: dict[Path, None] = {}
     skipped: list[Path] = []
     for path in paths:
         if path.is_dir():
-            for found in sorted(path.rglob("*")):
-                relative = found.relative_to(path)
-                if any(part.startswith(".") for part in relative.parts) or found.is_symlink() or not found.is_file():
-                    continue
+            for found in sorted(_walk(path)):
                 if found.suffix.lower() in MEDIA_TYPES:
                     files[found.resolve()] = None
                 else:
@@ -79,6 +82,20 @@ def find_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         else:
             raise InvalidInput(f"{path}: no such file or folder", param="path")
     return list(files), skipped
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """The files below a folder that are neither hidden nor links."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(place, name)
+            if not name.startswith(".") and not path.is_symlink() and path.is_file():
+                yield path
 
 
 def add_paths(
@@ -92,7 +109,8 @@ def add_paths(
     Make the store hold what the files at `paths` say now. Every file is a transaction of its own.
 
     embedder: opens the store's embedder; called only when something must be embedded.
-    A file that cannot be read is reported in `failed` and keeps the passages it had.
+    A file that cannot be read is reported in `failed` and keeps the passages it had. An embedder or a database that
+    does not answer ends the run: it would fail for every file.
     """
     started = time.monotonic()
     files, skipped = find_files(paths)
@@ -104,12 +122,17 @@ def add_paths(
             opened.append(embedder())
         return opened[0]
 
+    def tell(path: Path, done: int, embedded: int) -> None:
+        on_progress(Progress(done, len(files), path.name, embedded, time.monotonic() - started))
+
     for done, path in enumerate(files, start=1):
         try:
-            _add_file(catalog, store, path, embed, report)
+            _add_file(catalog, store, path, embed, report, partial(tell, path, done - 1))
+        except Unavailable:
+            raise
         except (InvalidInput, Conflict, OSError) as error:
             report.failed.append((str(path), str(error)))
-        on_progress(Progress(done, len(files), path.name, report.embedded, time.monotonic() - started))
+        tell(path, done, report.embedded)
     report.seconds = round(time.monotonic() - started, 3)
     return report
 
@@ -123,7 +146,7 @@ def remove_documents(catalog: Catalog, store: VectorStore, names: Sequence[str])
     with catalog.session() as session:
         next_generation(session, store)
         removed = []
-        for name in names:
+        for name in dict.fromkeys(names):
             wanted = {name, str(Path(name).resolve())}
             found = session.scalars(
                 select(Document).where(
@@ -143,7 +166,17 @@ def remove_documents(catalog: Catalog, store: VectorStore, names: Sequence[str])
     return removed
 
 
-def _add_file(catalog: Catalog, store: VectorStore, path: Path, embed: Callable[[], Embed], report: Report) -> None:
+def _add_file(
+    catalog: Catalog,
+    store: VectorStore,
+    path: Path,
+    embed: Callable[[], Embed],
+    report: Report,
+    on_batch: Callable[[int], None],
+) -> None:
+    """on_batch: told after each batch of passages how many the whole run has embedded."""
+    if not _is_text(str(path)):
+        raise InvalidInput(f"{path.name} has a name that is not UTF-8; rename it", code="invalid_file")
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
         raise InvalidInput(f"{path.name} has {size:,} bytes, the limit is {MAX_FILE_BYTES:,}", code="invalid_file")
@@ -159,7 +192,8 @@ def _add_file(catalog: Catalog, store: VectorStore, path: Path, embed: Callable[
     drafts = split_document(parsed)
     wanted = {draft.sha256(parsed.title): draft for draft in drafts}
     missing = [draft for digest, draft in wanted.items() if digest not in kept]
-    vectors = kept | _embed(embed, missing, parsed.title, store) if missing else kept
+    embedded = report.embedded
+    vectors = kept | _embed(embed, missing, parsed.title, store, lambda count: on_batch(embedded + count))
     try:
         with catalog.session() as session:
             generation = next_generation(session, store)
@@ -207,7 +241,11 @@ def _vectors(session: Session, document_id: str) -> dict[str, bytes]:
 
 
 def _embed(
-    embed: Callable[[], Embed], drafts: Sequence[PassageDraft], title: str, store: VectorStore
+    embed: Callable[[], Embed],
+    drafts: Sequence[PassageDraft],
+    title: str,
+    store: VectorStore,
+    on_batch: Callable[[int], None],
 ) -> dict[str, bytes]:
     vectors: dict[str, bytes] = {}
     for batch in _batches(drafts):
@@ -220,7 +258,17 @@ def _embed(
             raise RyorinError("the embedder gave a vector that is not finite")
         for draft, row in zip(batch, rows, strict=True):
             vectors[draft.sha256(title)] = row.astype("<f4").tobytes()
+        on_batch(len(vectors))
     return vectors
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be kept: Python holds the bytes of one that is not UTF-8 as halves of characters."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _batches(drafts: Sequence[PassageDraft]) -> Iterator[Sequence[PassageDraft]]:

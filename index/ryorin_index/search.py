@@ -111,6 +111,7 @@ class Searcher:
         self._open_embed = open_embed or (lambda name: open_embedder(get_embedder(catalog.settings, name)))
         self._embedders: dict[str, Embed] = {}
         self._indexes: dict[str, StoreIndex] = {}
+        self._opening = threading.Lock()  # a lock of its own: an embedder may load for seconds, other searches go on
         self._lock = threading.Lock()
 
     def search(
@@ -128,14 +129,14 @@ class Searcher:
             raise InvalidInput(
                 f"the query has {len(query)} characters, the limit is {MAX_QUERY_CHARACTERS}", param="query"
             )
-        vector: Vectors | None = None
+        with self._catalog.session() as session:
+            stores = self._stores(session, tenant_id, store_ids)
+        if not stores:
+            return []
+        vector = self._embedder(stores[0].embedder).query(query)  # between transactions: an endpoint may take its time
         for _ in range(_ATTEMPTS):
             with self._catalog.session() as session:
                 stores = self._stores(session, tenant_id, store_ids)
-                if not stores:
-                    return []
-                if vector is None:
-                    vector = self._embedder(stores[0].embedder).query(query)
                 scored: list[tuple[float, int]] = []
                 for store in stores:
                     index = self._index(store)
@@ -159,9 +160,11 @@ class Searcher:
     def warm(self, tenant_id: str, store_ids: Sequence[str]) -> None:
         """Load the stores and their embedder, so that the first question does not wait for them."""
         with self._catalog.session() as session:
-            for store in self._stores(session, tenant_id, store_ids):
-                self._embedder(store.embedder)
+            stores = self._stores(session, tenant_id, store_ids)
+            for store in stores:
                 self._index(store).refresh(session, store.generation)
+        for store in stores:
+            self._embedder(store.embedder)
 
     def _stores(self, session: Session, tenant_id: str, store_ids: Sequence[str]) -> Sequence[VectorStore]:
         found = session.scalars(
@@ -175,10 +178,12 @@ class Searcher:
         return found
 
     def _embedder(self, name: str) -> Embed:
-        with self._lock:
-            if name not in self._embedders:
-                self._embedders[name] = self._open_embed(name)
-            return self._embedders[name]
+        opened = self._embedders.get(name)
+        if opened is None:
+            with self._opening:
+                opened = self._embedders.get(name) or self._open_embed(name)
+                self._embedders[name] = opened
+        return opened
 
     def _index(self, store: VectorStore) -> StoreIndex:
         with self._lock:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from ryorin.errors import InvalidInput
 from ryorin_index.documents import (
     MAX_PASSAGE_UNITS,
+    MAX_TITLE_CHARACTERS,
     ParsedDocument,
     PassageDraft,
     _units,
@@ -75,6 +78,75 @@ def test_html_leaves_navigation_out_and_keeps_tables_and_lists() -> None:
         assert word not in document.text
 
 
+def test_html_that_is_odd() -> None:
+    _, drafts = passages("a.html", "<!DOCTYPE html><?xml version='1.0'?><p><ruby>漢字<rt>かんじ</rt></ruby>の本")
+    assert drafts[0].text == "漢字の本"
+    _, drafts = passages("a.html", "<h1>T</h1><h2>Shell</h2><pre># a comment\nls</pre>")
+    assert [(draft.heading, draft.text) for draft in drafts] == [("Shell", "```\n# a comment\nls\n```")]
+    _, drafts = passages("a.html", "<div>word " * 5000)  # deeper than Python's stack
+    assert sum(draft.text.count("word") for draft in drafts) == 5000
+    with pytest.raises(InvalidInput, match="cannot be read as HTML"):
+        parse_document(Path("a.html"), b"<![x[")
+
+
+def test_what_no_database_or_terminal_takes_is_not_kept() -> None:
+    letters = "".join(map(chr, (0, 1, 7, 27, 127, 155)))
+    for name, text in (
+        ("a.html", "<h1>T&#0;itle</h1><p>a &#xD800; b &#0;&#27; c</p>"),
+        ("a.md", f"# T{letters[1:]}itle\n\n{'a ' * 3000}{letters} b \f c"),
+    ):
+        document, _ = passages(name, text)
+        assert document.title.replace("\ufffd", "") == "Title"
+        document.text.encode()
+        assert all(letter.isprintable() or letter in "\n\ufffd" for letter in document.text)
+
+
+def test_a_heading_that_is_a_whole_text_is_shortened_and_kept_as_text() -> None:
+    long = "very " * 300
+    for name, text in (("a.html", f"<h1>Title</h1><h2>{long}</h2><p>end"), ("a.md", f"# Title\n\n## {long}\n\nend")):
+        _, drafts = passages(name, text)
+        assert sum(draft.text.count("very") for draft in drafts) == 300
+        assert {len(draft.heading) for draft in drafts} == {MAX_TITLE_CHARACTERS}
+    document, drafts = passages("a.md", f"# {long}\n\nend")
+    assert len(document.title) == MAX_TITLE_CHARACTERS
+    assert {draft.heading for draft in drafts} == {""}
+
+
+def test_a_document_of_headings_only_is_found_by_them() -> None:
+    assert [draft.text for draft in passages("a.html", "<h1>Closed on Mondays</h1>")[1]] == ["# Closed on Mondays"]
+
+
+def test_a_run_of_letters_without_end_is_cut() -> None:
+    _, drafts = passages("a.txt", "QUJD" * 10_000)
+    assert sum(len(draft.text) for draft in drafts) == 40_000
+    assert max(len(draft.text) for draft in drafts) <= 16 * MAX_PASSAGE_UNITS
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *"#\n\r\t\f\x1c\x85\u2028 |",
+                "# ",
+                "## ",
+                "####### ",
+                "#######\t",
+                "#\u3000見出し",
+                "\n\n",
+                "```",
+                "語。",
+                "a. ",
+            ]
+        ),
+        max_size=14,
+    ).map("".join)
+)
+def test_markdown_of_any_kind_keeps_its_offsets(text: str) -> None:
+    if text.strip():
+        passages("a.md", text)
+
+
 def test_pdf_pages_are_numbered(make_pdf: PdfMaker) -> None:
     document, drafts = passages("rules.pdf", make_pdf(["First page.", "", "Third page."], title="House rules"))
     assert document.title == "House rules"
@@ -109,6 +181,28 @@ def test_passages_are_parts_of_the_text_small_enough_and_lose_no_word(text: str)
         covered[draft.start : draft.end] = b"\1" * (draft.end - draft.start)
     lost = "".join(letter for letter, seen in zip(document.text, covered, strict=True) if not seen)
     assert lost.strip() == ""
+
+
+def test_a_pdf_that_is_protected_against_changes_only_is_read(make_pdf: PdfMaker) -> None:
+    from pypdf import PdfReader, PdfWriter
+
+    writer = PdfWriter(clone_from=PdfReader(io.BytesIO(make_pdf(["Open to all."]))))
+    writer.encrypt("", "the owner's password", algorithm="AES-256")
+    protected = io.BytesIO()
+    writer.write(protected)
+    assert passages("a.pdf", protected.getvalue())[1][0].text == "Open to all."
+
+
+def test_a_damaged_pdf_is_read_or_refused(make_pdf: PdfMaker, capfd: pytest.CaptureFixture[str]) -> None:
+    whole = make_pdf(["Text."], title="Title")
+    draw = random.Random(2)
+    for _ in range(30):
+        damaged = bytearray(whole)
+        for _ in range(draw.randint(1, 30)):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        with contextlib.suppress(InvalidInput):
+            parse_document(Path("a.pdf"), bytes(damaged))
+    assert capfd.readouterr().err == ""
 
 
 def test_unreadable_files_say_why(make_pdf: PdfMaker) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,6 @@ def test_a_failed_file_is_reported_and_the_others_are_indexed(ready: Any, folder
         (("create", "Bad Name"), "store name 'Bad Name'"),
         (("create", "second", "--embedder", "nope"), "no embedder model 'nope'"),
         (("create", "second", "--embedder", "smollm2-135m-instruct"), "smollm2-135m-instruct"),
-        (("search", "handbook", "x"), "store 'handbook' is empty"),
         (("search", "handbook", " "), "the query is empty"),
         (("remove", "handbook", "nope.md"), "has no document 'nope.md'"),
     ],
@@ -64,6 +64,28 @@ def test_wrong_input(ready: Any, words: tuple[str, ...], message: str) -> None:
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith("error: ") and message in result.err
     assert "Traceback" not in result.err
+
+
+def test_an_empty_store_is_no_error(ready: Any) -> None:
+    result = ready("search", "handbook", "x")
+    assert (result.code, result.out) == (0, "") and "store 'handbook' is empty" in result.err
+    assert json.loads(ready("search", "handbook", "x", "--json").out) == []
+
+
+def test_names_of_files_that_are_odd(ready: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    (folder / "new\nline\x1b[31m.md").write_text("# A\n\nWords.")
+    Path(os.fsdecode(os.fsencode(folder) + b"/bad\xff.md")).write_text("# B\n\nWords.")
+    (folder / "link.md").symlink_to("/etc/hostname")
+    first = ready("add", "handbook", folder, "--json")
+    report = json.loads(first.out)
+    assert (first.code, report["added"]) == (2, ["new\nline\x1b[31m.md"])
+    assert "not UTF-8" in report["failed"][0][1]
+    again = ready("add", "handbook", folder)
+    assert "\\udcff.md has a name that is not UTF-8" in again.err
+    shown = ready("documents", "handbook").out + ready("search", "handbook", "words").out
+    assert "new\\nline\\x1b[31m.md" in shown and "\x1b" not in shown
 
 
 def test_an_unknown_tenant(cli: Any, home: Path) -> None:

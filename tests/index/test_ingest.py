@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from word_embedder import WordEmbedder, fake_embedder
 
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Passage, Tenant, VectorStore
-from ryorin.errors import Conflict, InvalidInput, NotFound
-from ryorin_index.ingest import Report, add_paths, remove_documents
+from ryorin.errors import Conflict, InvalidInput, NotFound, Unavailable
+from ryorin_index.ingest import Report, add_paths, find_files, remove_documents
 from ryorin_index.search import Searcher
 from ryorin_index.store import create_store, get_store, list_documents, store_counts
 
@@ -81,6 +82,53 @@ def test_an_interruption_leaves_whole_documents_only(
     assert len(documents) == 1 and documents[0]["passages"] > 0
     report = add(catalog, store, folder, embedder)
     assert (len(report.unchanged), len(report.added)) == (1, 2)
+
+
+def test_text_that_postgresql_would_refuse(
+    catalog: Catalog, store: VectorStore, tenant: Tenant, tmp_path: Path, embedder: WordEmbedder
+) -> None:
+    (tmp_path / "a.html").write_text("<title>N&#0;ul</title><p>Parking &#0; is free &#xD800;.</p>")
+    assert add(catalog, store, tmp_path / "a.html", embedder).failed == []
+    hit = Searcher(catalog, lambda _: embedder).search(tenant.id, [store.id], "parking", 1)[0]
+    assert "Parking" in hit.text and "\0" not in hit.title + hit.text
+
+
+def test_an_embedder_that_does_not_answer_ends_the_run(
+    catalog: Catalog, store: VectorStore, folder: Path, embedder: WordEmbedder
+) -> None:
+    asked: list[int] = []
+
+    class Silent(WordEmbedder):
+        def passages(self, texts):  # type: ignore[no-untyped-def]
+            asked.append(len(texts))
+            raise Unavailable("the embedder does not answer")
+
+    with pytest.raises(Unavailable):
+        add(catalog, store, folder, Silent())
+    assert len(asked) == 1
+
+
+def test_progress_is_told_within_a_long_file(
+    catalog: Catalog, store: VectorStore, tmp_path: Path, embedder: WordEmbedder
+) -> None:
+    (tmp_path / "long.md").write_text("# T\n\n" + "\n\n".join(f"## Part {part}\n\nWords." for part in range(40)))
+    told: list[tuple[int, int]] = []
+    add_paths(catalog, store, [tmp_path], lambda: embedder, lambda at: told.append((at.done, at.embedded)))
+    assert told == [(0, 16), (0, 32), (0, 40), (1, 40)]
+
+
+def test_a_folder_that_may_not_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refused(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)  # the tests may run as root, whom no mode stops
+    with pytest.raises(PermissionError, match="closed"):
+        find_files([tmp_path])
 
 
 def test_removed_documents_are_not_found(

@@ -101,6 +101,22 @@ def test_another_tenants_store_and_passages_do_not_exist(
         searcher.passage(other.id, passage)
 
 
+def test_no_connection_is_held_while_a_question_is_embedded(
+    catalog: Catalog, store: VectorStore, tenant: Tenant, folder: Path, embedder: WordEmbedder
+) -> None:
+    """An embedding endpoint may take a minute; the pool has a dozen connections for all requests."""
+    add_paths(catalog, store, [folder], lambda: embedder)
+    held: list[int] = []
+
+    class Watching(WordEmbedder):
+        def query(self, text):  # type: ignore[no-untyped-def]
+            held.append(catalog.engine.pool.checkedout())  # type: ignore[attr-defined]
+            return super().query(text)
+
+    assert Searcher(catalog, lambda _: Watching()).search(tenant.id, [store.id], "parking", 1)
+    assert held == [0]
+
+
 def test_queries_that_are_wrong(catalog: Catalog, store: VectorStore, tenant: Tenant, embedder: WordEmbedder) -> None:
     searcher = Searcher(catalog, lambda _: embedder)
     with pytest.raises(InvalidInput, match="empty"):
