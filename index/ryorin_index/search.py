@@ -26,7 +26,7 @@ from ryorin_index.documents import passage_title
 from ryorin_index.embed import Embed, Vectors, open_embedder
 
 MAX_QUERY_CHARACTERS = 8000
-_ATTEMPTS = 3
+_ATTEMPTS = 10  # with a writer that changes the very document found 40 times a second, 3 were too few 1 time in 2000
 
 
 @dataclass(frozen=True)

@@ -448,6 +448,11 @@ def test_endpoints_that_cannot_be_asked(settings: Settings) -> None:
         add_endpoint(settings, "tei", "http://127.0.0.1:1/v1", "m", None, quiet)
     with pytest.raises(InvalidInput, match="base address"):
         add_endpoint(settings, "tei", "ftp://x", "m", None, quiet)
+    with pytest.raises(InvalidInput, match="--api-key-env") as raised:
+        add_endpoint(settings, "tei", "http://me:hidden@127.0.0.1:1/v1", "m", None, quiet)
+    assert "hidden" not in str(raised.value)
+    with pytest.raises(InvalidInput, match="does not answer as an OpenAI embeddings endpoint"):
+        add_endpoint(settings, "tei", "http://no where/v1", "m", None, quiet)
     with pytest.raises(InvalidInput, match="NO_SUCH_KEY is not set"):
         add_endpoint(settings, "tei", "http://127.0.0.1:1/v1", "m", "NO_SUCH_KEY", quiet)
 

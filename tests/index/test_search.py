@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +101,41 @@ def test_another_tenants_store_and_passages_do_not_exist(
         searcher.search(other.id, [store.id], "unopened", 1)
     with pytest.raises(NotFound):
         searcher.passage(other.id, passage)
+
+
+def test_an_edit_is_found_by_the_next_search_while_others_search(
+    catalog: Catalog, store: VectorStore, tenant: Tenant, tmp_path: Path, embedder: WordEmbedder
+) -> None:
+    """One writer, three readers: never nothing, never older than what was written when the question came in."""
+    searcher = Searcher(catalog, lambda _: embedder)
+    path = tmp_path / "prices.md"
+    written, finished = [0], threading.Event()
+    stale: list[tuple[int, list[str]]] = []
+
+    def write(version: int) -> None:
+        more = "".join(f"## Part {part}\n\nfiller {part} {version}\n\n" for part in range(version % 7))
+        path.write_text(f"# Prices\n\nlacquer bowl {version}\n\n{more}")
+        assert add_paths(catalog, store, [path], lambda: embedder).failed == []
+        written[0] = version
+
+    def read() -> None:
+        while not finished.is_set():
+            at_least = written[0]
+            texts = [hit.text for hit in searcher.search(tenant.id, [store.id], "lacquer bowl", 3)]
+            if not any(int(text.split()[-1]) >= at_least for text in texts if text.startswith("lacquer")):
+                stale.append((at_least, texts))
+
+    write(1)
+    with ThreadPoolExecutor(3) as pool:
+        readers = [pool.submit(read) for _ in range(3)]
+        try:
+            for version in range(2, 60):
+                write(version)
+        finally:
+            finished.set()
+        for reader in readers:
+            reader.result()
+    assert stale == []
 
 
 def test_no_connection_is_held_while_a_question_is_embedded(

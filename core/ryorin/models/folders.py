@@ -168,18 +168,18 @@ def embedding_dimensions(folder: Path) -> int:
         )
     try:
         modules = json.loads(path.read_text(encoding="utf-8"))
-        kinds = [(module["type"], module["path"]) for module in modules]
+        kinds = [(str(module["type"]), str(module["path"])) for module in modules]
     except (ValueError, KeyError, TypeError):
         raise InvalidInput(f"{path} cannot be read as a list of modules", param="path") from None
-    dimensions = int(_read_json_object(folder, "config.json").get("hidden_size", 0))
+    dimensions = _read_json_object(folder, "config.json").get("hidden_size", 0)
     for kind, place in kinds:
-        if not str(kind).startswith("sentence_transformers."):
+        if not kind.startswith("sentence_transformers."):
             raise InvalidInput(f"{path} names {kind}: a module with code of its own, which is not run", param="path")
         if kind.endswith((".Pooling", ".Dense")) and (folder / place / "config.json").is_file():
             config = _read_json_object(folder, f"{place}/config.json")
             known = [config.get(key) for key in ("out_features", "embedding_dimension", "word_embedding_dimension")]
-            dimensions = next((int(value) for value in known if value), dimensions)
-    if dimensions <= 0:
+            dimensions = next((value for value in known if value), dimensions)
+    if not isinstance(dimensions, int) or dimensions <= 0:
         raise InvalidInput(f"{folder} does not say how long its vectors are", param="path")
     return dimensions
 
@@ -233,7 +233,9 @@ def _read_json_object(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _check_shards(folder: Path, name: str) -> None:
-    shards = _read_json_object(folder, name).get("weight_map", {})
+    shards = _read_json_object(folder, name).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+        raise InvalidInput(f"{folder / name} has no weight_map of file names", param="path")
     missing = sorted({shard for shard in shards.values() if not (folder / shard).is_file()})
     if missing:
         raise InvalidInput(
