@@ -28,7 +28,7 @@ Desk = Literal["support", "people"]
 DESKS: tuple[Desk, ...] = ("support", "people")
 DATASETS = Path(__file__).parent / "datasets"
 SEED = 20
-EXAMPLES = {"support": 225, "people": 225}
+EXAMPLES = {"support": 220, "people": 220}
 REFUSED = "The documents do not answer this question."
 WRITTEN = {
     "support": (rules.SUPPORT_LIMITS, rules.SUPPORT_CHOICES),
@@ -38,8 +38,8 @@ _DRILLS = 0.15  # the share of rows that only compare numbers
 _DRILL_LINES = 10
 _LIMIT_TURNS = (1, 2, 3)
 _CHOICE_TURNS = (1, 5, 6)
-_ANSWERED = 0.82  # of the questions; the others must be refused
-_LIMITS = 0.5  # of the rules; the others are choices
+_ANSWERED = 0.85  # of the questions; the others must be refused
+_LIMITS = 0.47  # of the rules; the others are choices
 _MIXED = 0.7  # the share of rules put together by chance
 _BESIDE = 0.25  # of the conversations have one passage without a rule
 
@@ -91,7 +91,7 @@ def _conversation(desk: Desk, draw: random.Random) -> dict[str, Any]:
     for _ in range(draw.choice(_LIMIT_TURNS if is_limit else _CHOICE_TURNS)):
         kind = "answered" if draw.random() < _ANSWERED else draw.choice(("gap", "gap", "other", "outside"))
         if kind == "answered":
-            number = answerable[0] if draw.random() < 0.5 else draw.choice(answerable)  # a good search puts it first
+            number = answerable[0] if draw.random() < 0.7 else draw.choice(answerable)  # a good search puts it first
             rule, (_, limit, fact) = rules_here[number], laid_out[number]
             if isinstance(rule, Limit):
                 question, reason, decision = _judge_limit(rule, limit, draw)
@@ -169,9 +169,18 @@ def _laid_out(rule: Limit | Choice, text: str, draw: random.Random) -> dict[str,
 
 
 def _value(limit: int, step: int, draw: random.Random) -> int:
-    """The value a question asks about: half of the time the limit itself or a step beside it."""
-    if draw.random() < 0.5:
+    """The value a question asks about: half of the time the limit itself or a step beside it, often of other length."""
+    chance = draw.random()
+    if chance < 0.5:
         value = limit + draw.choice((0, -1, 1)) * step
+    elif chance < 0.7:  # a number of other length than the limit: 8 to 12, 20,000 to 6,000
+        power = 10 ** (len(str(limit)) - 1)
+        value = (
+            draw.randrange(2, 10) * power * 10
+            if limit < 10 * step or draw.random() < 0.4
+            else draw.randrange(power // 10 or 1, power)
+        )
+        value = max(step, value // step * step)
     else:
         below, above = range(step, limit, step), range(limit + step, max(limit * 2, limit + 9 * step), step)
         value = draw.choice(draw.choice([values for values in (below, above) if values]))

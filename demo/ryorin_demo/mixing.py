@@ -114,7 +114,11 @@ def mixed_limit(parts: Parts, draw: random.Random) -> Limit:
         return Limit(area, heading, text, unit, asked, words=WITHIN, high=99)
     if shape == 2:
         text = f"{draw.choice(('You may', 'A person may', f'Each {group} may'))} {do} {{fact}} {draw.choice(('at a time', 'a month', 'a year'))}. {tail}"
-        asked = (f"Can I {asked_do} {{v}} {many}?", f"I want to {do} {{v}} {many}. Is that possible?", f"May we {asked_do} {{v}} {many}?")
+        asked = (
+            f"Can I {asked_do} {{v}} {many}?",
+            f"I want to {do} {{v}} {many}. Is that possible?",
+            f"May we {asked_do} {{v}} {many}?",
+        )
         return Limit(area, heading, text, many, asked, words=UP_TO, low=2, high=40)
     if shape in (3, 4):
         text = f"{draw.choice((many.capitalize(), f'A {one}'))} must be {done} {{fact}} before {event}. {tail}"
@@ -130,23 +134,40 @@ def mixed_limit(parts: Parts, draw: random.Random) -> Limit:
         text = f"{service} {draw.choice(('costs nothing', 'is free', 'is paid'))} for {many} of {{fact}}. {tail}"
         asked = (f"My {one} costs {{v}} yen. Is {lower(service)} free?", f"Do I get {lower(service)} for a {one} of {{v}} yen?",
                  f"I spend {{v}} yen on {many}. Does that give me {lower(service)}?")  # fmt: skip
-        return Limit(area, named, text, "yen", asked, most=most, words=UP_TO if most else LEAST, low=1000, high=90000, step=1000)
+        return Limit(
+            area, named, text, "yen", asked, most=most, words=UP_TO if most else LEAST, low=1000, high=90000, step=1000
+        )
     if shape == 7:
         text = f"A {group} may use {lower(service)} for {{fact}}. {tail}"
-        asked = (f"I am a {group}. May I use {lower(service)} for {{v}} {unit}?", f"Can a {group} use {lower(service)} for {{v}} {unit}?")
+        asked = (
+            f"I am a {group}. May I use {lower(service)} for {{v}} {unit}?",
+            f"Can a {group} use {lower(service)} for {{v}} {unit}?",
+        )
         return Limit(area, named, text, unit, asked, words=UP_TO, low=2, high=60)
     if shape == 8:
         measure, unit = draw.choice((("weigh", "kg"), ("be used up to a heat of", "degrees"), ("measure", "cm")))
-        text = f"{draw.choice((f'A {one}', many.capitalize()))} may {measure} {{fact}}. {tail}".replace("up to a heat of", "at a heat of")
-        asked = (f"Can I {do} a {one} of {{v}} {unit}?", f"My {one} has {{v}} {unit}. Is that all right?", f"Are {{v}} {unit} all right for a {one}?")
+        text = f"{draw.choice((f'A {one}', many.capitalize()))} may {measure} {{fact}}. {tail}".replace(
+            "up to a heat of", "at a heat of"
+        )
+        asked = (
+            f"Can I {do} a {one} of {{v}} {unit}?",
+            f"My {one} has {{v}} {unit}. Is that all right?",
+            f"Are {{v}} {unit} all right for a {one}?",
+        )
         return Limit(area, heading, text, unit, asked, words=UP_TO, low=3, high=draw.choice((60, 300)))
     if shape == 9:
         text = f"{service} {draw.choice(('is open after', 'starts after', 'is for members of'))} {{fact}}. {tail}"
-        asked = (f"I have been with you for {{v}} {unit}. Is {lower(service)} open to me?", f"I joined {{v}} {unit} ago. May I have {lower(service)}?")
+        asked = (
+            f"I have been with you for {{v}} {unit}. Is {lower(service)} open to me?",
+            f"I joined {{v}} {unit} ago. May I have {lower(service)}?",
+        )
         return Limit(area, named, text, unit, asked, most=False, words=LEAST, low=2, high=40)
     if shape == 10:
         text = f"{draw.choice((many.capitalize(), f'A {one}'))} must be {{fact}} old to be {done}. {tail}"
-        asked = (f"My {one} is {{v}} {unit} old. Can I {asked_do} it?", f"Can a {one} be {done} when it is {{v}} {unit} old?")
+        asked = (
+            f"My {one} is {{v}} {unit} old. Can I {asked_do} it?",
+            f"Can a {one} be {done} when it is {{v}} {unit} old?",
+        )
         return Limit(area, heading, text, unit, asked, most=False, words=LEAST, low=2, high=40)
     text = f"{service} {draw.choice(('lasts', 'stays open', 'can be used'))} for {{fact}}. {tail}"
     asked = (f"Can I have {lower(service)} for {{v}} {unit}?", f"Is {lower(service)} still open after {{v}} {unit}?")
@@ -162,7 +183,9 @@ def mixed_choice(parts: Parts, draw: random.Random) -> Choice:
     area, tail = draw.choice(parts.areas), draw.choice(parts.tails)
     service, (group, stranger) = draw.choice(parts.services), draw.sample(parts.groups, 2)
     named = service.removeprefix("The ").capitalize()
-    able, unable = draw.choice((("can be", "cannot be"), ("may be", "may not be"), ("are", "are not"), ("can be", "must not be")))
+    able, unable = draw.choice(
+        (("can be", "cannot be"), ("may be", "may not be"), ("are", "are not"), ("can be", "must not be"))
+    )
     asked: tuple[str, ...]
     shape = draw.randrange(9)
     if shape == 0:
@@ -170,14 +193,27 @@ def mixed_choice(parts: Parts, draw: random.Random) -> Choice:
         asked = (f"I am a {{0}}. Can I have {lower(service)}?", f"Is {lower(service)} open to a {{0}}?")
         return _choice(area, named, text, asked, (group,), (stranger,), draw)
     if shape == 1:
-        verb, negated = draw.choice((("is given to", "is not given to"), ("is open to", "is not open to"), ("is meant for", "is not meant for")))
+        verb, negated = draw.choice(
+            (("is given to", "is not given to"), ("is open to", "is not open to"), ("is meant for", "is not meant for"))
+        )
         text = f"{service} {verb} a {group}. It {negated} a {stranger}."
         asked = (f"I am a {{0}}. Can I have {lower(service)}?", f"May a {{0}} use {lower(service)}?")
         return _choice(area, named, text, asked, (group,), (stranger,), draw)
     if shape == 2:
-        verb, negated = draw.choice((("covers", "does not cover"), ("includes", "does not include"), ("is for", "is not for"), ("takes", "does not take")))
+        verb, negated = draw.choice(
+            (
+                ("covers", "does not cover"),
+                ("includes", "does not include"),
+                ("is for", "is not for"),
+                ("takes", "does not take"),
+            )
+        )
         text = f"{service} {verb} {plural(one)} and {plural(second)}. It {negated} {plural(third)} or {plural(fourth)}."
-        asked = (f"Does {lower(service)} help with a {{0}}?", f"I have a {{0}}. Is {lower(service)} for me?", f"My {{0}}: is it part of {lower(service)}?")
+        asked = (
+            f"Does {lower(service)} help with a {{0}}?",
+            f"I have a {{0}}. Is {lower(service)} for me?",
+            f"My {{0}}: is it part of {lower(service)}?",
+        )
         return _choice(area, named, text, asked, (one, second), (third, fourth), draw)
     if shape == 3:
         text = f"We {do} {plural(one)} and {plural(second)}. We do not {do} {plural(third)} or {plural(fourth)}."
@@ -188,11 +224,30 @@ def mixed_choice(parts: Parts, draw: random.Random) -> Choice:
         asked = (f"I am a {{0}}. Can I {asked_do} a {one}?", f"May a {{0}} {do} a {one}?")
         return _choice(area, f"{done.capitalize()} {plural(one)}", text, asked, (group,), (stranger,), draw)
     if shape == 5:
-        place, elsewhere = draw.sample(("at home", "in the shop", "in the office", "in the garden", "in the car", "on Sundays", "in summer", "by post"), 2)
-        text = f"A {one} {able.replace('are', 'is')} {done} {place}. It {unable.replace('are', 'is')} {done} {elsewhere}."
+        place, elsewhere = draw.sample(
+            (
+                "at home",
+                "in the shop",
+                "in the office",
+                "in the garden",
+                "in the car",
+                "on Sundays",
+                "in summer",
+                "by post",
+            ),
+            2,
+        )
+        text = (
+            f"A {one} {able.replace('are', 'is')} {done} {place}. It {unable.replace('are', 'is')} {done} {elsewhere}."
+        )
         asked = (f"Can I {asked_do} a {one} {{0}}?", f"May my {one} be {done} {{0}}?")
         return _choice(area, plural(one).capitalize(), text, asked, (place,), (elsewhere,), draw)
-    asked = (f"Can I {asked_do} a {{0}}?", f"May a {{0}} be {done}?", f"I have a {{0}}. Can it be {done}?", f"Is it possible to {asked_do} my {{0}}?")
+    asked = (
+        f"Can I {asked_do} a {{0}}?",
+        f"May a {{0}} be {done}?",
+        f"I have a {{0}}. Can it be {done}?",
+        f"Is it possible to {asked_do} my {{0}}?",
+    )
     first, last = ((one, second), (third, fourth)) if draw.random() < 0.5 else ((one,), (third,))
     yes = f"{' and '.join(map(plural, first)).capitalize()} {able} {done}"
     no = f"{' and '.join(map(plural, last)).capitalize()} {unable} {done}"
@@ -201,7 +256,13 @@ def mixed_choice(parts: Parts, draw: random.Random) -> Choice:
 
 
 def _choice(
-    area: str, heading: str, text: str, asked: tuple[str, ...], good: tuple[str, ...], bad: tuple[str, ...], draw: random.Random
+    area: str,
+    heading: str,
+    text: str,
+    asked: tuple[str, ...],
+    good: tuple[str, ...],
+    bad: tuple[str, ...],
+    draw: random.Random,
 ) -> Choice:
     """The rule with a case for every question and name; one time in three its two sentences change places."""
     parts = text.removesuffix(".").split(". ")
