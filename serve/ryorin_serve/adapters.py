@@ -19,6 +19,7 @@ from ryorin.errors import Conflict, Unavailable
 from ryorin_serve.engine import State
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?-[0-9a-f]{12}")
+HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=5)
 CODE_BEARING = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py"}
 
 
@@ -79,21 +80,35 @@ class Adapters:
             ) as response:
                 text = await response.text()
         except (TimeoutError, aiohttp.ClientError) as error:
-            raise Unavailable(
-                "The engine went away while it loaded an adapter; try again.", retry_after_s=self._engine.retry_after_s
-            ) from error
+            raise self._gone() from error
         if response.status == 200 or "has already been loaded" in text:
             return
-        if response.status >= 500 and self._engine.state != "ready":
-            raise Unavailable("The engine stopped; try again.", retry_after_s=self._engine.retry_after_s)
-        raise Conflict(f"vLLM refused adapter {name}: {_message(text)}", code="adapter_refused", param="model")
+        # vLLM says 500 both for an adapter that it cannot read and when it is about to die.
+        if response.status >= 500 and not await self._healthy():
+            raise self._gone()
+        message = _message(text).replace(str(folder), name)
+        raise Conflict(f"vLLM refused adapter {name}: {message}", code="adapter_refused", param="model")
+
+    async def _healthy(self) -> bool:
+        try:
+            async with self._http.get(f"{self._engine.url}/health", timeout=HEALTH_TIMEOUT) as response:
+                return self._engine.state == "ready" and response.status == 200
+        except (TimeoutError, aiohttp.ClientError):
+            return False
+
+    def _gone(self) -> Unavailable:
+        return Unavailable(
+            "The engine went away while it loaded an adapter; try again.",
+            retry_after_s=self._engine.retry_after_s,
+            code="engine_unavailable",
+        )
 
 
 def checked_folder(adapters_dir: Path, name: str, max_rank: int) -> Path:
     """
     The folder of adapter `name`, once it is sure that it lies in `adapters_dir` and holds safetensors and no code.
 
-    Raises Conflict.
+    Raises Conflict. Its message goes to the client, so it names no path of this machine.
     """
 
     def refused(reason: str) -> Conflict:
@@ -104,13 +119,16 @@ def checked_folder(adapters_dir: Path, name: str, max_rank: int) -> Path:
     root = adapters_dir.resolve()
     folder = (root / name).resolve()
     if folder.parent != root or folder.name != name:
-        raise refused(f"its folder does not lie in {root}")
+        raise refused("its folder does not lie among the adapters")
     if not (folder / "adapter_model.safetensors").is_file() or not (folder / "adapter_config.json").is_file():
-        raise refused(f"{folder} lacks adapter_model.safetensors or adapter_config.json")
+        raise refused("its folder lacks adapter_model.safetensors or adapter_config.json")
     unsafe = sorted(path.name for path in folder.rglob("*") if path.suffix in CODE_BEARING)
     if unsafe:
-        raise refused(f"{folder} holds {', '.join(unsafe)}; only safetensors are loaded")
-    rank = json.loads((folder / "adapter_config.json").read_text()).get("r", 0)
+        raise refused(f"its folder holds {', '.join(unsafe)}; only safetensors are loaded")
+    try:
+        rank = int(json.loads((folder / "adapter_config.json").read_text())["r"])
+    except (ValueError, KeyError, TypeError):
+        raise refused("its adapter_config.json cannot be read") from None
     if rank > max_rank:
         raise refused(f"its rank is {rank}, the server's limit is {max_rank}; start it with --max-lora-rank {rank}")
     return folder

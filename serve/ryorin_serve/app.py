@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -20,14 +21,14 @@ import orjson
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ryorin.catalog import Catalog
 from ryorin.digests import new_id
-from ryorin.errors import InvalidInput, NotFound, RyorinError
+from ryorin.errors import InvalidInput, NotFound, RyorinError, Unavailable
 from ryorin.models.registry import BaseModel
 from ryorin_index.search import Hit, Searcher
 from ryorin_serve.adapters import Adapters, EngineHandle
@@ -38,11 +39,13 @@ from ryorin_serve.errors import error_object, error_response, internal_error
 from ryorin_serve.log import LogWriter
 from ryorin_serve.options import DEFAULTS, ServeOptions
 from ryorin_serve.prepare import Prepared, Preparer
-from ryorin_serve.relay import AdapterMissing, StreamRelay, Upstream
+from ryorin_serve.relay import AdapterMissing, StreamRelay, Upstream, error_event
 from ryorin_serve.tokens import TokenCounter
 
 PUBLIC = {"/health"}
 THREADS = 8  # of blocking work; below the catalog's pool of connections
+UNWIND_S = 5.0  # for requests that were cut off at shutdown to write their row of the log
+PASSAGE_ID = re.compile(r"[0-9]{1,18}")  # what fits into the catalog's 64 bits
 # Of a healthy engine only the first byte may take long: it queues requests. A dead one closes its connections.
 TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5)
 
@@ -84,6 +87,7 @@ class Gateway:
         self._pepper = catalog.settings.pepper()
         self._preparer = Preparer(catalog, searcher, counter, base, options)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway")
+        self._open_turns: set[Turn] = set()
         self._log: LogWriter
         self._upstream: Upstream
         self._adapters: Adapters
@@ -96,9 +100,14 @@ class Gateway:
                 Route("/v1/models", self.models),
                 Route("/v1/models/{model:path}", self.model),
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
-                Route("/ryorin/v1/passages/{passage_id:int}", self.passage),
+                Route("/ryorin/v1/passages/{passage_id}", self.passage),
             ],
-            exception_handlers={RyorinError: _on_ryorin_error, HTTPException: _on_http_error, ClientGone: _on_gone},
+            exception_handlers={
+                RyorinError: _on_ryorin_error,
+                HTTPException: _on_http_error,
+                ClientGone: _on_gone,
+                ClientDisconnect: _on_gone,
+            },
             lifespan=self._lifespan,
         )
         app.add_middleware(FrontDoor, identify=self._identify)
@@ -117,6 +126,10 @@ class Gateway:
             try:
                 yield
             finally:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(UNWIND_S):
+                        while self._open_turns:
+                            await asyncio.sleep(0.01)
                 await asyncio.to_thread(self._log.close)
                 self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -146,7 +159,10 @@ class Gateway:
     async def passage(self, request: Request) -> Response:
         """A passage of the caller's tenant: what a citation points to."""
         caller: Caller = request.state.caller
-        hit = await self._in_thread(self._searcher.passage, caller.tenant_id, request.path_params["passage_id"])
+        passage_id = request.path_params["passage_id"]
+        if PASSAGE_ID.fullmatch(passage_id) is None:
+            raise NotFound(f"no passage {passage_id}", param="passage_id")
+        hit = await self._in_thread(self._searcher.passage, caller.tenant_id, int(passage_id))
         return JSONResponse(_passage_object(hit, _base_url(request)))
 
     async def chat(self, request: Request) -> Response:
@@ -155,6 +171,7 @@ class Gateway:
         self._upstream.check()
         turn = Turn(request.state.request_id, request.state.caller, asked, _base_url(request))
         turn.prepared = await self._in_thread(self._preparer.prepare, turn.caller, asked)
+        self._open_turns.add(turn)
         if asked.stream:
             return await self._stream(request, turn)
         return await self._whole(request, turn)
@@ -229,6 +246,7 @@ class Gateway:
         raise AssertionError("unreachable")
 
     def _write_log(self, turn: Turn, status: str) -> None:
+        self._open_turns.discard(turn)
         prepared = turn.prepared
         texts = [text for _, text in sorted(turn.texts.items())]
         self._log.write(
@@ -312,6 +330,10 @@ class FrontDoor:
             await self._app(scope, receive, send_with_id)
         except RyorinError as error:
             await error_response(error)(scope, receive, send_with_id)
+        except asyncio.CancelledError:  # uvicorn does that at the end of the grace, and would answer in plain text
+            if started:
+                raise
+            await error_response(_stopping())(scope, receive, send_with_id)
         except Exception:
             _logger.exception("request %s failed", request_id)
             if started:
@@ -328,9 +350,11 @@ class EventStream(StreamingResponse):
         self._close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events."""
+        """Send the events; one with an error is the last when the server is stopped first."""
         try:
             await super().__call__(scope, receive, send)
+        except asyncio.CancelledError:
+            await send({"type": "http.response.body", "body": error_event(_stopping()), "more_body": False})
         finally:
             self._close()
 
@@ -369,6 +393,10 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
+def _stopping() -> Unavailable:
+    return Unavailable("The server is stopping; try again.", code="server_stopping")
+
+
 def _base_url(request: Request) -> str:
     return str(request.base_url).rstrip("/")
 
@@ -401,7 +429,7 @@ async def _on_ryorin_error(_request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     """Starlette's own: no such route, or not with this method."""
     assert isinstance(error, HTTPException)
-    path = f"{request.method} {request.url.path}"
+    path = f"{request.method} {request.scope['path']}"  # `request.url` trips over a malformed Host
     if error.status_code == 404:
         return error_response(NotFound(f"Unknown request URL: {path}.", code="unknown_url"))
     message = f"Not allowed to {path}." if error.status_code == 405 else str(error.detail)

@@ -46,6 +46,11 @@ def _object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+def _logit_bias(value: Any) -> bool:
+    bias = _number(-100, 100)
+    return _object(value) and all(token.isdecimal() and bias(number) for token, number in value.items())
+
+
 # Sampling: checked here, computed by vLLM. name: (check, what a right value is)
 PASSED_ON: dict[str, tuple[Check, str]] = {
     "temperature": (_number(0, 2), "a number from 0 to 2"),
@@ -57,7 +62,7 @@ PASSED_ON: dict[str, tuple[Check, str]] = {
     "n": (_integer(1, MAX_CHOICES), f"an integer from 1 to {MAX_CHOICES}"),
     "logprobs": (_boolean, "true or false"),
     "top_logprobs": (_integer(0, 20), "an integer from 0 to 20"),
-    "logit_bias": (_object, "an object from token id to bias"),
+    "logit_bias": (_logit_bias, "an object from token id to a number from -100 to 100"),
     "response_format": (
         lambda value: _object(value) and value.get("type") in ("text", "json_object", "json_schema"),
         "an object whose type is text, json_object or json_schema",
@@ -69,7 +74,7 @@ HARMLESS: dict[str, tuple[Check, str]] = {
     "user": (_text, "a string"),
     "safety_identifier": (_text, "a string"),
     "prompt_cache_key": (_text, "a string"),
-    "metadata": (_object, "an object of strings"),
+    "metadata": (_object, "an object"),
     "store": (lambda value: value is False, "false: this server does not keep completions for retrieval by the API"),
     "parallel_tool_calls": (_boolean, "true or false"),
     "service_tier": (lambda value: value in ("auto", "default"), "'auto' or 'default'"),

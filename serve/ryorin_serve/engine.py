@@ -127,7 +127,9 @@ class Engine:
         loop = asyncio.get_running_loop()
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self._first_ready = loop.create_future()
-        self._watchdog = subprocess.Popen(["/bin/sh", "-c", WATCHDOG], stdin=subprocess.PIPE, start_new_session=True)
+        self._watchdog = subprocess.Popen(
+            ["/bin/sh", "-c", WATCHDOG], stdin=subprocess.PIPE, start_new_session=True, bufsize=0
+        )
         self._task = loop.create_task(self._supervise(), name="engine supervisor")
 
     async def first_ready(self) -> None:
@@ -246,7 +248,8 @@ class Engine:
             elif time.monotonic() - answered >= policy.health_patience_s:
                 return f"did not answer for {policy.health_patience_s:.0f} s and was killed"
             if self._log_size() > policy.log_limit_bytes:
-                self._rotate_log()
+                with contextlib.suppress(OSError):  # a full disk is no reason to end a healthy engine
+                    self._rotate_log()
 
     async def _exit_code(self, timeout_s: float) -> int | None:
         assert self._process is not None
@@ -282,7 +285,6 @@ class Engine:
         if self._watchdog is not None and self._watchdog.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._watchdog.stdin.write(f"{group}\n".encode())
-                self._watchdog.stdin.flush()
 
     def _log_size(self) -> int:
         return self.log_path.stat().st_size if self.log_path.exists() else 0
@@ -295,8 +297,10 @@ class Engine:
         for older, newer in zip(reversed(files[1:]), reversed(files[1:-1]), strict=False):
             if newer.exists():
                 newer.replace(older)
-        shutil.copyfile(self.log_path, files[1])
-        os.truncate(self.log_path, 0)  # the engine appends (O_APPEND): its next line lands at the start
+        try:
+            shutil.copyfile(self.log_path, files[1])
+        finally:
+            os.truncate(self.log_path, 0)  # the engine appends (O_APPEND): its next line lands at the start
 
 
 def free_port() -> int:
@@ -320,5 +324,5 @@ _libc = ctypes.CDLL(None)
 
 
 def _die_with_parent() -> None:
-    """In the child, before exec: SIGKILL when the parent dies (prctl(2)); nothing that allocates or locks."""
+    """In the child, before exec: SIGKILL when the parent dies (prctl(2)); nothing that imports or takes a lock."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

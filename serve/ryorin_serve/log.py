@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import RequestLog
@@ -58,14 +58,22 @@ class LogWriter:
             self._store([row for row in rows if row is not None])
 
     def _store(self, rows: list[RequestLog]) -> None:
+        """Write rows together; one that the database does not take (PostgreSQL: a NUL) does not cost the others."""
         for attempt in range(ATTEMPTS):
             try:
                 with self._catalog.session() as session:
                     for row in rows:
                         session.merge(row)  # by id: a retry after an unclear commit writes nothing twice
                 return
-            except SQLAlchemyError as error:
+            except (InterfaceError, OperationalError) as error:  # the database is away or busy
                 _logger.warning("writing the request log failed (%d of %d): %s", attempt + 1, ATTEMPTS, error)
                 time.sleep(0.2 * 2**attempt)
+            except Exception as error:
+                if len(rows) > 1:
+                    for row in rows:
+                        self._store([row])
+                    return
+                _logger.error("row %s of the request log cannot be written: %s", rows[0].id, error)
+                break
         self.dropped += len(rows)
         _logger.error("%d rows of the request log are lost", len(rows))

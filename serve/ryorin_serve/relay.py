@@ -8,6 +8,7 @@ is the text whole. The usage event is asked for always (the log wants it) and sh
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ from ryorin_serve.adapters import EngineHandle
 from ryorin_serve.errors import error_object
 
 DONE = b"data: [DONE]\n\n"
+
+_logger = logging.getLogger("ryorin.serve")
 
 
 class AdapterMissing(RyorinError, LookupError):
@@ -124,10 +127,11 @@ class StreamRelay:
                 if out := self._relayed(event):
                     yield out
             raise aiohttp.ClientPayloadError("the stream ended before [DONE]")
-        except (TimeoutError, aiohttp.ClientError, orjson.JSONDecodeError, _UpstreamError):
+        except Exception as error:
+            if not isinstance(error, OSError | aiohttp.ClientError | orjson.JSONDecodeError | _UpstreamError):
+                _logger.exception("a stream could not be relayed")  # the client is owed an end all the same
             self.failed = True
-            error = self._upstream.gone("The engine stopped in the middle of the answer; ask again.")
-            yield _event(error_object(error.message, error.type, code=error.code))
+            yield error_event(self._upstream.gone("The engine stopped in the middle of the answer; ask again."))
         finally:
             self._response.close()  # a connection cut in the middle is how vLLM learns to stop generating
 
@@ -149,7 +153,7 @@ class StreamRelay:
             self.usage = chunk["usage"]
         choices = chunk.get("choices")
         if not choices:
-            if not self._include_usage:
+            if not (self._include_usage and chunk.get("usage")):
                 return None
             return b"data: " + event.replace(*self._names, 1) + b"\n\n"
         ended = False
@@ -169,6 +173,11 @@ class StreamRelay:
 
 class _UpstreamError(Exception):
     """An error event in vLLM's stream."""
+
+
+def error_event(error: RyorinError) -> bytes:
+    """The last event of a stream that failed."""
+    return _event(error_object(error.message, error.type, param=error.param, code=error.code))
 
 
 def _event(value: object) -> bytes:

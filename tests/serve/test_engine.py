@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import json
 import os
@@ -223,6 +224,22 @@ def test_the_log_is_rotated(stage: Stage):
     asyncio.run(run())
     assert log.with_suffix(".log.1").read_text() == "old"
     assert [log.with_suffix(f".log.{n}").read_text() for n in (2, 3, 4)] == ["older 1", "older 2", "older 3"]
+
+
+def test_a_log_that_cannot_be_kept_ends_no_engine(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def run() -> None:
+        engine = stage.engine(replace(QUICK, log_limit_bytes=10))
+        engine.start()
+        monkeypatch.setattr("ryorin_serve.engine.shutil.copyfile", full)
+        await engine.first_ready()
+        await until(lambda: engine.log_path.stat().st_size == 0)
+        assert (engine.state, engine.generation) == ("ready", 1)
+        await engine.stop()
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])

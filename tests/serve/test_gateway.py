@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
 import pytest
-from scripted_house import House, eventually
+from scripted_house import House, built, eventually
 
 from ryorin.catalog import tenants
 from ryorin.release import get_release, promote, rollback
+from ryorin_serve.server import QuietServer
 
 QUESTION = [{"role": "user", "content": "How long does a refund take?"}]
 ANSWER = "Refunds take 30 days [2]."
@@ -190,6 +192,9 @@ def test_a_citation_leads_to_its_passage_for_its_tenant_alone(house: House):
     assert (passage["start"], passage["end"]) == (0, 24)
     error_of(httpx.get(url, headers={"authorization": f"Bearer {house.keys['people']}"}), 404)
     error_of(httpx.get(url), 401)
+    for wrong in ("9" * 19, "9" * 5000, "-1", "x"):
+        headers = {"authorization": f"Bearer {house.keys['support']}"}
+        error_of(httpx.get(f"{house.url}/ryorin/v1/passages/{wrong}", headers=headers), 404)
 
 
 # Models and tenants
@@ -318,18 +323,34 @@ def test_adapters_are_loaded_again_after_a_restart(house: House):
         (lambda folder: (folder / "adapter_model.safetensors").unlink(), "lacks adapter_model.safetensors"),
         (lambda folder: (folder / "extra.bin").write_bytes(b""), "holds extra.bin; only safetensors"),
         (lambda folder: (folder / "adapter_config.json").write_text('{"r": 64}'), "start it with --max-lora-rank 64"),
+        (lambda folder: (folder / "adapter_config.json").write_text('{"r": '), "adapter_config.json cannot be read"),
+        (lambda folder: (folder / "adapter_config.json").write_text("[]"), "adapter_config.json cannot be read"),
         (
             lambda folder: folder.rename(folder.with_name("away")).parent.joinpath(folder.name).symlink_to("/tmp"),
-            "does not lie in",
+            "does not lie among the adapters",
         ),
     ],
 )
 def test_an_adapter_that_cannot_be_served(house: House, spoil, words: str):
     spoil(house.adapter_folder("support-0123456789ab"))
     house.release("support", adapter="support-0123456789ab")
-    with pytest.raises(openai.ConflictError, match=words):
+    with pytest.raises(openai.ConflictError, match=words) as caught:
         ask(house)
+    assert str(house.catalog.settings.home) not in caught.value.message
     assert not house.engine.loads
+
+
+def test_an_adapter_that_vllm_refuses_is_an_error_of_the_release_and_a_dying_vllm_is_not(house: House):
+    house.adapter_folder("support-0123456789ab")
+    house.release("support", adapter="support-0123456789ab")
+    house.engine.refuse_load = (500, "{lora_path} is not a LoRA")
+    with pytest.raises(openai.ConflictError, match="refused adapter support-0123456789ab: support-0123456789ab is not"):
+        ask(house)
+    house.engine.health = 503
+    error = error_of(post(house, {"model": "support", "messages": QUESTION}), 503)
+    assert error["code"] == "engine_unavailable"
+    house.engine.refuse_load = None
+    assert ask(house).choices[0].message.content == ANSWER
 
 
 # Bad requests
@@ -355,6 +376,8 @@ def test_an_adapter_that_cannot_be_served(house: House, spoil, words: str):
         ({"store": True}, "store"),
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logit_bias": {"the": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
         ({"retrieval": {"filters": {}}}, "retrieval.filters"),
         ({"retrieval": {"top_k": 51}}, "retrieval.top_k"),
         ({"retrieval": "off"}, "retrieval"),
@@ -448,6 +471,27 @@ def test_a_stream_that_breaks_ends_with_an_error_and_without_done(house: House):
     assert [log.status for log in house.logs(2)] == ["error", "error"]
 
 
+def test_a_stream_that_cannot_be_understood_ends_with_an_error_too(house: House, monkeypatch):
+    monkeypatch.setattr("ryorin_serve.app.citations", lambda *_: 1 / 0)
+    lines = post(house, {"model": "support", "messages": QUESTION, "stream": True}).text.split("\n\n")
+    assert json.loads(lines[-2].removeprefix("data: "))["error"]["type"] == "server_error"
+    assert [log.status for log in house.logs(1)] == ["error"]
+
+
+def test_what_is_in_flight_when_the_grace_is_over_gets_an_error_and_its_row(tmp_path, empty_sqlite, options):
+    body = {"model": "support", "messages": QUESTION}
+    with ThreadPoolExecutor() as threads:
+        with built(tmp_path / "home", empty_sqlite, options, QuietServer) as house:
+            house.engine.gate.clear()
+            asked = [threads.submit(post, house, body | {"stream": stream}, timeout=30) for stream in (False, True)]
+            eventually(lambda: len(house.engine.requests) == 2)
+        whole, streamed = (answer.result() for answer in asked)
+        assert error_of(whole, 503)["code"] == "server_stopping"
+        assert json.loads(streamed.text.split("\n\n")[-2].removeprefix("data: "))["error"]["code"] == "server_stopping"
+        assert [log.status for log in house.logs(2)] == ["cancelled", "cancelled"]
+    house.catalog.close()
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_stops_the_engine(house: House, stream: bool):
     house.engine.gate.clear()
@@ -480,12 +524,13 @@ def test_what_is_logged(house: House):
     assert 0 < streamed.first_token_ms <= streamed.total_ms
 
 
-def test_the_log_is_written_at_shutdown(house: House):
+def test_the_log_is_written_at_shutdown_but_for_the_row_that_cannot_be(house: House):
     from ryorin_serve.log import LogWriter
 
-    writer = LogWriter(house.catalog)
     with house.catalog.session() as session:
         release = tenants.get_tenant(session, "support").live_release_id
+    writer = LogWriter(house.catalog)
+    writer.write(id="req_bad", tenant_id=house.ids["support"], release_id=release, messages=[{1, 2}])  # no JSON
     for n in range(250):
         writer.write(
             id=f"req_{n}",
@@ -497,4 +542,4 @@ def test_the_log_is_written_at_shutdown(house: House):
             status="ok",
         )
     writer.close()
-    assert len(eventually(lambda: house.logs(250))) == 250
+    assert (len(house.logs(250)), writer.dropped) == (250, 1)

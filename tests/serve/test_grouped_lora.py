@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,6 +11,16 @@ import torch
 from ryorin_serve import grouped_lora
 
 stock = pytest.importorskip("vllm.lora.ops.torch_ops.lora_ops")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads that wait for one another cost more than these small products."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 SLOTS = 4
 SHAPES = [(1, 64, 96, 8), (7, 33, 5, 1), (40, 64, 128, 16)]  # rows, width in, width out, rank

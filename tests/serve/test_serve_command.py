@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import os
@@ -15,10 +16,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from scripted_house import eventually
+from scripted_house import eventually, running
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
 from test_engine import Stage
 
 from ryorin.errors import Conflict, InvalidInput
+from ryorin_serve.engine_door import EngineDoor
 from ryorin_serve.options import ServeOptions
 from ryorin_serve.server import bind
 from ryorin_serve.vllm import engine_cores, vllm_command, vllm_environment
@@ -141,9 +146,23 @@ def test_vllms_command_and_environment(monkeypatch, tmp_path: Path):
     assert (pairs["--host"], pairs["--port"], pairs["--model"]) == ("127.0.0.1", "4321", str(tmp_path))
     environment = vllm_environment(options, "engine-key")
     assert environment["VLLM_API_KEY"] == "engine-key"
+    module, _, door = pairs["--middleware"].rpartition(".")
+    assert getattr(importlib.import_module(module), door) is EngineDoor
     assert "engine-key" not in command
     assert "RYORIN_PEPPER" not in environment
     assert "OMP_NUM_THREADS" not in environment
+
+
+def test_the_engines_door_opens_to_the_key_alone_but_for_its_health(monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "engine-key")
+    inside = Starlette(routes=[Route(path, lambda _: Response("in")) for path in ("/health", "/invocations", "/v1/x")])
+    with running(EngineDoor(inside)) as url:
+        assert httpx.get(f"{url}/health").text == "in"
+        for path in ("/invocations", "/v1/x", "/docs", "//health"):
+            for given in ({}, {"authorization": "Bearer engine-kex"}, {"authorization": "engine-key"}):
+                assert httpx.get(f"{url}{path}", headers=given).status_code == 401
+                assert httpx.options(f"{url}{path}", headers=given).status_code == 401
+        assert httpx.get(f"{url}/invocations", headers={"authorization": "Bearer engine-key"}).text == "in"
 
 
 def test_cores_are_shared_with_the_gateway_where_there_are_enough():
