@@ -55,7 +55,6 @@ def install(built: Path, adapters_dir: Path, name: str) -> Path:
     since the name is made of the digest. A damaged one makes way.
     """
     target = adapters_dir / name
-    adapters_dir.mkdir(parents=True, exist_ok=True)
     digest = adapter_digest(built)
     if target.exists() and not is_whole(target, digest):
         os.rename(target, built.with_name("damaged"))  # goes with the job's folder

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
@@ -18,6 +14,7 @@ from ryorin.commands.common import (
     print_json,
     print_rows,
     say,
+    stopping_in_order,
     tenant_option,
 )
 from ryorin_train.recipe import Recipe
@@ -77,7 +74,7 @@ def sft_command(tenant_name: str, data: Path, base_name: str | None, again: bool
     from ryorin_train.job import run_sft
 
     recipe = Recipe(**values)
-    with terminated_as_interrupted(), opened_catalog() as catalog:
+    with stopping_in_order(), opened_catalog() as catalog:
         finished = run_sft(catalog, tenant_name, data, base_name, recipe, say, again=again)
     if as_json:
         print_json(finished.as_json())
@@ -154,17 +151,3 @@ def show_command(name: str, as_json: bool) -> None:
     for key, value in shown.items():
         text = ", ".join(f"{part} {item}" for part, item in value.items()) if isinstance(value, dict) else value
         click.echo(f"{key.replace('_', ' '):{width}}  {text}")
-
-
-@contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """Inside, SIGTERM does what Ctrl-C does, so that a stopped run cleans up after itself too."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

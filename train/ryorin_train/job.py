@@ -8,6 +8,7 @@ leaves no adapter. The same run again (tenant, base model, prompt, data, recipe,
 from __future__ import annotations
 
 import fcntl
+import os
 import platform
 import shutil
 import time
@@ -185,17 +186,41 @@ def versions() -> dict[str, str]:
 
 
 def _publish(catalog: Catalog, build: Path, row: Adapter, job_id: str) -> None:
-    """Give the folder its name, then make it known. A folder that no row names in the end is taken away again."""
-    target = catalog.settings.adapters_dir / row.name
-    existed = target.exists()
+    """
+    Give the folder its name, then make it known. A folder that no row names in the end is taken away again.
+
+    One process at a time: of two identical runs the second finds the first one's folder and row, or neither.
+    """
+    adapters_dir = catalog.settings.adapters_dir
+    adapters_dir.mkdir(parents=True, exist_ok=True)
+    with _alone_in(adapters_dir):
+        try:
+            install(build, adapters_dir, row.name)
+            with catalog.session() as session:
+                _record(session, row, job_id)
+        except BaseException:
+            if not _is_known(catalog, row.name):
+                shutil.rmtree(adapters_dir / row.name, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        install(build, catalog.settings.adapters_dir, row.name)
-        with catalog.session() as session:
-            _record(session, row, job_id)
-    except BaseException:
-        if not existed:
-            shutil.rmtree(target, ignore_errors=True)
-        raise
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_known(catalog: Catalog, name: str) -> bool:
+    from sqlalchemy import select
+
+    from ryorin.catalog.tables import Adapter
+
+    with catalog.session() as session:
+        return session.scalar(select(Adapter.id).where(Adapter.name == name)) is not None
 
 
 def _record(session: Session, row: Adapter, job_id: str) -> None:
@@ -224,8 +249,10 @@ def _job(catalog: Catalog, tenant_id: str, kind: str, params: dict[str, Any]) ->
         session.add(Job(id=job_id, tenant_id=tenant_id, kind=kind, params=params))
     try:
         folder.mkdir(parents=True)
-        with (folder / LOCK_FILE).open("w") as lock:
+        unlocked = folder / f"{LOCK_FILE}.new"
+        with unlocked.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it when this process ends, however it ends
+            unlocked.rename(folder / LOCK_FILE)  # only now: `clear_away_dead_jobs` looks for one that is not held
             yield job_id, folder
     except BaseException as error:
         cancelled = isinstance(error, KeyboardInterrupt)

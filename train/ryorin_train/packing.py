@@ -8,8 +8,8 @@ opening and the constant system text: often a third of a row):
     positions  0 1 2 3 | 4 5 6 7 8 9 | 4 5 6 | 4 5 6 7
 
 `packed_attention` lets each row attend to the shared tokens and to itself, so losses and gradients are those of the
-padded rows up to rounding (tests/train/test_packing.py), for fewer tokens. Logits are computed only where something is
-learned. Only exact without dropout.
+padded rows up to rounding (tests/train/test_train_packing.py), for fewer tokens. Logits are computed only where
+something is learned. Only exact without dropout.
 
 This module imports torch, so it is imported inside the functions that train, never by the command line.
 """

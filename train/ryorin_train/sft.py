@@ -138,6 +138,7 @@ def train(
     try:
         with skipped_layers(trainer.model, frozen) if frozen else nullcontext():
             trainer.train()
+        tokens_per_s = progress.tokens_per_s
     finally:
         progress.close()
     trainer.model.save_pretrained(str(folder), safe_serialization=True)
@@ -146,7 +147,7 @@ def train(
     metrics = {"train_loss": progress.train_losses[-1], **reporter.held_out}
     return Trained(
         metrics={name: round(value, 5) for name, value in metrics.items()},
-        tokens_per_s=round(progress.tokens_per_s, 1),
+        tokens_per_s=round(tokens_per_s, 1),
         seconds=round(time.monotonic() - began, 1),
     )
 

@@ -3,7 +3,7 @@ The trunk: the layers below the first adapted one.
 
 They are frozen, so what they make of a row never changes during a run. It is computed once and kept (rows x tokens x
 hidden size in float32: 130 MB for 57k tokens of SmolLM2); every epoch then begins at the first adapted layer. The
-results are the same as without (tests/train/test_packing.py).
+results are the same as without (tests/train/test_train_packing.py).
 
 This module imports torch, so it is imported inside the functions that train, never by the command line.
 """
