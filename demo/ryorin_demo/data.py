@@ -28,16 +28,16 @@ Desk = Literal["support", "people"]
 DESKS: tuple[Desk, ...] = ("support", "people")
 DATASETS = Path(__file__).parent / "datasets"
 SEED = 20
-EXAMPLES = {"support": 220, "people": 220}
+EXAMPLES = {"support": 320, "people": 320}
 REFUSED = "The documents do not answer this question."
 WRITTEN = {
     "support": (rules.SUPPORT_LIMITS, rules.SUPPORT_CHOICES),
     "people": (rules.PEOPLE_LIMITS, rules.PEOPLE_CHOICES),
 }
-_DRILLS = 0.15  # the share of rows that only compare numbers
+_DRILLS = 0.1  # the share of rows that only compare numbers
 _DRILL_LINES = 10
-_LIMIT_TURNS = (1, 2, 3)
-_CHOICE_TURNS = (1, 5, 6)
+_LIMIT_TURNS = (1, 1, 2)
+_CHOICE_TURNS = (1, 2, 2, 3)
 _ANSWERED = 0.85  # of the questions; the others must be refused
 _LIMITS = 0.47  # of the rules; the others are choices
 _MIXED = 0.7  # the share of rules put together by chance
@@ -198,8 +198,9 @@ def limit_reason(most: bool, value: int, limit: int) -> tuple[str, str]:
     The reason and the decision for a value against a limit.
 
     A model of 135 million parameters does not see which of two numbers is larger; of two digits it does. So the reason
-    goes through the digits from the left until two differ.
+    writes both numbers equally long and goes through their digits from the left until two differ.
     """
+    width = max(len(f"{value:,}"), len(f"{limit:,}"))
     name = "limit" if most else "minimum"
     good = value <= limit if most else value >= limit
     verdict = (
@@ -207,16 +208,15 @@ def limit_reason(most: bool, value: int, limit: int) -> tuple[str, str]:
         if most
         else ("minimum reached" if good else "below the minimum")
     )
-    return f"{value:,}, {name} {limit:,}: {compared(value, limit)}: {verdict}.", "YES" if good else "NO"
+    numbers = f"{value:0{width},}, {name} {limit:0{width},}"
+    return f"{numbers}: {compared(value, limit)}: {verdict}.", "YES" if good else "NO"
 
 
 def compared(value: int, limit: int) -> str:
-    """How two numbers compare: '3-3 same, 1-0 more' for 31 and 30, 'fewer digits' for 8 and 12."""
-    left, right = str(value), str(limit)
-    if len(left) != len(right):
-        return "more digits" if value > limit else "fewer digits"
+    """How two numbers compare: '3-3 same, 1-0 more' for 31 and 30, '0-1 less' for 8 and 12."""
+    width = max(len(str(value)), len(str(limit)))
     steps = []
-    for one, other in zip(left, right, strict=True):
+    for one, other in zip(f"{value:0{width}}", f"{limit:0{width}}", strict=True):
         steps.append(f"{one}-{other} {'same' if one == other else 'more' if one > other else 'less'}")
         if one != other:
             break

@@ -73,8 +73,8 @@ def test_drills_compare_rightly(desk):
         (31, 30, "3-3 same, 1-0 more"),
         (30, 30, "3-3 same, 0-0 same"),
         (29, 30, "2-3 less"),
-        (8, 12, "fewer digits"),
-        (12_000, 8_000, "more digits"),
+        (8, 12, "0-1 less"),
+        (12_000, 8_000, "1-0 more"),
     ],
 )
 def test_comparing_digit_by_digit(value, limit, steps):
