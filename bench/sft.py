@@ -143,10 +143,10 @@ def plain(data: list[TokenRow], recipe: Recipe, folder: Path, **settings: Any) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
-    parser.add_argument("--quick", action="store_true", help="3 rounds of 6 rows instead of 8 of 8")
+    parser.add_argument("--quick", action="store_true", help="3 rounds of 4 rows instead of 8 of 8")
     parser.add_argument("--full", action="store_true", help="also TRL with bfloat16 and gradient checkpointing")
     options = parser.parse_args()
-    rounds, size = (3, 6) if options.quick else (8, 8)
+    rounds, size = (3, 4) if options.quick else (8, 8)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     keep_freed_memory()  # for every arm: it is the process's

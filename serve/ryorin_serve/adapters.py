@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -61,16 +62,16 @@ class Adapters:
         task = self._loading.get(name)
         if task is None:
             task = self._loading[name] = asyncio.create_task(self._load(name))
-        try:
-            await asyncio.shield(task)  # one waiter that gives up does not take the others' adapter away
-        except Exception:
-            if self._loading.get(name) is task:
-                del self._loading[name]
-            raise
+            task.add_done_callback(partial(self._drop_if_failed, name))  # also when nobody waits for it any more
+        await asyncio.shield(task)  # one waiter that gives up does not take the others' adapter away
 
     def forget(self, name: str) -> None:
         """The engine says it does not hold `name`: load it again when it is needed."""
         self._loading.pop(name, None)
+
+    def _drop_if_failed(self, name: str, task: asyncio.Task[None]) -> None:
+        if (task.cancelled() or task.exception()) and self._loading.get(name) is task:
+            del self._loading[name]
 
     async def _load(self, name: str) -> None:
         folder = await asyncio.to_thread(checked_folder, self._folder, name, self._max_rank)

@@ -137,10 +137,10 @@ class Engine:
     async def _load(self, request: Request) -> Response:
         assert request.headers["authorization"] == "Bearer engine-key"
         body = await request.json()
+        await asyncio.sleep(self.load_delay_s)
         if self.refuse_load:
             status, message = self.refuse_load
             return _error(status, message.format(**body))
-        await asyncio.sleep(self.load_delay_s)
         self.loads.append(body["lora_name"])
         assert Path(body["lora_path"]).name == body["lora_name"]
         self.adapters.add(body["lora_name"])

@@ -317,6 +317,17 @@ def test_adapters_are_loaded_again_after_a_restart(house: House):
     assert house.engine.loads == ["support-0123456789ab"] * 3
 
 
+def test_a_loading_that_fails_when_nobody_waits_any_more_is_not_remembered(house: House):
+    house.adapter_folder("support-0123456789ab")
+    house.release("support", adapter="support-0123456789ab")
+    house.engine.load_delay_s, house.engine.refuse_load, house.engine.health = 0.3, (500, "dying"), 503
+    with pytest.raises(httpx.ReadTimeout):
+        post(house, {"model": "support", "messages": QUESTION}, timeout=0.15)
+    time.sleep(0.4)
+    house.engine.refuse_load = None
+    assert ask(house).choices[0].message.content == ANSWER
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
