@@ -28,14 +28,14 @@ Desk = Literal["support", "people"]
 DESKS: tuple[Desk, ...] = ("support", "people")
 DATASETS = Path(__file__).parent / "datasets"
 SEED = 20
-EXAMPLES = {"support": 320, "people": 320}
+EXAMPLES = {"support": 264, "people": 240}
 REFUSED = "The documents do not answer this question."
 WRITTEN = {
     "support": (rules.SUPPORT_LIMITS, rules.SUPPORT_CHOICES),
     "people": (rules.PEOPLE_LIMITS, rules.PEOPLE_CHOICES),
 }
-_DRILLS = 0.1  # the share of rows that only compare numbers
-_DRILL_LINES = 10
+_DRILLS = 0.16  # the share of rows that only compare numbers
+_DRILL_LINES = 8
 _LIMIT_TURNS = (1, 1, 2)
 _CHOICE_TURNS = (1, 2, 2, 3)
 _ANSWERED = 0.85  # of the questions; the others must be refused
@@ -91,7 +91,7 @@ def _conversation(desk: Desk, draw: random.Random) -> dict[str, Any]:
     for _ in range(draw.choice(_LIMIT_TURNS if is_limit else _CHOICE_TURNS)):
         kind = "answered" if draw.random() < _ANSWERED else draw.choice(("gap", "gap", "other", "outside"))
         if kind == "answered":
-            number = answerable[0] if draw.random() < 0.7 else draw.choice(answerable)  # a good search puts it first
+            number = answerable[0] if draw.random() < 0.9 else draw.choice(answerable)  # a good search puts it first
             rule, (_, limit, fact) = rules_here[number], laid_out[number]
             if isinstance(rule, Limit):
                 question, reason, decision = _judge_limit(rule, limit, draw)
@@ -135,7 +135,7 @@ def _drill(draw: random.Random) -> dict[str, Any]:
     """Comparing alone, many times in one row: the step in which a small model errs most."""
     asked, answered = [], []
     for _ in range(_DRILL_LINES):
-        high, step = draw.choice(((12, 1), (40, 1), (99, 1), (99, 1), (300, 1), (90_000, 500), (90_000, 1000)))
+        high, step = draw.choice(((12, 1), (40, 1), (99, 1), (99, 1), (90_000, 500), (90_000, 1000)))
         unit = (
             "yen" if step > 1 else draw.choice(("days", "weeks", "months", "hours", "kg", "people", "years", "pieces"))
         )
@@ -147,7 +147,10 @@ def _drill(draw: random.Random) -> dict[str, Any]:
         reason, decision = limit_reason(most, value, limit)
         asked.append(f"{value:,} {unit}: {fact}?")
         answered.append(f"{reason} {decision}")
-    messages = [{"role": "user", "content": "\n".join(asked)}, {"role": "assistant", "content": "\n".join(answered)}]
+    messages = [
+        {"role": "user", "content": "\n".join(["Compare.", *asked])},
+        {"role": "assistant", "content": "\n".join(answered)},
+    ]
     return {"messages": messages}
 
 
@@ -198,9 +201,8 @@ def limit_reason(most: bool, value: int, limit: int) -> tuple[str, str]:
     The reason and the decision for a value against a limit.
 
     A model of 135 million parameters does not see which of two numbers is larger; of two digits it does. So the reason
-    writes both numbers equally long and goes through their digits from the left until two differ.
+    writes both numbers with the same number of digits and goes through these from the left until two differ.
     """
-    width = max(len(f"{value:,}"), len(f"{limit:,}"))
     name = "limit" if most else "minimum"
     good = value <= limit if most else value >= limit
     verdict = (
@@ -208,15 +210,22 @@ def limit_reason(most: bool, value: int, limit: int) -> tuple[str, str]:
         if most
         else ("minimum reached" if good else "below the minimum")
     )
-    numbers = f"{value:0{width},}, {name} {limit:0{width},}"
-    return f"{numbers}: {compared(value, limit)}: {verdict}.", "YES" if good else "NO"
+    left, right = equally_long(value, limit)
+    return f"{left}, {name} {right}: {compared(value, limit)}: {verdict}.", "YES" if good else "NO"
+
+
+def equally_long(value: int, limit: int) -> tuple[str, str]:
+    """'08', '12' and '04,500', '12,000': two digits or five, so that a number's form does not depend on the other's."""
+    form = "02" if max(value, limit) < 1000 else "06,"
+    return f"{value:{form}}", f"{limit:{form}}"
 
 
 def compared(value: int, limit: int) -> str:
     """How two numbers compare: '3-3 same, 1-0 more' for 31 and 30, '0-1 less' for 8 and 12."""
-    width = max(len(str(value)), len(str(limit)))
+    left, right = (text.replace(",", "") for text in equally_long(value, limit))
+    width = max(len(left), len(right))
     steps = []
-    for one, other in zip(f"{value:0{width}}", f"{limit:0{width}}", strict=True):
+    for one, other in zip(left.zfill(width), right.zfill(width), strict=True):
         steps.append(f"{one}-{other} {'same' if one == other else 'more' if one > other else 'less'}")
         if one != other:
             break

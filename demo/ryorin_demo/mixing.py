@@ -154,7 +154,7 @@ def mixed_limit(parts: Parts, draw: random.Random) -> Limit:
             f"My {one} has {{v}} {unit}. Is that all right?",
             f"Are {{v}} {unit} all right for a {one}?",
         )
-        return Limit(area, heading, text, unit, asked, words=UP_TO, low=3, high=draw.choice((60, 300)))
+        return Limit(area, heading, text, unit, asked, words=UP_TO, low=3, high=draw.choice((60, 99)))
     if shape == 9:
         text = f"{service} {draw.choice(('is open after', 'starts after', 'is for members of'))} {{fact}}. {tail}"
         asked = (

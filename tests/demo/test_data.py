@@ -61,7 +61,7 @@ def test_drills_compare_rightly(desk):
     assert drills
     for row in drills:
         question, answer = (message["content"].splitlines() for message in row["messages"])
-        for asked, answered in zip(question, answer, strict=True):
+        for asked, answered in zip(question[1:], answer, strict=True):
             value, limit = (int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*\d|\d", asked))
             least = re.search("at least|minimum|no less|or more", asked)
             assert answered.endswith(words[value >= limit if least else value <= limit]), (asked, answered)
