@@ -226,17 +226,27 @@ def test_ctrl_c_to_a_real_process_leaves_nothing(
     assert (left_in(home, "adapters"), left_in(home, "jobs"), all_of(sqlite, Adapter)) == ([], [], [])
 
 
-def test_what_a_killed_run_left_is_cleared_away_by_the_next(
-    sqlite: Any, home: Path, tiny_base: Path, write_rows: Callable[..., Path]
-) -> None:
+def test_what_a_killed_run_left_is_cleared_away_by_the_next(sqlite: Any, home: Path) -> None:
     from ryorin_train.job import clear_away_dead_jobs
 
-    process = start_long_run(sqlite, tiny_base, write_rows(a_dozen()))
-    (row,) = all_of(sqlite, Job)
-    clear_away_dead_jobs(sqlite)
-    assert left_in(home, "jobs") == [row.id]  # it is at work
-    process.kill()
-    process.communicate(timeout=60)
+    program = """if True:
+        import sys, time
+        from ryorin.catalog import open_catalog
+        from ryorin.settings import load_settings
+        from ryorin_train.job import _job
+
+        with _job(open_catalog(load_settings()), sys.argv[1], "sft", {}):
+            print("at work", flush=True)
+            time.sleep(600)
+    """  # without the training, whose imports take seconds
+    with sqlite.session() as session:
+        tenant_id = create_tenant(session, "support").id
+    with subprocess.Popen([sys.executable, "-c", program, tenant_id], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "at work\n"
+        (row,) = all_of(sqlite, Job)
+        clear_away_dead_jobs(sqlite)
+        assert left_in(home, "jobs") == [row.id]  # it is at work
+        process.kill()
     clear_away_dead_jobs(sqlite)
     assert left_in(home, "jobs") == []
     (row,) = all_of(sqlite, Job)
