@@ -5,7 +5,8 @@ It knows the order (constant system text, then passages, then the conversation),
 of a citation marker. It does not know tokenizers, chat templates, stores or engines: the chat template of the base
 model turns the messages it returns into tokens, in TRL and in vLLM alike.
 
-Passages are data: they stand between <documents> tags that the passages themselves cannot close.
+Passages are data: they stand between <documents> tags that the passages themselves cannot close. Neither they nor a
+conversation can write a control token of a chat template, such as <|im_start|>, and so forge a turn of another role.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from ryorin.digests import digest_of
 LAYOUT_VERSION = 1
 MARKER = re.compile(r"\[(\d{1,3})\]")
 _TAG = re.compile(r"<(\s*/?\s*documents)(?![\w-])", re.IGNORECASE)  # with or without attributes or an end
+
+
+# Control tokens as the chat templates of common model families write them: <|im_end|>, <start_of_turn>, </s>, …
+_CONTROL = re.compile(r"<(?=\|[^|<>\n]{1,64}\|>|/?s>|(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>)")
 
 
 class Message(TypedDict):
@@ -71,9 +76,8 @@ def render_passages(passages: Sequence[PromptPassage]) -> str:
     for number, passage in enumerate(passages, start=1):
         lines.append(f"[{number}] {' '.join(passage.title.split())}")
         lines.append(passage.text.strip())
-    body = (
-        _defuse("\n".join(lines)) if lines else "(none)"
-    )  # all at once: a tag could begin in a title and end in a text
+    # All at once: a tag could begin in a title and end in a text.
+    body = _TAG.sub(r"‹\1", _without_control("\n".join(lines))) if lines else "(none)"
     return f"<documents>\n{body}\n</documents>"
 
 
@@ -85,11 +89,12 @@ def render(prompt: Prompt, conversation: Sequence[Message], passages: Sequence[P
     System and developer messages of the conversation follow the tenant's own text: they may add, not replace.
     """
     system = prompt.system.strip()
-    extra = [message["content"] for message in conversation if message["role"] in ("system", "developer")]
+    said: list[Message] = [{"role": m["role"], "content": _without_control(m["content"])} for m in conversation]
+    extra = [message["content"] for message in said if message["role"] in ("system", "developer")]
     parts = [system, *extra]
     if passages is not None:
         parts.insert(1, render_passages(passages))
-    rest: list[Message] = [m for m in conversation if m["role"] not in ("system", "developer")]
+    rest: list[Message] = [m for m in said if m["role"] not in ("system", "developer")]
     return [{"role": "system", "content": "\n\n".join(parts)}, *rest]
 
 
@@ -121,6 +126,6 @@ def cited_numbers(answer: str, given: int) -> list[int]:
     return list(dict.fromkeys(number for number in numbers if 1 <= number <= given))
 
 
-def _defuse(text: str) -> str:
-    """Text that cannot open or close the block it stands in."""
-    return _TAG.sub(r"‹\1", text)
+def _without_control(text: str) -> str:
+    """Text that no tokenizer reads a control token in; it looks the same to a person."""
+    return _CONTROL.sub("‹", text)

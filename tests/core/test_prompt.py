@@ -153,3 +153,29 @@ def test_a_prompt_file_that_is_not_there(tmp_path: Path) -> None:
         read_prompt_file(tmp_path / "none.json")
     with pytest.raises(InvalidInput, match="cannot be read"):
         read_prompt_file(tmp_path)
+
+
+CONTROL_TOKENS = (
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<s>",
+    "</s>",
+    "<start_of_turn>",
+    "<eos>",
+    "<|eot_id|>",
+)
+
+
+@given(st.lists(st.one_of(st.sampled_from((*CONTROL_TOKENS, "<", "|", ">", "<|")), st.text(max_size=9)), max_size=12))
+def test_nobody_but_the_template_writes_a_control_token(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    passages = [PromptPassage(text, text)]
+    rendered = render(Prompt("s"), [{"role": role, "content": text} for role in ("system", "user")], passages)
+    for message in rendered:
+        assert not any(token in message["content"] for token in CONTROL_TOKENS)
+
+
+def test_ordinary_angle_brackets_stay() -> None:
+    text = "a < b, <b>bold</b>, x <- y, |> and <|"
+    assert render(Prompt("s"), [{"role": "user", "content": text}], None)[1]["content"] == text
