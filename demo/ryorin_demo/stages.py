@@ -55,19 +55,37 @@ def run(*words: str | Path, quiet: bool = False) -> None:
     """Run a `ryorin` command and show what it says. Raises RyorinError when it fails."""
     if not quiet:
         say("$ ryorin " + shlex.join(shown(words)))
-    done = subprocess.run([*ryorin_command(), *map(str, words)], stdout=sys.stderr)
-    if done.returncode:
-        raise RyorinError(f"'ryorin {shlex.join(shown(words))}' failed with exit code {done.returncode}; see above")
+    _finish([*ryorin_command(), *map(str, words)], words, stdout=sys.stderr)
 
 
 def ask(*words: str | Path, quiet: bool = True) -> Any:
     """Run a `ryorin … --json` command and return what it prints. Raises RyorinError when it fails."""
     if not quiet:
         say("$ ryorin " + shlex.join(shown(words)))
-    done = subprocess.run([*ryorin_command(), *map(str, words), "--json"], stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise RyorinError(f"'ryorin {shlex.join(shown(words))}' failed with exit code {done.returncode}; see above")
-    return json.loads(done.stdout)
+    return json.loads(_finish([*ryorin_command(), *map(str, words), "--json"], words, stdout=subprocess.PIPE))
+
+
+def _finish(command: Sequence[str], words: Sequence[str | Path], stdout: Any) -> str:
+    """
+    Run a command to its end and return its standard output, when that is a pipe.
+
+    The command has a group of its own, so Ctrl-C reaches the demo alone; the demo hands it on once and waits while the
+    command cleans up. (`subprocess.run` would kill it after a quarter of a second.)
+    """
+    with subprocess.Popen(command, stdout=stdout, text=True, start_new_session=True) as process:
+        try:
+            output, _ = process.communicate()
+        except BaseException:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+            raise
+    if process.returncode:
+        raise RyorinError(f"'ryorin {shlex.join(shown(words))}' failed with exit code {process.returncode}; see above")
+    return output or ""
 
 
 def shown(words: Sequence[str | Path]) -> list[str]:
