@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -24,6 +25,9 @@ import pytest
 os.environ.update(HF_HUB_OFFLINE="1", DO_NOT_TRACK="1", VLLM_NO_USAGE_STATS="1")
 for variable in ("RYORIN_HOME", "RYORIN_DATABASE_URL", "RYORIN_PEPPER", "RYORIN_TENANT"):
     os.environ.pop(variable, None)
+
+# A shell that starts the tests in the background has SIGINT ignored, for them and for every command they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0", "::ffff:127.")
 
