@@ -57,14 +57,8 @@ def test_every_training_answer_is_right_by_the_grader(desk):
 @pytest.mark.parametrize("desk", data.DESKS)
 def test_drills_compare_rightly(desk):
     words = {True: "YES", False: "NO"}
-    every = [row for row in data.read_jsonl(data.training_file(desk)) if "passages" not in row]
-    drills = [row for row in every if row["messages"][0]["content"].startswith("Compare.")]
-    digits = [row for row in every if row["messages"][0]["content"].startswith("Digits.")]
-    assert drills and digits and len(drills) + len(digits) == len(every)
-    for row in digits:
-        for answered in row["messages"][1]["content"].split(", "):
-            one, other, relation = re.fullmatch(r"(\d)-(\d) (same|more|less)", answered).groups()
-            assert relation == ("same" if one == other else "more" if one > other else "less")
+    drills = [row for row in data.read_jsonl(data.training_file(desk)) if "passages" not in row]
+    assert drills
     for row in drills:
         question, answer = (message["content"].splitlines() for message in row["messages"])
         for asked, answered in zip(question[1:], answer, strict=True):
