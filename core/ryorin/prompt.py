@@ -47,7 +47,7 @@ class Prompt:
     """
     A tenant's prompt.
 
-    system: constant text, first in every request.
+    system: constant text, first in every request; empty when each conversation brings its own.
     answer_schema: JSON Schema that an answer must satisfy, or none when answers are prose. It is checked when answers
         are judged; it is not sent to the model (the system text describes the format in words).
     """
@@ -91,9 +91,8 @@ def render(prompt: Prompt, conversation: Sequence[Message], passages: Sequence[P
     system = prompt.system.strip()
     said: list[Message] = [{"role": m["role"], "content": _without_control(m["content"])} for m in conversation]
     extra = [message["content"] for message in said if message["role"] in ("system", "developer")]
-    parts = [system, *extra]
-    if passages is not None:
-        parts.insert(1, render_passages(passages))
+    documents = [] if passages is None else [render_passages(passages)]
+    parts = [part for part in (system, *documents, *extra) if part]
     rest: list[Message] = [m for m in said if m["role"] not in ("system", "developer")]
     return [{"role": "system", "content": "\n\n".join(parts)}, *rest]
 

@@ -21,8 +21,9 @@ def read_prompt_file(path: Path) -> Prompt:
     """
     The prompt in a file. It is read as JSON when its name ends in .json or it begins with a brace.
 
-    Raises InvalidInput for a file that cannot be read, bad JSON, an unknown field, an empty system text or a schema
-    that is not JSON Schema; the message names the place.
+    An empty system text must be meant, so only JSON can have one: conversations then bring their own. Raises
+    InvalidInput for a file that cannot be read, bad JSON, an unknown field, a missing system text or a schema that is
+    not JSON Schema; the message names the place.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -32,6 +33,8 @@ def read_prompt_file(path: Path) -> Prompt:
         raise InvalidInput(f"{path} is not UTF-8 text (byte {error.start})", param="file") from error
     if path.suffix == ".json" or text.lstrip().startswith("{"):
         return _from_json(text, str(path))
+    if not text.strip():
+        raise InvalidInput(f"{path}: the system text is empty; write what the model is to do", param="system")
     return _checked(text, None, str(path))
 
 
@@ -60,9 +63,10 @@ def _refuse_constant(name: str) -> None:
 
 
 def _checked(system: Any, answer_schema: Any, source: str) -> Prompt:
-    if not isinstance(system, str) or not system.strip():
+    if not isinstance(system, str) or (system and not system.strip()):
         raise InvalidInput(
-            f"{source}: the system text is missing or empty; write what the model is to do", param="system"
+            f'{source}: the system text is missing or blank; write what the model is to do, or "" if conversations say so',
+            param="system",
         )
     if "\0" in system or any("\ud800" <= letter <= "\udfff" for letter in system):
         raise InvalidInput(f"{source}: the system text holds a NUL or half a character", param="system")

@@ -20,27 +20,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from ryorin.prompt import PromptPassage, render
+from ryorin.prompt_file import read_prompt_file
 from ryorin_demo import rules
-from ryorin_demo.mixing import PARTS, mixed_choice, mixed_gap, mixed_limit
+from ryorin_demo.mixing import PARTS, grouped_choice, mixed_choice, mixed_gap, mixed_limit
 from ryorin_demo.rules import Choice, Limit
 
 Desk = Literal["support", "people"]
 DESKS: tuple[Desk, ...] = ("support", "people")
+PROMPTS = Path(__file__).parent / "prompts"
 DATASETS = Path(__file__).parent / "datasets"
 SEED = 20
-EXAMPLES = {"support": 264, "people": 240}
+COMMON = 560  # of each desk
+EXAMPLES = {"support": 130, "people": 130}
 REFUSED = "The documents do not answer this question."
 WRITTEN = {
     "support": (rules.SUPPORT_LIMITS, rules.SUPPORT_CHOICES),
     "people": (rules.PEOPLE_LIMITS, rules.PEOPLE_CHOICES),
 }
-_DRILLS = 0.16  # the share of rows that only compare numbers
+_DRILLS = 0.12  # the share of rows that only compare numbers
 _DRILL_LINES = 8
 _LIMIT_TURNS = (1, 1, 2)
 _CHOICE_TURNS = (1, 2, 2, 3)
-_ANSWERED = 0.85  # of the questions; the others must be refused
-_LIMITS = 0.47  # of the rules; the others are choices
+_ANSWERED = 0.72  # of the questions; the others must be refused
+_LIMITS = 0.42  # of the rules; the others are choices
 _MIXED = 0.7  # the share of rules put together by chance
+_GROUPED = 0.6  # of the choices tell apart things of one kind
 _BESIDE = 0.25  # of the conversations have one passage without a rule
 
 
@@ -66,6 +71,22 @@ def examples(desk: Desk, seed: int, count: int) -> list[dict[str, Any]]:
     drills = round(_DRILLS * count)
     rows = [_drill(draw) for _ in range(drills)] + [_conversation(desk, draw) for _ in range(count - drills)]
     draw.shuffle(rows)
+    return rows
+
+
+def common_examples(seed: int, count: int) -> list[dict[str, Any]]:
+    """
+    `count` rows of each desk in one order mixed by the seed, each with its desk's own prompt as its system message.
+
+    They teach what both desks need, to find and judge a rule; an adapter of one desk then takes less of its own.
+    """
+    rows: list[dict[str, Any]] = []
+    for desk in DESKS:
+        prompt = read_prompt_file(PROMPTS / f"{desk}.json")
+        for row in examples(desk, seed, count):
+            passages = [PromptPassage(**passage) for passage in row["passages"]] if "passages" in row else None
+            rows.append({"messages": render(prompt, row["messages"], passages)})
+    random.Random(seed).shuffle(rows)
     return rows
 
 
@@ -109,6 +130,8 @@ def _conversation(desk: Desk, draw: random.Random) -> dict[str, Any]:
 
 
 def _rule(desk: Desk, is_limit: bool, draw: random.Random) -> Limit | Choice:
+    if not is_limit and draw.random() < _GROUPED:
+        return grouped_choice(PARTS[desk], draw)
     if draw.random() < _MIXED:
         return mixed_limit(PARTS[desk], draw) if is_limit else mixed_choice(PARTS[desk], draw)
     limits, choices = WRITTEN[desk]
@@ -201,7 +224,7 @@ def limit_reason(most: bool, value: int, limit: int) -> tuple[str, str]:
     The reason and the decision for a value against a limit.
 
     A model of 135 million parameters does not see which of two numbers is larger; of two digits it does. So the reason
-    writes both numbers with the same number of digits and goes through these from the left until two differ.
+    compares how many digits the numbers have and then, if that is the same, goes through them until two differ.
     """
     name = "limit" if most else "minimum"
     good = value <= limit if most else value >= limit
@@ -210,31 +233,30 @@ def limit_reason(most: bool, value: int, limit: int) -> tuple[str, str]:
         if most
         else ("minimum reached" if good else "below the minimum")
     )
-    left, right = equally_long(value, limit)
-    return f"{left}, {name} {right}: {compared(value, limit)}: {verdict}.", "YES" if good else "NO"
-
-
-def equally_long(value: int, limit: int) -> tuple[str, str]:
-    """'08', '12' and '04,500', '12,000': two digits or five, so that a number's form does not depend on the other's."""
-    form = "02" if max(value, limit) < 1000 else "06,"
-    return f"{value:{form}}", f"{limit:{form}}"
+    return f"{value:,}, {name} {limit:,}: {compared(value, limit)}: {verdict}.", "YES" if good else "NO"
 
 
 def compared(value: int, limit: int) -> str:
-    """How two numbers compare: '3-3 same, 1-0 more' for 31 and 30, '0-1 less' for 8 and 12."""
-    left, right = (text.replace(",", "") for text in equally_long(value, limit))
-    width = max(len(left), len(right))
-    steps = []
-    for one, other in zip(left.zfill(width), right.zfill(width), strict=True):
-        steps.append(f"{one}-{other} {'same' if one == other else 'more' if one > other else 'less'}")
-        if one != other:
-            break
+    """How two numbers compare: 'digits 2-2 same, 3-3 same, 1-0 more' for 31 and 30, 'digits 1-2 less' for 8 and 12."""
+    left, right = str(value), str(limit)
+    steps = [f"digits {_against(len(left), len(right))}"]
+    if len(left) == len(right):
+        for one, other in zip(left, right, strict=True):
+            steps.append(_against(int(one), int(other)))
+            if one != other:
+                break
     return ", ".join(steps)
+
+
+def _against(one: int, other: int) -> str:
+    return f"{one}-{other} {'same' if one == other else 'more' if one > other else 'less'}"
 
 
 def _judge_choice(rule: Choice, draw: random.Random) -> tuple[str, str, str, str]:
     """Question, fact, reason and decision. The fact is the whole sentence that decides."""
     decision = draw.choice(("YES", "NO"))
+    if not (rule.yes if decision == "YES" else rule.no):
+        decision = "NO" if decision == "YES" else "YES"
     question, words, _ = draw.choice(rule.yes if decision == "YES" else rule.no)
     fact = next(sentence for sentence in rule.text.removesuffix(".").split(". ") if words in sentence)
     return _fill(question, draw), fact, "This is allowed." if decision == "YES" else "This is not allowed.", decision
@@ -264,6 +286,11 @@ def training_file(desk: Desk) -> Path:
     return DATASETS / f"{desk}.train.jsonl"
 
 
+def common_file() -> Path:
+    """The committed training examples that both desks share."""
+    return DATASETS / "common.train.jsonl"
+
+
 def held_out_file(desk: Desk) -> Path:
     """The committed held-out cases of a desk: asked against the real corpus, never trained on."""
     return DATASETS / f"{desk}.heldout.jsonl"
@@ -271,17 +298,18 @@ def held_out_file(desk: Desk) -> Path:
 
 def main(arguments: Sequence[str]) -> int:
     """Write the training files, or with --check compare them with what is committed."""
+    files = {training_file(desk): examples(desk, SEED + 1, EXAMPLES[desk]) for desk in DESKS}
+    files[common_file()] = common_examples(SEED, COMMON)
     stale = 0
-    for desk in DESKS:
-        text = to_jsonl(examples(desk, SEED, EXAMPLES[desk]))
-        path = training_file(desk)
+    for path, rows in files.items():
+        text = to_jsonl(rows)
         if "--check" in arguments:
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 print(f"{path.name} is not what the generator makes; run: python -m ryorin_demo.data")
                 stale = 1
         else:
             path.write_text(text, encoding="utf-8")
-            print(f"{path.name}: {EXAMPLES[desk]} examples")
+            print(f"{path.name}: {len(rows)} examples")
     return stale
 
 

@@ -7,23 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ryorin_demo.data import held_out_file, read_jsonl, training_file
+from ryorin_demo.data import common_file, held_out_file, read_jsonl, training_file
 from ryorin_demo.grade import Desk as DeskName
 
 HERE = Path(__file__).parent
-# What gave the best answers in four minutes on two cores; the trials are in docs/log.md.
-TRAIN_OPTIONS = (
-    "--layers",
-    "15",
-    "--epochs",
-    "2",
-    "--batch-tokens",
-    "512",
-    "--learning-rate",
-    "0.0015",
-    "--held-out",
-    "0.05",
-)
+# What gave the best answers in the time; the trials are in docs/log.md.
+SHAPE = ("--layers", "15", "--epochs", "1", "--batch-tokens", "512", "--held-out", "0.02")
+COMMON_OPTIONS = (*SHAPE, "--learning-rate", "0.0015")
+TRAIN_OPTIONS = (*SHAPE, "--learning-rate", "0.0007")
 
 
 @dataclass(frozen=True)
@@ -66,6 +57,18 @@ class Desk:
         return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
+@dataclass(frozen=True)
+class Company:
+    """What the departments share: examples of both, and an adapter that each department's own starts from."""
+
+    tenant: str
+    title: str
+    prompt_file: Path
+    train_file: Path
+    train_options: tuple[str, ...] = COMMON_OPTIONS
+
+
+COMPANY = Company("company", "what both departments share", HERE / "prompts" / "company.json", common_file())
 DESKS = (
     Desk("support", "customer support, strict JSON", "Can I still return a lamp that I have not opened after 20 days?"),
     Desk("people", "people desk, a formal letter", "I was ill for 3 days. Do I need a doctor's note?"),

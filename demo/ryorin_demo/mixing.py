@@ -255,6 +255,98 @@ def mixed_choice(parts: Parts, draw: random.Random) -> Choice:
     return _choice(area, heading, f"{yes}. {no}.", asked, first, last, draw)
 
 
+# Things of every kind that a rule of "X can, Y cannot" may tell apart; a rule takes two to four of one list.
+_GROUPED = (
+    "Norway, Chile, Portugal, Vietnam, Kenya, Brazil, Denmark, Peru, Iceland, Egypt, Poland, India",
+    "debit cards, bank transfers, gift vouchers, foreign coins, travel cheques, prepaid cards, banknotes, store points",
+    "paint, glass, steel, stone walls, brick walls, tiles, wood, concrete, cork, wallpaper",
+    "bleach, alcohol, vinegar, warm water, a sponge, a brush, steam, oil, a dry cloth, wax, lemon juice",
+    "the freezer, the sun, the bath, the garden, the attic, the lobby, the garage, the lift, the car park, the cellar",
+    "scratches, dents, loose screws, faded colours, broken hinges, torn seams, stains, cracks, missing parts, noise",
+    "cats, parrots, hamsters, rabbits, turtles, ponies, small dogs, horses",
+    "apprentices, drivers, volunteers, managers, night staff, cleaners, visitors, retired staff, temporary staff, nurses",
+    "a brother, a sister, a cousin, an aunt, an uncle, a grandparent, a flatmate, a niece, a godparent",
+    "scissors, axes, razors, hedge trimmers, saws, chisels, graters, skewers",
+    "buses, ferries, taxis, trains, trams, night flights, hire bicycles, motorbikes",
+    "books, magazines, streaming films, ringtones, music, maps, dictionaries, puzzles, newspapers",
+    "rings, scarves, hats, gloves, belts, sandals, wigs, aprons, sunglasses",
+    "language tests, driving licences, first aid exams, cooking diplomas, sailing licences, typing exams",
+    "eye tests, vaccinations, haircuts, massages, X-rays, blood tests, tattoos, physiotherapy",
+    "monitors, cables, keyboards, projectors, desk fans, cameras, whiteboards, docking stations",
+    "jars, lanterns, roses, clocks, rugs, cushions, lamps, mirrors, pans, toys, umbrellas, bottles",
+    "weekends, Mondays, public holidays, summer, winter, December, the sales, the evening, the morning",
+    "Osaka, Nagoya, Sapporo, Kobe, Fukuoka, Sendai, Kyoto, Okinawa",
+    "milk, tea, fish, coffee, chocolate, noodles, cheese, honey, spices",
+    "stools, crates, barrels, carts, ladders, shelves, benches, boxes",
+)
+# (yes, no, questions): {a} is a list of what may, {b} of what may not, {x} the one asked about.
+_SENTENCES = (
+    ("{A} can be {done}", "{B} cannot be {done}", ("Can I {do} {x}?", "I have {x} here. Can I {do} that?", "Is it possible to {do} {x}?")),
+    ("{A} may be {done} {note}", "{B} may not be {done} {note}", ("Can I {do} {x}?", "May I {do} {x} {note}?", "Is it all right to {do} {x}?")),
+    ("{A} are accepted", "{B} are not accepted", ("Do you accept {x}?", "Can I use {x}?", "Can I come with {x}?", "May I pay with {x}?")),
+    ("We {do} {a}", "We do not {do} {b}", ("Do you {do} {x}?", "Can you {do} {x} for me?", "Will you {do} {x}?")),
+    ("We deliver a {thing} to {a}", "We do not deliver to {b}", ("Do you deliver to {x}?", "Can you deliver a {thing} to {x}?", "I live near {x}. Do you deliver there?")),
+    ("A {thing} may be {done} with {a}", "It must not be {done} with {b}", ("May I use {x} on a {thing}?", "Can I {do} my {thing} with {x}?", "Can a {thing} be {done} with {x}?")),
+    ("A {thing} can be {done} in {a}", "It must not be {done} in {b}", ("May I {do} a {thing} in {x}?", "Can my {thing} be {done} in {x}?", "Is {x} all right for a {thing}?")),
+    ("{Service} covers {a}", "It does not cover {b}", ("Does {service} cover {x}?", "My {thing} has {x}. Is that covered?", "I found {x} on my {thing}. Does {service} pay?", "Is there cover for {x}?")),
+    ("{Service} is given for {a}", "It is not given for {b}", ("Can I have {service} for {x}?", "It is about {x}. Do I get {service}?", "Is {service} given for {x}?")),
+    ("{Service} may be used for {a}", "It may not be used for {b}", ("May I use {service} for {x}?", "Can {service} be used for {x}?")),
+    ("{A} may use {service}", "{B} may not use {service}", ("May {x} use {service}?", "Is {service} open to {x}?", "Can {x} have {service}?")),
+    ("{A} are paid {note}", "{B} are not paid {note}", ("Are {x} paid?", "Is the price of {x} paid?", "Do I get money for {x}?", "Do you refund {x}?")),
+    ("{A} may be taken home", "{B} may not be taken home", ("May I take {x} home?", "Can I take {x} home with me?", "Can {x} leave the building?")),
+    ("{A} may be made in working hours", "{B} may not be made in working hours", ("Are {x} allowed in working hours?", "Can I go for {x} in working hours?", "May I plan {x} in working hours?")),
+    ("{A} may enter the shop", "{B} may not enter the shop", ("May {x} enter?", "Can I come in with {x}?", "Can {x} come into the shop?")),
+    ("{A} may be used as a {thing}", "{B} may not be used as a {thing}", ("Can I use {x} as a {thing}?", "May {x} serve as a {thing}?")),
+    ("A {thing} can be fixed to {a}", "It cannot be fixed to {b}", ("Can you fix a {thing} to {x}?", "Can a {thing} hang on {x}?", "Will you fix my {thing} to {x}?")),
+    ("The fee for {a} is paid", "The fee for {b} is not paid", ("Is the fee for {x} paid?", "Do you pay for {x}?", "Who pays for {x}? Do you?")),
+    ("A {thing} can be {done} on {a}", "It cannot be {done} on {b}", ("Can a {thing} be {done} on {x}?", "May I {do} a {thing} on {x}?")),
+    ("{A} can travel in {service}", "{B} cannot travel in {service}", ("Can {x} travel in {service}?", "May {x} go in {service}?")),
+)  # fmt: skip
+_OBJECTS = (9, 11, 12, 15, 16, 19, 20)
+_FOR = {  # the lists whose members make sense in a sentence above; where none is named, any does
+    0: _OBJECTS, 1: _OBJECTS, 2: (1,), 3: _OBJECTS, 4: (0, 18), 5: (3,), 6: (4,), 7: (5,), 8: (8,), 9: (8, 7), 10: (7,),
+    11: (10, 11, 14), 12: _OBJECTS, 13: (14,), 14: (6, 7), 15: (16, 20), 16: (2,), 17: (13,), 18: (17,), 19: (6, 16, 20),
+}  # fmt: skip
+_NOTES = ("in the shop", "by post", "at reception", "free of charge", "with a form", "in person", "with a fee")
+_MORE_YES = ("", "", "", ", with a fee", " in any season", ", if the manager agrees", ", as before")
+_MORE_NO = ("", "", "", ", for reasons of safety", ", because of the law", ", as before", " in any season")
+
+
+def grouped_choice(parts: Parts, draw: random.Random) -> Choice:
+    """A rule that tells apart some things of one kind: the sentence that names the one asked about decides."""
+    number = draw.randrange(len(_SENTENCES))
+    yes, no, asked = _SENTENCES[number]
+    names = _GROUPED[draw.choice(_FOR.get(number, tuple(range(len(_GROUPED)))))].split(", ")
+    count = draw.choice((1, 2, 2, 2))
+    taken = draw.sample(names, 2 * count)
+    good, bad = taken[:count], taken[count:]
+    do, done, _ = draw.choice(parts.deeds)
+    thing = draw.choice([thing for _, things in parts.kinds for thing in things.split(", ")])
+    service = draw.choice(parts.services)
+    note = draw.choice(_NOTES)
+    words = {"do": do, "done": done, "thing": thing, "service": lower(service), "Service": service, "note": note}
+    a, b = " and ".join(good), draw.choice((" or ", " and ")).join(bad)
+    lists = {"a": a, "b": b, "A": a[0].upper() + a[1:], "B": " and ".join(bad)[0].upper() + " and ".join(bad)[1:]}
+    positive, negative = yes.format(**words, **lists), no.format(**words, **lists)
+    tail = draw.choice(parts.tails)
+    positive += draw.choice(_MORE_YES)
+    negative += draw.choice(_MORE_NO)
+    shape = draw.random()
+    if shape < 0.15:  # only what is allowed, or only what is not
+        text, bad = f"{positive}. {tail}", []
+    elif shape < 0.35 and not negative.startswith("It "):
+        text, good = f"{negative}. {tail}", []
+    elif shape < 0.6 and not negative.startswith("It ") and " it" not in negative:
+        text = f"{negative}. {positive}."
+    else:
+        text = f"{positive}. {negative}."
+    heading = draw.choice((f"{thing.capitalize()}", service.removeprefix("The ").capitalize(), f"About {draw.choice(taken)}",
+                           "What is possible", "Good to know"))  # fmt: skip
+    return Choice(draw.choice(parts.areas), heading, text,
+                  tuple((one.format(x=name, **words), positive, name) for one in asked for name in good),
+                  tuple((one.format(x=name, **words), negative, name) for one in asked for name in bad))  # fmt: skip
+
+
 def _choice(
     area: str,
     heading: str,

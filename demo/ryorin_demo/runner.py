@@ -21,7 +21,7 @@ from ryorin.errors import Conflict
 from ryorin.models.registry import DEFAULT_BASE, DEFAULT_EMBEDDER
 from ryorin.settings import Settings, load_settings
 from ryorin_demo.arms import ARMS, run_arms, show_arms
-from ryorin_demo.desks import DESKS, Desk
+from ryorin_demo.desks import COMPANY, DESKS, Company, Desk
 from ryorin_demo.stages import Server, Stages, ask, run, say
 from ryorin_demo.story import EDIT, SAME_QUESTION
 
@@ -46,14 +46,18 @@ def run_demo(*, port: int, keep_running: bool, all_cases: bool, fresh_arms: bool
             for name in (DEFAULT_BASE, DEFAULT_EMBEDDER):
                 run("models", "pull", name)
         with stages.stage("tenants", "2. two departments: tenants, prompts, keys"):
-            keys: dict[str, str] = {desk.tenant: set_up_tenant(desk) for desk in DESKS}
+            for tenant in (COMPANY, *DESKS):
+                set_up_tenant(tenant)
+            keys: dict[str, str] = {desk.tenant: fresh_key(desk) for desk in DESKS}
         with stages.stage("index", "3. knowledge: their documents into FAISS"):
             for desk in DESKS:
                 index_documents(settings, desk)
+        with stages.stage("train_common", "4. behaviour: what both departments have in common"):
+            common = train_adapter(COMPANY)
         adapters: dict[str, str] = {}
         for desk in DESKS:
             with stages.stage(f"train_{desk.tenant}", f"4. behaviour: the adapter of {desk.tenant}"):
-                adapters[desk.tenant] = train_adapter(desk)
+                adapters[desk.tenant] = train_adapter(desk, "--start-from", common)
         with stages.stage("releases", "5. releases: four arms a department, the full one goes live"):
             versions: dict[str, dict[str, int]] = {
                 desk.tenant: create_releases(desk, adapters[desk.tenant]) for desk in DESKS
@@ -104,8 +108,8 @@ def ask_and_show(
     return {"arms": arms, "japanese": japanese, "edit_seconds": edit_seconds, "swap": swap}
 
 
-def set_up_tenant(desk: Desk) -> str:
-    """The tenant with its prompt and one fresh key; returns the key's secret. Keys of earlier runs are revoked."""
+def set_up_tenant(desk: Desk | Company) -> None:
+    """The tenant with its prompt. Raises Conflict when another of its name is there that the demo did not make."""
     known = {tenant["name"]: tenant for tenant in ask("tenant", "list")}
     if desk.tenant not in known:
         run("tenant", "create", desk.tenant, "--description", f"{desk.title} ({TENANT_NOTE})")
@@ -115,6 +119,10 @@ def set_up_tenant(desk: Desk) -> str:
             "run the demo in a home of its own: RYORIN_HOME=/some/folder ryorin demo"
         )
     run("prompt", "set", desk.prompt_file, "--tenant", desk.tenant)
+
+
+def fresh_key(desk: Desk) -> str:
+    """A fresh key's secret; keys of earlier runs are revoked."""
     for key in ask("key", "list", "--tenant", desk.tenant):
         if key["label"] == KEY_LABEL and key["revoked_at"] is None:
             run("key", "revoke", key["id"], "--tenant", desk.tenant, quiet=True)
@@ -136,10 +144,12 @@ def index_documents(settings: Settings, desk: Desk) -> None:
     run("index", "add", STORE, folder, "--tenant", desk.tenant)
 
 
-def train_adapter(desk: Desk) -> str:
-    """Train the desk's adapter, or find the one that the same data and settings gave before; returns its name."""
-    words = ("train", "sft", "--tenant", desk.tenant, "--data", desk.train_file, *desk.train_options)
-    adapter: str = ask(*words, quiet=False)["adapter"]
+def train_adapter(desk: Desk | Company, *more: str) -> str:
+    """Train its adapter, or find the one that the same data and settings gave before; returns its name."""
+    options = (*desk.train_options, *more)
+    adapter: str = ask("train", "sft", "--tenant", desk.tenant, "--data", desk.train_file, *options, quiet=False)[
+        "adapter"
+    ]
     return adapter
 
 

@@ -127,9 +127,9 @@ def test_prompt_files(tmp_path: Path) -> None:
         ('{"system": "a",\n "x" 1}', "line 2, column 6: not JSON"),
         ('["a"]', "must be a JSON object"),
         ('{"system": "a", "sistem": "b"}', "unknown field 'sistem'"),
-        ('{"answer_schema": null}', "missing or empty"),
-        ('{"system": "  "}', "missing or empty"),
-        ('{"system": 3}', "missing or empty"),
+        ('{"answer_schema": null}', "missing or blank"),
+        ('{"system": "  "}', "missing or blank"),
+        ('{"system": 3}', "missing or blank"),
         ('{"system": "a", "answer_schema": []}', "object or null"),
         ('{"system": "a", "answer_schema": {"type": "objekt"}}', "not JSON Schema: at type"),
         ('{"system": "a", "answer_schema": {"properties": {"x": {"minLength": "1"}}}}', "properties/x/minLength"),
@@ -179,3 +179,14 @@ def test_nobody_but_the_template_writes_a_control_token(pieces: list[str]) -> No
 def test_ordinary_angle_brackets_stay() -> None:
     text = "a < b, <b>bold</b>, x <- y, |> and <|"
     assert render(Prompt("s"), [{"role": "user", "content": text}], None)[1]["content"] == text
+
+
+def test_an_empty_system_text_leaves_it_to_the_conversation(tmp_path: Path) -> None:
+    path = tmp_path / "prompt.json"
+    path.write_text('{"system": ""}')
+    prompt = read_prompt_file(path)
+    said: list[Message] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    assert render(prompt, said, None) == said
+    path.with_suffix(".txt").write_text(" \n")
+    with pytest.raises(InvalidInput, match="is empty"):
+        read_prompt_file(path.with_suffix(".txt"))

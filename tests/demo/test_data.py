@@ -6,11 +6,18 @@ import re
 import pypdf
 import pytest
 
-from ryorin.prompt import Prompt
+from ryorin.prompt import Prompt, PromptPassage, render
+from ryorin.prompt_file import read_prompt_file
 from ryorin_demo import data, grade, story
 
 ROOT = data.DATASETS.parent
 KINDS = {"plain", "boundary", "choice", "refuse", "outside"}
+
+
+def rows_of(desk):
+    """Every example that a desk's adapter has seen of its own desk: its file's, and those among the common ones."""
+    own = data.read_jsonl(data.training_file(desk))
+    return own + data.examples(desk, data.SEED, data.COMMON)
 
 
 def normal(text: str) -> str:
@@ -28,16 +35,35 @@ def text_of(path):
 
 @pytest.mark.parametrize("desk", data.DESKS)
 def test_the_committed_examples_are_what_the_generator_makes(desk):
-    made = data.to_jsonl(data.examples(desk, data.SEED, data.EXAMPLES[desk]))
-    assert data.training_file(desk).read_text(encoding="utf-8") == made
-    assert data.to_jsonl(data.examples(desk, data.SEED + 1, data.EXAMPLES[desk])) != made
-    assert data.EXAMPLES[desk] >= 200
+    made = data.examples(desk, data.SEED + 1, data.EXAMPLES[desk])
+    assert data.training_file(desk).read_text(encoding="utf-8") == data.to_jsonl(made)
+    assert data.examples(desk, data.SEED, data.EXAMPLES[desk]) != made
+
+
+def test_the_committed_common_examples_are_what_the_generator_makes():
+    made = data.common_examples(data.SEED, data.COMMON)
+    assert data.common_file().read_text(encoding="utf-8") == data.to_jsonl(made)
+    assert len(made) == 2 * data.COMMON
+
+
+@pytest.mark.parametrize("desk", data.DESKS)
+def test_a_common_example_reads_as_the_desk_is_served(desk):
+    """With the company's prompt, and with the desk's: the same messages."""
+    company = read_prompt_file(data.PROMPTS / "company.json")
+    prompt = read_prompt_file(data.PROMPTS / f"{desk}.json")
+    served = []
+    for row in data.examples(desk, data.SEED, 40):
+        passages = [PromptPassage(**passage) for passage in row["passages"]] if "passages" in row else None
+        served.append(render(prompt, row["messages"], passages))
+    common = [row["messages"] for row in data.common_examples(data.SEED, 40)]
+    assert all(messages in common for messages in served)
+    assert all(render(company, messages, None) == messages for messages in common)
 
 
 @pytest.mark.parametrize("desk", data.DESKS)
 def test_every_training_answer_is_right_by_the_grader(desk):
     asked = refused = 0
-    for row in data.read_jsonl(data.training_file(desk)):
+    for row in rows_of(desk):
         if "passages" not in row:
             continue
         for message in row["messages"][1::2]:
@@ -57,7 +83,7 @@ def test_every_training_answer_is_right_by_the_grader(desk):
 @pytest.mark.parametrize("desk", data.DESKS)
 def test_drills_compare_rightly(desk):
     words = {True: "YES", False: "NO"}
-    drills = [row for row in data.read_jsonl(data.training_file(desk)) if "passages" not in row]
+    drills = [row for row in rows_of(desk) if "passages" not in row]
     assert drills
     for row in drills:
         question, answer = (message["content"].splitlines() for message in row["messages"])
@@ -70,11 +96,11 @@ def test_drills_compare_rightly(desk):
 @pytest.mark.parametrize(
     ("value", "limit", "steps"),
     [
-        (31, 30, "3-3 same, 1-0 more"),
-        (30, 30, "3-3 same, 0-0 same"),
-        (29, 30, "2-3 less"),
-        (8, 12, "0-1 less"),
-        (12_000, 8_000, "1-0 more"),
+        (31, 30, "digits 2-2 same, 3-3 same, 1-0 more"),
+        (30, 30, "digits 2-2 same, 3-3 same, 0-0 same"),
+        (29, 30, "digits 2-2 same, 2-3 less"),
+        (8, 12, "digits 1-2 less"),
+        (12_000, 8_000, "digits 5-4 more"),
     ],
 )
 def test_comparing_digit_by_digit(value, limit, steps):
@@ -85,7 +111,7 @@ def test_comparing_digit_by_digit(value, limit, steps):
 def test_no_held_out_question_is_trained_on(desk):
     cases = [case["question"] for case in data.read_jsonl(data.held_out_file(desk))]
     cases += [story.SAME_QUESTION, story.EDIT.question]
-    rows = data.read_jsonl(data.training_file(desk))
+    rows = rows_of(desk)
     trained = {normal(message["content"]) for row in rows for message in row["messages"][::2]}
     assert not trained & {normal(question) for question in cases}
     assert len(set(cases[:-2])) == len(cases[:-2])
@@ -95,7 +121,7 @@ def test_no_held_out_question_is_trained_on(desk):
 def test_no_section_of_the_corpus_is_trained_on(desk):
     """No training passage shares half of its content words with a section of the documents that are asked about."""
     sections = [words_of(section) for path in (ROOT / "corpus" / desk).iterdir() for section in sections_of(path)]
-    rows = data.read_jsonl(data.training_file(desk))
+    rows = rows_of(desk)
     passages = {passage["text"] for row in rows for passage in row.get("passages", [])}
     for passage in passages:
         words = words_of(passage)

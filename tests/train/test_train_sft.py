@@ -127,6 +127,36 @@ def test_an_identical_run_is_reused_unless_asked_or_damaged(train: Callable[...,
     assert is_whole(home / "adapters" / first["adapter"], first["digest"])
 
 
+def test_training_starts_from_an_earlier_adapter(
+    train: Callable[..., Any], cli: Any, sqlite: Any, home: Path, write_rows: Callable[..., Path]
+) -> None:
+    with sqlite.session() as session:
+        set_prompt(session, create_tenant(session, "company"), PROMPT)
+    first = train(a_dozen(), "--tenant", "company", "--epochs", "4")
+    other = [*a_dozen(), chat("Is 20 even?", "YES")]
+    still = train(other, "--start-from", first["adapter"], "--learning-rate", "1e-8", "--epochs", "1")
+    alone = train(other, "--learning-rate", "1e-8", "--epochs", "1")
+    losses = [json.loads((home / "adapters" / run["adapter"] / "loss.jsonl").read_text().splitlines()[0])["train_loss"]
+              for run in (still, alone)]  # fmt: skip
+    assert losses[0] < losses[1] - 0.05  # its weights are the first ones
+    manifest = json.loads((home / "adapters" / still["adapter"] / "manifest.json").read_text())
+    assert manifest["start_from"] == {"name": first["adapter"], "digest": first["digest"]}
+    assert train(other, "--start-from", first["adapter"], "--learning-rate", "1e-8", "--epochs", "1")["reused"]
+
+    def refused(*options: str) -> str:
+        ran = cli("train", "sft", "--tenant", "support", "--data", write_rows(other), *QUICK, *options)
+        assert ran.code == 2
+        return str(ran.err)
+
+    assert "no adapter 'company-0'" in refused("--start-from", "company-0")
+    assert "has rank 8, this run 16; train with the same --rank" in refused(
+        "--start-from", first["adapter"], "--rank", "16"
+    )
+    assert "has layers all, this run 2" in refused("--start-from", first["adapter"], "--layers", "2")
+    (home / "adapters" / first["adapter"] / "adapter_model.safetensors").write_bytes(b"")
+    assert "damaged or gone" in refused("--start-from", first["adapter"])
+
+
 def test_upper_layers_alone_can_be_adapted(train: Callable[..., Any], home: Path) -> None:
     from safetensors import safe_open
 

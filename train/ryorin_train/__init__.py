@@ -17,5 +17,5 @@ Training: from example conversations to a LoRA adapter that vLLM can serve.
 packing, trunk, fused_lora, trainer and callbacks import torch; the others import them inside functions.
 """
 
-TRAINER_VERSION = 1
+TRAINER_VERSION = 2
 """Grows when the same data and recipe would give another adapter; identical runs of one version are reused."""

@@ -56,9 +56,18 @@ def train() -> None:
     "--max-row-tokens", type=int, default=DEFAULTS.max_row_tokens, show_default=True, help="The longest row accepted."
 )
 @click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True, help="Of every random choice.")
+@click.option("--start-from", metavar="ADAPTER", help="Begin with this adapter's weights; of the same base and shape.")
 @click.option("--again", is_flag=True, help="Train even if an identical run was trained before.")
 @json_option
-def sft_command(tenant_name: str, data: Path, base_name: str | None, again: bool, as_json: bool, **values: Any) -> None:
+def sft_command(
+    tenant_name: str,
+    data: Path,
+    base_name: str | None,
+    start_from: str | None,
+    again: bool,
+    as_json: bool,
+    **values: Any,
+) -> None:
     """
     Train an adapter on example conversations (supervised fine-tuning, LoRA).
 
@@ -66,16 +75,20 @@ def sft_command(tenant_name: str, data: Path, base_name: str | None, again: bool
     "…"}]}, and, where the tenant answers from documents, "passages": [{"title": "…", "text": "…"}]. Only the
     assistant's words are learned. The tenant's current prompt is put before each.
 
+    With --start-from a department's adapter grows out of an earlier one: its own, to add examples, or one that several
+    departments share. What that one was trained on lives on in the new one; its manifest names it.
+
     \b
     Examples:
         ryorin train sft --tenant support --data examples.jsonl
         ryorin train sft --tenant support --data examples.jsonl --layers 15 --epochs 4
+        ryorin train sft --tenant support --data more.jsonl --start-from support-1f0c2a9b7d3e
     """
     from ryorin_train.job import run_sft
 
     recipe = Recipe(**values)
     with stopping_in_order(), opened_catalog() as catalog:
-        finished = run_sft(catalog, tenant_name, data, base_name, recipe, say, again=again)
+        finished = run_sft(catalog, tenant_name, data, base_name, recipe, say, start_from=start_from, again=again)
     if as_json:
         print_json(finished.as_json())
         return

@@ -20,26 +20,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ryorin.digests import digest_of, new_id
-from ryorin.errors import RowError
+from ryorin.errors import InvalidInput, RowError
 from ryorin_train import TRAINER_VERSION
 from ryorin_train.adapters import (
     adapter_digest,
     adapter_name,
     find_run,
+    get_adapter,
     install,
+    is_whole,
     keep_dataset,
     write_manifest,
 )
 from ryorin_train.data import dataset_bytes, dataset_digest, read_examples, split
 from ryorin_train.recipe import Recipe
 from ryorin_train.render import Renderer, load_tokenizer
-from ryorin_train.sft import check_recipe, train
+from ryorin_train.sft import check_recipe, check_start, train
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from ryorin.catalog import Catalog
     from ryorin.catalog.tables import Adapter
+    from ryorin.models.registry import BaseModel
 
 LOCK_FILE = "lock"
 PACKAGES = ("torch", "transformers", "trl", "peft", "safetensors")
@@ -76,12 +79,14 @@ def run_sft(
     recipe: Recipe,
     say: Callable[[str], None],
     *,
+    start_from: str | None = None,
     again: bool = False,
 ) -> Finished:
     """
     Train an adapter for the tenant's current prompt, or return the one that an identical run gave (unless `again`).
 
-    Raises NotFound for an unknown tenant, prompt, base model or file; RowError for lines that cannot be used;
+    start_from: the name of an adapter, of any tenant, whose weights are the first ones; its data shaped them.
+    Raises NotFound for an unknown tenant, prompt, base model, adapter or file; RowError for lines that cannot be used;
     InvalidInput for a recipe that cannot be trained or served. All of them before anything is written or trained.
     """
     from ryorin.catalog.tables import Adapter
@@ -97,6 +102,7 @@ def run_sft(
         prompt = Prompt.from_spec(prompt_row.spec)
     base = get_base(settings, base_name or DEFAULT_BASE)
     check_recipe(recipe, base.path)
+    start = None if start_from is None else _start(catalog, start_from, base, recipe)
     examples = read_examples(data)
     run_digest = digest_of(
         {
@@ -107,6 +113,7 @@ def run_sft(
             "prompt": prompt_row.digest,
             "data": dataset_digest(examples),
             "recipe": recipe.spec(),
+            "start": start.digest if start else None,
         }
     )
     if not again:
@@ -130,7 +137,9 @@ def run_sft(
     with _job(catalog, tenant.id, "sft", params) as (job_id, folder):
         build = folder / "adapter"
         build.mkdir()
-        trained = train(base.path, training, held_out, recipe, build, say)
+        trained = train(
+            base.path, training, held_out, recipe, build, say, settings.adapters_dir / start.name if start else None
+        )
         digest = adapter_digest(build)
         name = adapter_name(tenant.name, digest)
         manifest = {
@@ -139,6 +148,7 @@ def run_sft(
             "tenant": tenant.name,
             "kind": "sft",
             "base": {"name": base.name, "digest": base.digest},
+            "start_from": {"name": start.name, "digest": start.digest} if start else None,
             "prompt_digest": prompt_row.digest,
             "data": {
                 "digest": dataset.digest,
@@ -174,6 +184,22 @@ def run_sft(
         _publish(catalog, build, row, job_id)
     seconds = round(time.monotonic() - began, 1)
     return Finished(name, digest, trained.metrics, False, seconds, job_id)
+
+
+def _start(catalog: Catalog, name: str, base: BaseModel, recipe: Recipe) -> Adapter:
+    """The adapter to start from. Raises NotFound, or InvalidInput when its base, shape or files are not right."""
+    with catalog.session() as session:
+        row, _ = get_adapter(session, name)
+    if row.base_digest != base.digest:
+        raise InvalidInput(
+            f"{name} adapts base model {row.manifest['base']['name']} ({row.base_digest[:12]}), "
+            f"this run {base.name} ({base.digest[:12]}); name its base with --base",
+            param="start_from",
+        )
+    check_start(recipe, row.manifest["recipe"])
+    if not is_whole(catalog.settings.adapters_dir / row.name, row.digest):
+        raise InvalidInput(f"the files of {name} are damaged or gone; train it again with --again", param="start_from")
+    return row
 
 
 def versions() -> dict[str, str]:

@@ -1,8 +1,9 @@
 """
 Supervised fine-tuning: token rows in, a folder with an adapter out. LoRA by PEFT, the loop by TRL (trainer.py).
 
-On a CPU everything is float32: bfloat16 falls back to slow kernels without AVX512-BF16 or AMX. On a GPU the base model
-is bfloat16 and the same path is taken; that has not been run here.
+On a CPU everything is float32: bfloat16 falls back to slow kernels without AVX512-BF16 or AMX. Products of matrices may
+use oneDNN's kernels, which on an AMD processor with AVX512 are twice as fast as MKL's and as exact (docs/log.md). On a
+GPU the base model is bfloat16 and the same path is taken; that has not been run here.
 
 It knows no catalog, tenant or prompt: see job.py.
 """
@@ -78,10 +79,12 @@ def train(
     recipe: Recipe,
     folder: Path,
     say: Callable[[str], None],
+    start: Path | None = None,
 ) -> Trained:
     """
     Train one adapter and leave adapter_config.json, adapter_model.safetensors and loss.jsonl in `folder`.
 
+    start: the folder of an adapter to begin with, as `check_start` allows; otherwise LoRA's own first weights.
     Raises InvalidInput when vLLM could not serve the adapter: before training, or of its files afterwards.
     """
     import torch
@@ -106,6 +109,8 @@ def train(
     )
     if on_gpu:
         model.to("cuda")
+    else:
+        torch.set_float32_matmul_precision("medium")  # lets PyTorch choose oneDNN for matrix products
     linears = linear_shapes(model)
     servable.check_targets(recipe.targets, linears)
     depth = len(decoder_layers(model))
@@ -135,6 +140,8 @@ def train(
     progress = Progress(say, folder / CURVE_FILE, steps, recipe.epochs)
     reporter = ProgressReporter(trainer, progress, row_tokens=total / (steps / recipe.epochs))
     trainer.add_callback(reporter)
+    if start is not None:
+        load_weights(trainer.model, start)
     try:
         with skipped_layers(trainer.model, frozen) if frozen else nullcontext():
             trainer.train()
@@ -213,6 +220,32 @@ def build_trainer(
     for noisy in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(noisy)
     return trainer
+
+
+def check_start(recipe: Recipe, start: dict[str, Any]) -> None:
+    """Whether training can begin with the adapter of this recipe. Raises InvalidInput naming what differs."""
+    wanted = recipe.spec()
+    for field in ("rank", "alpha", "targets", "layers"):
+        if wanted[field] != start[field]:
+            option = "--" + field
+            raise InvalidInput(
+                f"the adapter to start from has {field} {start[field] if start[field] is not None else 'all'}, "
+                f"this run {wanted[field] if wanted[field] is not None else 'all'}; train with the same {option}",
+                param="start_from",
+            )
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Give a PEFT model the weights of an adapter. Raises InvalidInput when they are not those of its layers."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    weights = load_file(folder / servable.WEIGHTS_FILE)
+    loaded = set_peft_model_state_dict(model, weights)
+    lacking = [name for name in loaded.missing_keys if "lora_" in name]
+    if lacking or loaded.unexpected_keys:
+        name = [*lacking, *loaded.unexpected_keys][0]
+        raise InvalidInput(f"the adapter in {folder} does not fit: {name}", param="start_from")
 
 
 def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
