@@ -65,7 +65,7 @@ def _refuse_constant(name: str) -> None:
 def _checked(system: Any, answer_schema: Any, source: str) -> Prompt:
     if not isinstance(system, str) or (system and not system.strip()):
         raise InvalidInput(
-            f'{source}: the system text is missing or blank; write what the model is to do, or "" if conversations say so',
+            f'{source}: the system text is missing or blank; write what the model is to do, or "" for nothing',
             param="system",
         )
     if "\0" in system or any("\ud800" <= letter <= "\udfff" for letter in system):
