@@ -1,35 +1,71 @@
 """
-Adding and removing documents.
+Putting documents into a store and taking them out.
 
-A file whose bytes are the ones indexed before costs a hash and nothing else. A changed one is parsed and cut; only
-passages that are new to the document are embedded. What a document was and what it becomes are swapped in one
-transaction, so a reader sees the old passages or the new ones, and an interrupted run has lost nothing: run it again.
+A document whose bytes are the ones indexed before costs a hash and nothing else. A changed one is parsed and cut; only
+texts that have no vector yet are embedded, and passages that did not change stay the rows they are. What a document
+was and what it becomes are swapped in one transaction, so a reader sees the old passages or the new ones, and an
+interrupted run has lost nothing: run it again.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from sqlalchemy import delete, select
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ryorin.catalog import Catalog
-from ryorin.catalog.tables import Document, Passage, VectorStore
+from ryorin.catalog.tables import Document, Passage, Tombstone, Vector, VectorStore
 from ryorin.digests import new_id, sha256_bytes
 from ryorin.errors import Conflict, InvalidInput, NotFound, RyorinError, Unavailable
-from ryorin_index.documents import MEDIA_TYPES, PassageDraft, parse_document, split_document
 from ryorin_index.embed import Embed
+from ryorin_index.parse import MEDIA_TYPES, parse_document
+from ryorin_index.passages import PassageDraft, split_document
 from ryorin_index.store import next_generation
 
 MAX_FILE_BYTES = 512 * 1024 * 1024  # the limit of OpenAI's files API
 EMBED_BATCH = 16
+LOOKUP_BATCH = 500  # parameters of one statement
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """
+    A document on its way into a store.
+
+    source: what it is known by in the store, its resolved path or URL. data: its bytes.
+    fingerprint: the source's cheap sign of change, kept with the document.
+    attributes: what searches filter by; None keeps those it has.
+    """
+
+    source: str
+    filename: str
+    data: bytes
+    fingerprint: str = ""
+    source_id: str | None = None
+    file_id: str | None = None
+    attributes: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a document. passages: how many it has now; embedded: how many of them needed the embedder."""
+
+    change: Literal["added", "changed", "unchanged"]
+    document_id: str
+    passages: int = 0
+    embedded: int = 0
 
 
 @dataclass
@@ -127,7 +163,11 @@ def add_paths(
 
     for done, path in enumerate(files, start=1):
         try:
-            _add_file(catalog, store, path, embed, report, partial(tell, path, done - 1))
+            on_batch = partial(_tell_batch, partial(tell, path, done - 1), report.embedded)
+            outcome = put_document(catalog, store, _read(path), embed, on_batch)
+            getattr(report, outcome.change).append(path.name)
+            report.passages += outcome.passages
+            report.embedded += outcome.embedded
         except Unavailable:
             raise
         except (InvalidInput, Conflict, OSError) as error:
@@ -137,6 +177,69 @@ def add_paths(
     return report
 
 
+def put_document(
+    catalog: Catalog,
+    store: VectorStore,
+    incoming: Incoming,
+    embed: Callable[[], Embed],
+    on_batch: Callable[[int], None] = lambda embedded: None,
+) -> Outcome:
+    """
+    Make the store hold what `incoming` says; searches find it when this returns.
+
+    embed: opens the store's embedder; called only when a text has no vector yet.
+    on_batch: told after each batch how many passages of this document have been embedded.
+    Raises InvalidInput when it cannot be read, and what the store had of it stays; Conflict when another process put
+    the same document at the same time; Unavailable when the embedder does not answer.
+    """
+    sha256 = sha256_bytes(incoming.data)
+    with catalog.session() as session:
+        before = _document(session, store, incoming.source)
+        if before is not None and _same(before, incoming, sha256):
+            _touch(before, incoming)
+            return Outcome("unchanged", before.id)
+    parsed = parse_document(Path(incoming.filename), incoming.data)
+    drafts = split_document(parsed)
+    embedded = _embed_missing(catalog, store, drafts, parsed.title, embed, on_batch)
+    conflict = Conflict(f"{incoming.filename} was indexed by another process at the same time; run the command again")
+    try:
+        with catalog.session() as session:
+            generation = next_generation(session, store)
+            document = _document(session, store, incoming.source)
+            if (document.sha256 if document else None) != (before.sha256 if before else None):
+                raise conflict
+            if document is None:
+                document = Document(
+                    id=new_id("doc_"),
+                    tenant_id=store.tenant_id,
+                    store_id=store.id,
+                    source=incoming.source,
+                    attributes={},
+                )
+                session.add(document)
+            _touch(document, incoming)
+            document.title, document.media_type, document.text = parsed.title, parsed.media_type, parsed.text
+            document.sha256, document.status, document.error = sha256, "completed", None
+            document.generation, document.updated_at = generation, time.time()
+            document.usage_bytes = len(parsed.text.encode()) + 4 * store.dimensions * len(drafts)
+            session.flush()
+            _swap_passages(session, store, document, drafts, generation)
+            document_id = document.id
+    except IntegrityError as error:
+        raise conflict from error
+    return Outcome("added" if before is None else "changed", document_id, len(drafts), embedded)
+
+
+def delete_documents(session: Session, store: VectorStore, documents: Sequence[Document]) -> None:
+    """Delete documents of the store with their passages, in the session's transaction; counts the generation up."""
+    generation = next_generation(session, store)
+    for document in documents:
+        gone = list(session.scalars(select(Passage.id).where(Passage.document_id == document.id)))
+        _bury(session, store, gone, generation)
+        session.delete(document)
+        session.flush()
+
+
 def remove_documents(catalog: Catalog, store: VectorStore, names: Sequence[str]) -> list[str]:
     """
     Delete documents, named by file name, source path or id; searches stop finding them at once.
@@ -144,8 +247,7 @@ def remove_documents(catalog: Catalog, store: VectorStore, names: Sequence[str])
     All or nothing. Raises NotFound for a name that no document has, InvalidInput for one that several have.
     """
     with catalog.session() as session:
-        next_generation(session, store)
-        removed = []
+        chosen = []
         for name in dict.fromkeys(names):
             wanted = {name, str(Path(name).resolve())}
             found = session.scalars(
@@ -159,96 +261,105 @@ def remove_documents(catalog: Catalog, store: VectorStore, names: Sequence[str])
             if len(found) > 1:
                 sources = ", ".join(document.source for document in found)
                 raise InvalidInput(f"{name!r} names {len(found)} documents ({sources}); give the path of one")
-            session.execute(delete(Passage).where(Passage.document_id == found[0].id))
-            session.delete(found[0])
-            session.flush()
-            removed.append(found[0].source)
-    return removed
+            chosen.append(found[0])
+        chosen = list(dict.fromkeys(chosen))
+        delete_documents(session, store, chosen)
+        return [document.source for document in chosen]
 
 
-def _add_file(
-    catalog: Catalog,
-    store: VectorStore,
-    path: Path,
-    embed: Callable[[], Embed],
-    report: Report,
-    on_batch: Callable[[int], None],
-) -> None:
-    """on_batch: told after each batch of passages how many the whole run has embedded."""
+def _tell_batch(tell: Callable[[int], None], before: int, embedded: int) -> None:
+    tell(before + embedded)
+
+
+def _read(path: Path) -> Incoming:
     if not _is_text(str(path)):
         raise InvalidInput(f"{path.name} has a name that is not UTF-8; rename it", code="invalid_file")
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
         raise InvalidInput(f"{path.name} has {size:,} bytes, the limit is {MAX_FILE_BYTES:,}", code="invalid_file")
-    data = path.read_bytes()
-    sha256 = sha256_bytes(data)
-    with catalog.session() as session:
-        before = _document(session, store, path)
-        if before is not None and before.sha256 == sha256:
-            report.unchanged.append(path.name)
-            return
-        kept = _vectors(session, before.id) if before is not None else {}
-    parsed = parse_document(path, data)
-    drafts = split_document(parsed)
-    wanted = {draft.sha256(parsed.title): draft for draft in drafts}
-    missing = [draft for digest, draft in wanted.items() if digest not in kept]
-    embedded = report.embedded
-    vectors = kept | _embed(embed, missing, parsed.title, store, lambda count: on_batch(embedded + count))
-    try:
-        with catalog.session() as session:
-            generation = next_generation(session, store)
-            document = _document(session, store, path)
-            if (document.sha256 if document else None) != (before.sha256 if before else None):
-                raise Conflict(f"{path.name} was indexed by another process at the same time; run the command again")
-            if document is None:
-                document = Document(id=new_id("doc_"), tenant_id=store.tenant_id, store_id=store.id, source=str(path))
-                session.add(document)
-            document.filename, document.title, document.media_type = path.name, parsed.title, parsed.media_type
-            document.sha256, document.text, document.updated_at = sha256, parsed.text, time.time()
-            session.flush()
-            session.execute(delete(Passage).where(Passage.document_id == document.id))
-            session.add_all(
-                Passage(
-                    tenant_id=store.tenant_id,
-                    store_id=store.id,
-                    document_id=document.id,
-                    generation=generation,
-                    ordinal=ordinal,
-                    text=draft.text,
-                    sha256=draft.sha256(parsed.title),
-                    heading=draft.heading,
-                    start=draft.start,
-                    end=draft.end,
-                    page=draft.page,
-                    vector=vectors[draft.sha256(parsed.title)],
-                )
-                for ordinal, draft in enumerate(drafts)
+    return Incoming(source=str(path), filename=path.name, data=path.read_bytes())
+
+
+def _document(session: Session, store: VectorStore, source: str) -> Document | None:
+    return session.scalar(select(Document).where(Document.store_id == store.id, Document.source == source))
+
+
+def _same(document: Document, incoming: Incoming, sha256: str) -> bool:
+    attributes = document.attributes if incoming.attributes is None else incoming.attributes
+    return (document.sha256, document.filename, document.attributes) == (sha256, incoming.filename, attributes)
+
+
+def _touch(document: Document, incoming: Incoming) -> None:
+    """What is known of a document without reading it."""
+    document.filename, document.fingerprint = incoming.filename, incoming.fingerprint
+    document.source_id = incoming.source_id or document.source_id
+    document.file_id = incoming.file_id or document.file_id
+    if incoming.attributes is not None:
+        document.attributes = incoming.attributes
+
+
+def _swap_passages(
+    session: Session, store: VectorStore, document: Document, drafts: Sequence[PassageDraft], generation: int
+) -> None:
+    """Make the document's passages those of `drafts`: rows whose text stays are kept, others removed or added."""
+    present: dict[str, list[Passage]] = defaultdict(list)
+    for passage in session.scalars(
+        select(Passage).where(Passage.document_id == document.id).order_by(Passage.ordinal.desc())
+    ):
+        present[passage.sha256].append(passage)
+    for ordinal, draft in enumerate(drafts):
+        digest = draft.sha256(document.title)
+        place = {"ordinal": ordinal, "heading": draft.heading, "start": draft.start, "end": draft.end}
+        if present[digest]:
+            passage = present[digest].pop()
+            for name, value in place.items():
+                setattr(passage, name, value)
+            passage.page = draft.page
+            continue
+        session.add(
+            Passage(
+                tenant_id=store.tenant_id,
+                store_id=store.id,
+                document_id=document.id,
+                generation=generation,
+                text=draft.text,
+                sha256=digest,
+                page=draft.page,
+                **place,
             )
-    except IntegrityError as error:
-        raise Conflict(f"{path.name} was indexed by another process at the same time; run the command again") from error
-    (report.added if before is None else report.changed).append(path.name)
-    report.passages += len(drafts)
-    report.embedded += len(missing)
+        )
+    _bury(session, store, [passage.id for left in present.values() for passage in left], generation)
 
 
-def _document(session: Session, store: VectorStore, path: Path) -> Document | None:
-    return session.scalar(select(Document).where(Document.store_id == store.id, Document.source == str(path)))
+def _bury(session: Session, store: VectorStore, passage_ids: Sequence[int], generation: int) -> None:
+    """Delete passages and leave the tombstones that readers go by."""
+    for at in range(0, len(passage_ids), LOOKUP_BATCH):
+        batch = passage_ids[at : at + LOOKUP_BATCH]
+        session.add_all(Tombstone(passage_id=gone, store_id=store.id, generation=generation) for gone in batch)
+        session.execute(delete(Passage).where(Passage.id.in_(batch)).execution_options(synchronize_session="fetch"))
 
 
-def _vectors(session: Session, document_id: str) -> dict[str, bytes]:
-    rows = session.execute(select(Passage.sha256, Passage.vector).where(Passage.document_id == document_id))
-    return {row.sha256: row.vector for row in rows}
-
-
-def _embed(
-    embed: Callable[[], Embed],
+def _embed_missing(
+    catalog: Catalog,
+    store: VectorStore,
     drafts: Sequence[PassageDraft],
     title: str,
-    store: VectorStore,
+    embed: Callable[[], Embed],
     on_batch: Callable[[int], None],
-) -> dict[str, bytes]:
-    vectors: dict[str, bytes] = {}
-    for batch in _batches(drafts):
+) -> int:
+    """Give every draft's text a vector; each batch is kept as soon as it is there. Returns how many were embedded."""
+    wanted = {draft.sha256(title): draft for draft in drafts}
+    known: set[str] = set()
+    digests = list(wanted)
+    mine = (Vector.tenant_id == store.tenant_id, Vector.embedder_digest == store.embedder_digest)
+    with catalog.session() as session:
+        for at in range(0, len(digests), LOOKUP_BATCH):
+            known.update(
+                session.scalars(select(Vector.sha256).where(*mine, Vector.sha256.in_(digests[at : at + LOOKUP_BATCH])))
+            )
+    missing = [draft for digest, draft in wanted.items() if digest not in known]
+    done = 0
+    for batch in _batches(missing):
         rows = embed().passages([draft.embedded_text(title) for draft in batch])
         if rows.shape != (len(batch), store.dimensions):
             raise RyorinError(
@@ -256,10 +367,25 @@ def _embed(
             )
         if not np.isfinite(rows).all():
             raise RyorinError("the embedder gave a vector that is not finite")
-        for draft, row in zip(batch, rows, strict=True):
-            vectors[draft.sha256(title)] = row.astype("<f4").tobytes()
-        on_batch(len(vectors))
-    return vectors
+        with catalog.session() as session:
+            keep_vectors(
+                session,
+                store,
+                {draft.sha256(title): row.astype("<f4").tobytes() for draft, row in zip(batch, rows, strict=True)},
+            )
+        done += len(batch)
+        on_batch(done)
+    return done
+
+
+def keep_vectors(session: Session, store: VectorStore, vectors: dict[str, bytes]) -> None:
+    """Write vectors by their texts' digests; those that another process wrote meanwhile stay."""
+    insert = postgresql_insert if session.get_bind().dialect.name == "postgresql" else sqlite_insert
+    rows = [
+        {"tenant_id": store.tenant_id, "embedder_digest": store.embedder_digest, "sha256": digest, "vector": vector}
+        for digest, vector in vectors.items()
+    ]
+    session.execute(insert(Vector).on_conflict_do_nothing(), rows)
 
 
 def _is_text(name: str) -> bool:

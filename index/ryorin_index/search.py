@@ -18,12 +18,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ryorin.catalog import Catalog
-from ryorin.catalog.tables import Document, Passage, VectorStore
+from ryorin.catalog.tables import Document, Passage, Tombstone, Vector, VectorStore
 from ryorin.errors import InvalidInput, NotFound
 from ryorin.models.registry import get_embedder
 from ryorin.prompt import PromptPassage
-from ryorin_index.documents import passage_title
 from ryorin_index.embed import Embed, Vectors, open_embedder
+from ryorin_index.passages import passage_title
 
 MAX_QUERY_CHARACTERS = 8000
 _ATTEMPTS = 10  # with a writer that changes the very document found 40 times a second, 3 were too few 1 time in 2000
@@ -58,11 +58,12 @@ class Hit:
 class StoreIndex:
     """The FAISS index of one store at one generation: passage id → vector. Safe to share between threads."""
 
-    def __init__(self, tenant_id: str, store_id: str, dimensions: int) -> None:
+    def __init__(self, tenant_id: str, store_id: str, embedder_digest: str, dimensions: int) -> None:
         import faiss
 
         self.tenant_id = tenant_id
         self.store_id = store_id
+        self.embedder_digest = embedder_digest
         self.generation = -1
         self._dimensions = dimensions
         self._index: Any = faiss.IndexIDMap2(faiss.IndexFlatIP(dimensions))
@@ -75,12 +76,25 @@ class StoreIndex:
             if generation <= self.generation:
                 return
             mine = (Passage.tenant_id == self.tenant_id, Passage.store_id == self.store_id)
-            present = set(session.scalars(select(Passage.id).where(*mine)))
-            gone = self._ids - present
+            gone = set(
+                session.scalars(
+                    select(Tombstone.passage_id).where(
+                        Tombstone.store_id == self.store_id, Tombstone.generation > self.generation
+                    )
+                )
+            )
+            gone &= self._ids
             if gone:
                 self._index.remove_ids(np.fromiter(gone, dtype=np.int64))
             rows = session.execute(
-                select(Passage.id, Passage.vector).where(*mine, Passage.generation > self.generation)
+                select(Passage.id, Vector.vector)
+                .join(
+                    Vector,
+                    (Vector.tenant_id == Passage.tenant_id)
+                    & (Vector.embedder_digest == self.embedder_digest)
+                    & (Vector.sha256 == Passage.sha256),
+                )
+                .where(*mine, Passage.generation > self.generation)
             ).all()
             rows = [row for row in rows if row.id not in self._ids]
             if rows:
@@ -188,7 +202,7 @@ class Searcher:
     def _index(self, store: VectorStore) -> StoreIndex:
         with self._lock:
             if store.id not in self._indexes:
-                self._indexes[store.id] = StoreIndex(store.tenant_id, store.id, store.dimensions)
+                self._indexes[store.id] = StoreIndex(store.tenant_id, store.id, store.embedder_digest, store.dimensions)
             return self._indexes[store.id]
 
     def _hits(self, session: Session, tenant_id: str, scores: dict[int, float]) -> list[Hit]:

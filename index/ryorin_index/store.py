@@ -23,7 +23,13 @@ def create_store(session: Session, tenant: Tenant, name: str, embedder: Embedder
     if _find(session, tenant, name) is not None:
         raise Conflict(f"tenant {tenant.name!r} has a store {name!r} already", param="store")
     store = VectorStore(
-        id=new_id("vs_"), tenant_id=tenant.id, name=name, embedder=embedder.name, dimensions=embedder.dimensions
+        id=new_id("vs_"),
+        tenant_id=tenant.id,
+        name=name,
+        title=name,
+        embedder=embedder.name,
+        embedder_digest=embedder.digest,
+        dimensions=embedder.dimensions,
     )
     session.add(store)
     session.flush()

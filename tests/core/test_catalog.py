@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, inspect, select, text
 
 from ryorin.catalog import Catalog, open_catalog
 from ryorin.catalog.database import HEAD, MIGRATIONS, upgrade, upgrade_database
-from ryorin.catalog.tables import Base, Tenant
+from ryorin.catalog.tables import Base, Tenant, Vector, VectorStore
 from ryorin.catalog.tenants import create_tenant, get_tenant
 from ryorin.errors import Conflict, InvalidInput, RequirementMissing, RyorinError, Unavailable
 from ryorin.settings import Settings, load_settings
@@ -207,3 +207,55 @@ def _write_tenants(settings: Settings, number: int) -> None:
             session.scalars(select(Tenant)).all()  # read, then write: the order that deadlocks naive SQLite users
             create_tenant(session, f"tenant-{number}-{turn}")
     catalog.close()
+
+
+def test_vectors_of_the_first_schema_are_kept(settings: Settings) -> None:
+    """Schema 0001 held a vector in each passage; the next holds one for each text."""
+    from alembic import command
+    from alembic.config import Config
+
+    path = settings.home / "catalog.db"
+    engine = create_engine(f"sqlite:///{path}")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(
+            text("INSERT INTO tenants (id, name, description, created_at) VALUES ('t', 'support', '', 1)")
+        )
+        connection.execute(
+            text(
+                "INSERT INTO vector_stores (id, tenant_id, name, embedder, dimensions, generation, created_at) "
+                "VALUES ('v', 't', 'handbook', 'e5', 1, 3, 1)"
+            )
+        )
+        connection.execute(
+            text(
+                "INSERT INTO documents (id, tenant_id, store_id, source, filename, title, media_type, sha256, text, "
+                "created_at, updated_at) "
+                "VALUES ('d', 't', 'v', '/a.md', 'a.md', 'A', 'text/markdown', 'x', 'Words', 1, 1)"
+            )
+        )
+        for ordinal, digest in enumerate(("one", "two", "one")):
+            connection.execute(
+                text(
+                    "INSERT INTO passages (tenant_id, store_id, document_id, generation, ordinal, text, sha256, "
+                    'heading, start, "end", vector) '
+                    "VALUES ('t', 'v', 'd', 3, :ordinal, 'Words', :digest, '', 0, 5, x'0000803f')"
+                ),
+                {"ordinal": ordinal, "digest": digest},
+            )
+    engine.dispose()
+    catalog = open_catalog(settings)
+    with catalog.session() as session:
+        kept = session.execute(
+            select(Vector.embedder_digest, Vector.sha256, Vector.vector).order_by(Vector.sha256)
+        ).all()
+        store = session.scalars(select(VectorStore)).one()
+    catalog.close()
+    assert [tuple(row) for row in kept] == [
+        ("name:e5", "one", b"\x00\x00\x80\x3f"),
+        ("name:e5", "two", b"\x00\x00\x80\x3f"),
+    ]
+    assert (store.embedder_digest, store.title, store.attributes) == ("name:e5", "handbook", {})

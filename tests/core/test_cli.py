@@ -92,7 +92,11 @@ def insert_adapter(
 def insert_store(catalog: Catalog, name: str) -> None:
     with catalog.session() as session:
         tenant = get_tenant(session, "support")
-        session.add(VectorStore(id=new_id("vs_"), tenant_id=tenant.id, name=name, embedder="e", dimensions=4))
+        session.add(
+            VectorStore(
+                id=new_id("vs_"), tenant_id=tenant.id, name=name, embedder="e", embedder_digest="e", dimensions=4
+            )
+        )
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -34,7 +34,9 @@ def make_tenant(session: Session, name: str = "support") -> tuple[Tenant, Prompt
 
 
 def make_store(session: Session, tenant: Tenant, name: str = "handbook", embedder: str = "e5") -> VectorStore:
-    store = VectorStore(id=new_id("vs_"), tenant_id=tenant.id, name=name, embedder=embedder, dimensions=4)
+    store = VectorStore(
+        id=new_id("vs_"), tenant_id=tenant.id, name=name, embedder=embedder, embedder_digest=embedder, dimensions=4
+    )
     session.add(store)
     session.flush()
     return store

@@ -13,15 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ryorin.errors import InvalidInput
-from ryorin_index.documents import (
-    MAX_PASSAGE_UNITS,
-    MAX_TITLE_CHARACTERS,
-    ParsedDocument,
-    PassageDraft,
-    _units,
-    parse_document,
-    split_document,
-)
+from ryorin_index.parse import MAX_TITLE_CHARACTERS, ParsedDocument, parse_document
+from ryorin_index.passages import MAX_PASSAGE_UNITS, PassageDraft, _units, split_document
 
 PdfMaker = Callable[..., bytes]
 

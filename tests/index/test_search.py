@@ -13,7 +13,7 @@ from sqlalchemy import select
 from word_embedder import WordEmbedder, fake_embedder
 
 from ryorin.catalog import Catalog
-from ryorin.catalog.tables import Passage, Tenant, VectorStore
+from ryorin.catalog.tables import Passage, Tenant, Vector, VectorStore
 from ryorin.catalog.tenants import create_tenant
 from ryorin.errors import InvalidInput, NotFound
 from ryorin.models.registry import Embedder
@@ -27,7 +27,11 @@ WORDS = ("oak", "cedar", "kettle", "lamp", "return", "repair", "order", "gift", 
 def oracle(catalog: Catalog, store: VectorStore, embedder: WordEmbedder, query: str) -> list[float]:
     """All scores, best first, computed from SQL with numpy alone."""
     with catalog.session() as session:
-        rows = list(session.scalars(select(Passage.vector).where(Passage.store_id == store.id)))
+        rows = list(
+            session.scalars(
+                select(Vector.vector).join(Passage, Passage.sha256 == Vector.sha256).where(Passage.store_id == store.id)
+            )
+        )
     vector = embedder.query(query)
     return sorted((float(np.frombuffer(row, "<f4") @ vector) for row in rows), reverse=True)
 

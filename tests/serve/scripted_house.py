@@ -340,7 +340,14 @@ def built(
             tenant = tenants.create_tenant(session, name)
             key, house.keys[name] = tenants.issue_key(session, tenant, catalog.settings.pepper())
             house.ids[name], house.key_ids[name] = tenant.id, key.id
-            store = VectorStore(id=new_id("vs_"), tenant_id=tenant.id, name="handbook", embedder="e5", dimensions=3)
+            store = VectorStore(
+                id=new_id("vs_"),
+                tenant_id=tenant.id,
+                name="handbook",
+                embedder="e5",
+                embedder_digest="e5",
+                dimensions=3,
+            )
             session.add(store)
         house.release(name)
     shelf.put(house.ids["support"], "Returns: unused goods only.", "Refunds: within 30 days.", "Shipping: 2 days.")

@@ -71,27 +71,73 @@ class File(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     purpose: Mapped[str] = mapped_column(String(32))
     created_at: Mapped[float] = mapped_column(default=time.time)
+    expires_at: Mapped[float | None]
 
 
 class VectorStore(Base):
-    """A named set of documents with one embedder. `generation` grows by one with every change."""
+    """
+    A set of documents with one embedder. `generation` grows by one with every change.
+
+    `name` is the operators' handle, unique within the tenant; of a store made through the API it is the store's id, and
+    `title` is what the API calls its name. `embedder_digest` says in which vectors the passages are searched: it is
+    swapped, in one transaction, once every passage has a vector of the new embedder. Tombstones up to
+    `purged_generation` are gone: a reader of an older generation loads the store anew.
+    """
 
     __tablename__ = "vector_stores"
     __table_args__ = (UniqueConstraint("tenant_id", "name"),)
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
     name: Mapped[str] = mapped_column(String(64))
+    title: Mapped[str] = mapped_column(Text, default="")
+    description: Mapped[str] = mapped_column(Text, default="")
+    attributes: Mapped[dict[str, Any]] = mapped_column(default=dict)
     embedder: Mapped[str] = mapped_column(String(256))
+    embedder_digest: Mapped[str] = mapped_column(String(80))
     dimensions: Mapped[int]
+    chunking: Mapped[dict[str, Any] | None]
     generation: Mapped[int] = mapped_column(BigInteger, default=0)
+    purged_generation: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at: Mapped[float] = mapped_column(default=time.time)
+    last_active_at: Mapped[float] = mapped_column(default=time.time)
+    expires_after_days: Mapped[int | None]
+
+
+class Source(Base):
+    """
+    Where documents of a store come from and are kept equal to: a folder, a git repository, a web site, a bucket.
+
+    `options` are the operator's, `state` is what the connector remembers between two runs.
+    """
+
+    __tablename__ = "sources"
+    __table_args__ = (UniqueConstraint("store_id", "kind", "uri"),)
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    store_id: Mapped[str] = mapped_column(ForeignKey("vector_stores.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    uri: Mapped[str] = mapped_column(Text)
+    options: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    state: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[float] = mapped_column(default=time.time)
+    synced_at: Mapped[float | None]
 
 
 class Document(Base):
-    """One source document as last indexed. `source` (its resolved path or URL) is unique within the store."""
+    """
+    One source document as last indexed. `source` (its resolved path or URL) is unique within the store.
+
+    `fingerprint` is the cheap gate of a sync (size and time, ETag, blob id), `sha256` the certain one; both are written
+    with the passages, never before. `generation` is the store's when the row last changed. `status`: in_progress,
+    completed, failed or cancelled; `error` {code, message} says why the last attempt failed, and the passages of the
+    attempt before it stay.
+    """
 
     __tablename__ = "documents"
-    __table_args__ = (UniqueConstraint("store_id", "source"),)
+    __table_args__ = (
+        UniqueConstraint("store_id", "source"),
+        Index("ix_documents_store_generation", "store_id", "generation"),
+    )
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
     store_id: Mapped[str] = mapped_column(ForeignKey("vector_stores.id"), index=True)
@@ -102,6 +148,16 @@ class Document(Base):
     media_type: Mapped[str] = mapped_column(String(64))
     sha256: Mapped[str] = mapped_column(String(64))
     text: Mapped[str] = mapped_column(Text)
+    source_id: Mapped[str | None] = mapped_column(String(64), index=True)
+    batch_id: Mapped[str | None] = mapped_column(String(64), index=True)
+    fingerprint: Mapped[str] = mapped_column(Text, default="")
+    generation: Mapped[int] = mapped_column(BigInteger, default=0)
+    attributes: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    chunking: Mapped[dict[str, Any] | None]
+    language: Mapped[str] = mapped_column(String(8), default="")
+    status: Mapped[str] = mapped_column(String(16), default="completed")
+    error: Mapped[dict[str, Any] | None]
+    usage_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at: Mapped[float] = mapped_column(default=time.time)
     updated_at: Mapped[float] = mapped_column(default=time.time)
 
@@ -110,12 +166,17 @@ class Passage(Base):
     """
     A piece of a document that is searched and quoted. `id` is its stable 64-bit id in FAISS.
 
-    `start` and `end` are character offsets into `Document.text`; `vector` is float32, little-endian, unit length.
+    `start` and `end` are character offsets into `Document.text`; `sha256`, of the embedded text, finds its vector.
     `generation` is the store's generation that added it, so a reader that has generation g loads only what is newer.
+    `tokens` counts the embedder's tokens. Passages of one `fold_key` say the same: a search shows the best of them.
     """
 
     __tablename__ = "passages"
-    __table_args__ = (Index("ix_passages_store_generation", "store_id", "generation"), {"sqlite_autoincrement": True})
+    __table_args__ = (
+        Index("ix_passages_store_generation", "store_id", "generation"),
+        Index("ix_passages_store_fold", "store_id", "fold_key"),
+        {"sqlite_autoincrement": True},
+    )
     id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
     store_id: Mapped[str] = mapped_column(ForeignKey("vector_stores.id"))
@@ -128,7 +189,65 @@ class Passage(Base):
     start: Mapped[int]
     end: Mapped[int]
     page: Mapped[int | None]
+    tokens: Mapped[int] = mapped_column(default=0)
+    language: Mapped[str] = mapped_column(String(8), default="")
+    fold_key: Mapped[str] = mapped_column(String(32), default="")
+
+
+class Vector(Base):
+    """
+    The vector of a text under an embedder, float32, little-endian, unit length; kept by the text's digest.
+
+    So a passage that moved, a renamed document, a snapshot brought back and a run that was broken off cost no
+    embedding, and the vectors of a new embedder come into being beside the old ones.
+    """
+
+    __tablename__ = "vectors"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    embedder_digest: Mapped[str] = mapped_column(String(80), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     vector: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Tombstone(Base):
+    """A passage that was removed, at which generation: what a reader with an older one must drop."""
+
+    __tablename__ = "tombstones"
+    __table_args__ = (Index("ix_tombstones_store_generation", "store_id", "generation"),)
+    passage_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    store_id: Mapped[str] = mapped_column(ForeignKey("vector_stores.id"))
+    generation: Mapped[int] = mapped_column(BigInteger)
+
+
+class Snapshot(Base):
+    """A store's documents and passages as they were at a generation; they lie in the blob folder under `sha256`."""
+
+    __tablename__ = "snapshots"
+    __table_args__ = (UniqueConstraint("store_id", "name"),)
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    store_id: Mapped[str] = mapped_column(ForeignKey("vector_stores.id"))
+    name: Mapped[str] = mapped_column(String(64))
+    generation: Mapped[int] = mapped_column(BigInteger)
+    embedder: Mapped[str] = mapped_column(String(256))
+    embedder_digest: Mapped[str] = mapped_column(String(80))
+    documents: Mapped[int]
+    passages: Mapped[int]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[float] = mapped_column(default=time.time)
+
+
+class FileBatch(Base):
+    """Files that were given to a store in one call; its documents carry its id."""
+
+    __tablename__ = "file_batches"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    store_id: Mapped[str] = mapped_column(ForeignKey("vector_stores.id"), index=True)
+    created_at: Mapped[float] = mapped_column(default=time.time)
+    cancelled_at: Mapped[float | None]
 
 
 class Dataset(Base):
@@ -145,9 +264,14 @@ class Dataset(Base):
 
 
 class Job(Base):
-    """A long piece of work. `status`: running, succeeded, failed or cancelled."""
+    """
+    A long piece of work. `status`: queued, running, succeeded, failed or cancelled.
+
+    A worker holds a job until `lease_until`, by the database's clock, and writes only while `lease_token` is its own.
+    """
 
     __tablename__ = "jobs"
+    __table_args__ = (Index("ix_jobs_tenant_idempotency", "tenant_id", "idempotency_key", unique=True),)
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
     kind: Mapped[str] = mapped_column(String(32))
@@ -157,6 +281,11 @@ class Job(Base):
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[float] = mapped_column(default=time.time)
     finished_at: Mapped[float | None]
+    idempotency_key: Mapped[str | None] = mapped_column(String(128))
+    lease_token: Mapped[str | None] = mapped_column(String(64))
+    lease_until: Mapped[float | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    progress: Mapped[dict[str, Any] | None]
 
 
 class Adapter(Base):
