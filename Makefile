@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SOURCES := core index train serve demo tests bench scripts
+# Files are dealt to processes whole; tests/live, on its one engine, is dealt last and to one of them.
+PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadgroup
 FAST := $(filter-out tests/live tests/conftest.py tests/__pycache__,$(wildcard tests/*))
 
 .PHONY: help setup demo test fast live bench fix lint types docs lock clean
@@ -17,10 +19,10 @@ demo: setup ## the main job, end to end; DEMO_ARGS="--keep-running" leaves the s
 	@$(BIN)/ryorin demo $(DEMO_ARGS)
 
 test: setup lint types ## style, types and all tests: fast ones first, then those on the real engine
-	@$(BIN)/python -m pytest $(FAST) tests/live -q
+	@$(PYTEST) $(FAST) tests/live
 
 fast: setup ## the tests without the real engine
-	@$(BIN)/python -m pytest $(FAST) -q
+	@$(PYTEST) $(FAST)
 
 live: setup ## only the tests on the real engine
 	@$(BIN)/python -m pytest tests/live -q

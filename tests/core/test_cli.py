@@ -15,6 +15,7 @@ import pytest
 from model_folders import base_folder
 
 from ryorin.catalog import Catalog
+from ryorin.catalog.database import HEAD
 from ryorin.catalog.tables import Adapter, VectorStore
 from ryorin.catalog.tenants import authenticate, current_prompt, get_tenant
 from ryorin.digests import new_id
@@ -206,7 +207,7 @@ def test_promoting_says_what_was_live_and_how_to_undo_it(cli: Cli, catalog: Cata
 
 
 def test_database_upgrade(cli: Cli, catalog: Catalog) -> None:
-    assert asked(cli, "db", "upgrade")["version"] == "0001"
+    assert asked(cli, "db", "upgrade")["version"] == HEAD
 
 
 @pytest.mark.parametrize(
