@@ -1,9 +1,8 @@
 """
-Searching stores: exact inner product over all passages with FAISS.
+Searching stores: the question's vector against the passages', and the passages themselves from SQL.
 
-What FAISS holds is a cache of the passages' vectors in SQL. Before every search a store's generation is compared with
-the cached one; when it moved, passages that are gone are removed from the index and new ones are added, so an edit in
-any process is found by the next search in this one. The tenant is part of every query.
+What `dense` holds of a store is brought to the store's generation before every search, so an edit in any process is
+found by the next search in this one. The tenant is part of every query.
 """
 
 from __future__ import annotations
@@ -11,18 +10,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ryorin.catalog import Catalog
-from ryorin.catalog.tables import Document, Passage, Tombstone, Vector, VectorStore
+from ryorin.catalog.tables import Document, Passage, VectorStore
 from ryorin.errors import InvalidInput, NotFound
 from ryorin.models.registry import get_embedder
 from ryorin.prompt import PromptPassage
-from ryorin_index.embed import Embed, Vectors, open_embedder
+from ryorin_index.dense import StoreIndex
+from ryorin_index.embed import Embed, open_embedder
 from ryorin_index.passages import passage_title
 
 MAX_QUERY_CHARACTERS = 8000
@@ -53,64 +51,6 @@ class Hit:
     def prompt_passage(self) -> PromptPassage:
         """The passage as it stands in a prompt."""
         return PromptPassage(title=self.title, text=self.text)
-
-
-class StoreIndex:
-    """The FAISS index of one store at one generation: passage id → vector. Safe to share between threads."""
-
-    def __init__(self, tenant_id: str, store_id: str, embedder_digest: str, dimensions: int) -> None:
-        import faiss
-
-        self.tenant_id = tenant_id
-        self.store_id = store_id
-        self.embedder_digest = embedder_digest
-        self.generation = -1
-        self._dimensions = dimensions
-        self._index: Any = faiss.IndexIDMap2(faiss.IndexFlatIP(dimensions))
-        self._ids: set[int] = set()
-        self._lock = threading.Lock()
-
-    def refresh(self, session: Session, generation: int) -> None:
-        """Bring the index to `generation` at least: drop passages that are gone, add those that came since."""
-        with self._lock:
-            if generation <= self.generation:
-                return
-            mine = (Passage.tenant_id == self.tenant_id, Passage.store_id == self.store_id)
-            gone = set(
-                session.scalars(
-                    select(Tombstone.passage_id).where(
-                        Tombstone.store_id == self.store_id, Tombstone.generation > self.generation
-                    )
-                )
-            )
-            gone &= self._ids
-            if gone:
-                self._index.remove_ids(np.fromiter(gone, dtype=np.int64))
-            rows = session.execute(
-                select(Passage.id, Vector.vector)
-                .join(
-                    Vector,
-                    (Vector.tenant_id == Passage.tenant_id)
-                    & (Vector.embedder_digest == self.embedder_digest)
-                    & (Vector.sha256 == Passage.sha256),
-                )
-                .where(*mine, Passage.generation > self.generation)
-            ).all()
-            rows = [row for row in rows if row.id not in self._ids]
-            if rows:
-                ids = np.asarray([row.id for row in rows], dtype=np.int64)
-                vectors = np.frombuffer(b"".join(row.vector for row in rows), dtype="<f4")
-                self._index.add_with_ids(vectors.reshape(len(rows), self._dimensions), ids)
-            self._ids = (self._ids - gone) | {row.id for row in rows}
-            self.generation = generation
-
-    def search(self, query: Vectors, top_k: int) -> list[tuple[float, int]]:
-        """The best `top_k` as (score, passage id), best first. query: shape (dim,), unit length."""
-        with self._lock:
-            if not self._ids or top_k < 1:
-                return []
-            scores, ids = self._index.search(query.reshape(1, -1), min(top_k, len(self._ids)))
-        return [(float(score), int(found)) for score, found in zip(scores[0], ids[0], strict=True) if found >= 0]
 
 
 class Searcher:
@@ -154,7 +94,7 @@ class Searcher:
                 scored: list[tuple[float, int]] = []
                 for store in stores:
                     index = self._index(store)
-                    index.refresh(session, store.generation)
+                    index.refresh(session, store)
                     scored += index.search(vector, top_k)
                 scored = sorted(scored, key=lambda pair: (-pair[0], pair[1]))[:top_k]
                 scored = [pair for pair in scored if score_floor is None or pair[0] >= score_floor]
@@ -176,7 +116,7 @@ class Searcher:
         with self._catalog.session() as session:
             stores = self._stores(session, tenant_id, store_ids)
             for store in stores:
-                self._index(store).refresh(session, store.generation)
+                self._index(store).refresh(session, store)
         for store in stores:
             self._embedder(store.embedder)
 
@@ -201,9 +141,10 @@ class Searcher:
 
     def _index(self, store: VectorStore) -> StoreIndex:
         with self._lock:
-            if store.id not in self._indexes:
-                self._indexes[store.id] = StoreIndex(store.tenant_id, store.id, store.embedder_digest, store.dimensions)
-            return self._indexes[store.id]
+            known = self._indexes.get(store.id)
+            if known is None or known.embedder_digest != store.embedder_digest:
+                known = self._indexes[store.id] = StoreIndex(store)
+            return known
 
     def _hits(self, session: Session, tenant_id: str, scores: dict[int, float]) -> list[Hit]:
         rows = session.execute(
