@@ -21,7 +21,7 @@ from ryorin.commands.common import (
     tenant_option,
 )
 from ryorin.models.registry import DEFAULT_EMBEDDER, get_embedder
-from ryorin_index.store import create_store, get_store, list_documents, list_stores, store_counts
+from ryorin_index.store import create_store, embedder_of, get_store, list_documents, list_stores, store_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,7 +115,7 @@ def add(store: str, paths: tuple[Path, ...], tenant_name: str, as_json: bool) ->
     with opened_catalog() as catalog:
         with catalog.session() as session:
             chosen = get_store(session, get_tenant(session, tenant_name), store)
-        embedder = get_embedder(catalog.settings, chosen.embedder)
+        embedder = embedder_of(catalog.settings, chosen)
         report = add_paths(catalog, chosen, paths, lambda: open_embedder(embedder), _progress_line())
     if as_json:
         print_json(asdict(report))

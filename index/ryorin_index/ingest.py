@@ -18,25 +18,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from sqlalchemy import delete, select
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ryorin.catalog import Catalog
-from ryorin.catalog.tables import Document, Passage, Tombstone, Vector, VectorStore
+from ryorin.catalog.tables import Document, Passage, Tombstone, VectorStore
 from ryorin.digests import new_id, sha256_bytes
-from ryorin.errors import Conflict, InvalidInput, NotFound, RyorinError, Unavailable
+from ryorin.errors import Conflict, InvalidInput, NotFound, Unavailable
 from ryorin_index.embed import Embed
 from ryorin_index.parse import MEDIA_TYPES, parse_document
 from ryorin_index.passages import PassageDraft, split_document
 from ryorin_index.store import next_generation
+from ryorin_index.vectors import LOOKUP_BATCH, VectorsGone, embed_missing, require_vectors
 
 MAX_FILE_BYTES = 512 * 1024 * 1024  # the limit of OpenAI's files API
-EMBED_BATCH = 16
-LOOKUP_BATCH = 500  # parameters of one statement
+PUT_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -190,8 +187,25 @@ def put_document(
     embed: opens the store's embedder; called only when a text has no vector yet.
     on_batch: told after each batch how many passages of this document have been embedded.
     Raises InvalidInput when it cannot be read, and what the store had of it stays; Conflict when another process put
-    the same document at the same time; Unavailable when the embedder does not answer.
+    the same document at the same time, or the store's embedder is no longer the one that `store` says; Unavailable
+    when the embedder does not answer.
     """
+    for attempt in range(1, PUT_ATTEMPTS + 1):
+        try:
+            return _put(catalog, store, incoming, embed, on_batch)
+        except VectorsGone:
+            if attempt == PUT_ATTEMPTS:
+                raise
+    raise AssertionError("not reached")
+
+
+def _put(
+    catalog: Catalog,
+    store: VectorStore,
+    incoming: Incoming,
+    embed: Callable[[], Embed],
+    on_batch: Callable[[int], None],
+) -> Outcome:
     sha256 = sha256_bytes(incoming.data)
     with catalog.session() as session:
         before = _document(session, store, incoming.source)
@@ -224,6 +238,8 @@ def put_document(
             document.usage_bytes = len(parsed.text.encode()) + 4 * store.dimensions * len(drafts)
             session.flush()
             _swap_passages(session, store, document, drafts, generation)
+            session.flush()
+            require_vectors(session, store, generation)
             document_id = document.id
     except IntegrityError as error:
         raise conflict from error
@@ -348,44 +364,8 @@ def _embed_missing(
     on_batch: Callable[[int], None],
 ) -> int:
     """Give every draft's text a vector; each batch is kept as soon as it is there. Returns how many were embedded."""
-    wanted = {draft.sha256(title): draft for draft in drafts}
-    known: set[str] = set()
-    digests = list(wanted)
-    mine = (Vector.tenant_id == store.tenant_id, Vector.embedder_digest == store.embedder_digest)
-    with catalog.session() as session:
-        for at in range(0, len(digests), LOOKUP_BATCH):
-            known.update(
-                session.scalars(select(Vector.sha256).where(*mine, Vector.sha256.in_(digests[at : at + LOOKUP_BATCH])))
-            )
-    missing = [draft for digest, draft in wanted.items() if digest not in known]
-    done = 0
-    for batch in _batches(missing):
-        rows = embed().passages([draft.embedded_text(title) for draft in batch])
-        if rows.shape != (len(batch), store.dimensions):
-            raise RyorinError(
-                f"embedder gave vectors of shape {rows.shape}, store {store.name!r} has {store.dimensions} dimensions"
-            )
-        if not np.isfinite(rows).all():
-            raise RyorinError("the embedder gave a vector that is not finite")
-        with catalog.session() as session:
-            keep_vectors(
-                session,
-                store,
-                {draft.sha256(title): row.astype("<f4").tobytes() for draft, row in zip(batch, rows, strict=True)},
-            )
-        done += len(batch)
-        on_batch(done)
-    return done
-
-
-def keep_vectors(session: Session, store: VectorStore, vectors: dict[str, bytes]) -> None:
-    """Write vectors by their texts' digests; those that another process wrote meanwhile stay."""
-    insert = postgresql_insert if session.get_bind().dialect.name == "postgresql" else sqlite_insert
-    rows = [
-        {"tenant_id": store.tenant_id, "embedder_digest": store.embedder_digest, "sha256": digest, "vector": vector}
-        for digest, vector in vectors.items()
-    ]
-    session.execute(insert(Vector).on_conflict_do_nothing(), rows)
+    texts = {draft.sha256(title): draft.embedded_text(title) for draft in drafts}
+    return embed_missing(catalog, store, texts, embed, on_batch)
 
 
 def _is_text(name: str) -> bool:
@@ -395,8 +375,3 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _batches(drafts: Sequence[PassageDraft]) -> Iterator[Sequence[PassageDraft]]:
-    for at in range(0, len(drafts), EMBED_BATCH):
-        yield drafts[at : at + EMBED_BATCH]

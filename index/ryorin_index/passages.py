@@ -34,11 +34,16 @@ class PassageDraft:
 
     def embedded_text(self, document_title: str) -> str:
         """What is embedded: the title says what a short section is about."""
-        return f"{self.title(document_title)}\n{self.text}"
+        return embedded_text(document_title, self.heading, self.text)
 
     def sha256(self, document_title: str) -> str:
         """Digest of the embedded text: the same digest, the same vector."""
         return sha256_bytes(self.embedded_text(document_title).encode())
+
+
+def embedded_text(document_title: str, heading: str, text: str) -> str:
+    """What is embedded of a passage."""
+    return f"{passage_title(document_title, heading)}\n{text}"
 
 
 def passage_title(document_title: str, heading: str) -> str:

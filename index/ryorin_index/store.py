@@ -9,9 +9,12 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from ryorin.catalog.tables import Document, Passage, Tenant, VectorStore
-from ryorin.digests import is_name, new_id
+from ryorin.digests import SHORT, is_name, new_id
 from ryorin.errors import Conflict, InvalidInput, NotFound
-from ryorin.models.registry import Embedder
+from ryorin.models.registry import Embedder, get_embedder
+from ryorin.settings import Settings
+
+UNKNOWN_DIGEST = "name:"  # of a store made before digests were kept: only the embedder's name is known
 
 
 def create_store(session: Session, tenant: Tenant, name: str, embedder: Embedder) -> VectorStore:
@@ -93,14 +96,39 @@ def list_documents(session: Session, store: VectorStore) -> list[dict[str, Any]]
 
 
 def next_generation(session: Session, store: VectorStore) -> int:
-    """Count the store's generation up and return it; holds the store's row until the transaction ends."""
-    return session.execute(
+    """
+    Count the store's generation up and return it; holds the store's row until the transaction ends.
+
+    Raises NotFound when the store was deleted since it was read.
+    """
+    generation = session.execute(
         update(VectorStore)
         .where(VectorStore.id == store.id)
         .values(generation=VectorStore.generation + 1)
         .returning(VectorStore.generation)
         .execution_options(synchronize_session=False)
-    ).scalar_one()
+    ).scalar_one_or_none()
+    if generation is None:
+        raise NotFound(f"store {store.name!r} was deleted meanwhile", param="store")
+    return generation
+
+
+def embedder_of(settings: Settings, store: VectorStore) -> Embedder:
+    """
+    The embedder of this machine that the store's vectors are of.
+
+    Raises NotFound when this machine does not have it, Conflict when what has its name here is another model: its
+    questions would be compared with vectors they have nothing to do with.
+    """
+    embedder = get_embedder(settings, store.embedder)
+    if store.embedder_digest not in (embedder.digest, f"{UNKNOWN_DIGEST}{embedder.name}"):
+        raise Conflict(
+            f"store {store.name!r} was built with {store.embedder} {store.embedder_digest[:SHORT]}, this machine's "
+            f"{embedder.name} is {embedder.digest[:SHORT]}; bring the former here, or embed the store anew with "
+            f"'ryorin index embedder {store.name} {embedder.name}'",
+            param="embedder",
+        )
+    return embedder
 
 
 def _find(session: Session, tenant: Tenant, name: str) -> VectorStore | None:

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ryorin.digests import SHORT, digest_of, sha256_bytes, sha256_file
+from ryorin.blobs import keep_blob
+from ryorin.digests import SHORT, digest_of, sha256_file
 from ryorin.errors import NotFound
 from ryorin_train.servable import CONFIG_FILE, WEIGHTS_FILE
 
@@ -135,21 +136,3 @@ def keep_dataset(session: Session, settings: Settings, tenant: Tenant, filename:
         session.add(row)
         session.flush()
     return row
-
-
-def keep_blob(blobs_dir: Path, content: bytes) -> str:
-    """Write bytes to `blobs/ab/abcdef…` unless they are there, whole or not at all; returns their SHA-256."""
-    digest = sha256_bytes(content)
-    path = blobs_dir / digest[:2] / digest
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f"{digest}.{os.getpid()}")
-        try:
-            with fresh.open("wb") as handle:
-                handle.write(content)
-                handle.flush()
-                os.fsync(handle.fileno())
-            os.replace(fresh, path)
-        finally:
-            fresh.unlink(missing_ok=True)
-    return digest

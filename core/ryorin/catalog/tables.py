@@ -80,7 +80,8 @@ class VectorStore(Base):
 
     `name` is the operators' handle, unique within the tenant; of a store made through the API it is the store's id, and
     `title` is what the API calls its name. `embedder_digest` says in which vectors the passages are searched: it is
-    swapped, in one transaction, once every passage has a vector of the new embedder. Tombstones up to
+    swapped, in one transaction, once every passage has a vector of the new embedder; until then the new one's stands in
+    `next_embedder_digest`. Tombstones up to
     `purged_generation` are gone: a reader of an older generation loads the store anew.
     """
 
@@ -94,6 +95,7 @@ class VectorStore(Base):
     attributes: Mapped[dict[str, Any]] = mapped_column(default=dict)
     embedder: Mapped[str] = mapped_column(String(256))
     embedder_digest: Mapped[str] = mapped_column(String(80))
+    next_embedder_digest: Mapped[str | None] = mapped_column(String(80))
     dimensions: Mapped[int]
     chunking: Mapped[dict[str, Any] | None]
     generation: Mapped[int] = mapped_column(BigInteger, default=0)

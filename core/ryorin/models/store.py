@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ryorin.blobs import sync_folder
 from ryorin.digests import SHORT
 from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin.models.folders import ModelFile, Role
@@ -137,7 +138,7 @@ def commit(settings: Settings, manifest: Manifest, content: Path) -> None:
             with (content / name).open("rb") as data:
                 os.fsync(data.fileno())
         content.rename(target)
-        _sync_folder(settings.models_dir)
+        sync_folder(settings.models_dir)
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -160,11 +161,3 @@ def _locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[
             on_wait()
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -85,6 +85,7 @@ def upgrade() -> None:
         sa.Column("description", sa.Text(), nullable=False, server_default=""),
         sa.Column("attributes", sa.JSON(), nullable=False, server_default="{}"),
         sa.Column("embedder_digest", sa.String(length=80), nullable=False, server_default=""),
+        sa.Column("next_embedder_digest", sa.String(length=80), nullable=True),
         sa.Column("chunking", sa.JSON(), nullable=True),
         sa.Column("purged_generation", sa.BigInteger(), nullable=False, server_default="0"),
         sa.Column("last_active_at", sa.Double(), nullable=False, server_default="0"),

@@ -1,0 +1,83 @@
+"""
+Blobs: bytes that lie under their own SHA-256 in a folder, `ab/abcdef…`, written whole or not at all.
+
+A blob never changes. Who needs it and when it may go is written in the catalog, by whoever kept it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+from ryorin.errors import InvalidInput, NotFound
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_READ_BYTES = 1 << 20
+
+
+def blob_path(blobs_dir: Path, sha256: str) -> Path:
+    """Where the blob of that digest lies, whether it is there or not. Raises InvalidInput for what is no digest."""
+    if not _DIGEST.fullmatch(sha256):
+        raise InvalidInput(f"{sha256!r} is no SHA-256 in hex")
+    return blobs_dir / sha256[:2] / sha256
+
+
+def keep_blob(blobs_dir: Path, content: bytes) -> str:
+    """Write bytes unless they are there; returns their SHA-256."""
+    return keep_chunks(blobs_dir, [content])[0]
+
+
+def keep_chunks(blobs_dir: Path, chunks: Iterable[bytes]) -> tuple[str, int]:
+    """
+    Write bytes that come in pieces, without holding them all; returns (SHA-256, length).
+
+    They are on the disk, under their name, when this returns. A run that is broken off leaves no blob.
+    """
+    blobs_dir.mkdir(parents=True, exist_ok=True)
+    fresh = blobs_dir / f"new.{os.getpid()}.{secrets.token_hex(4)}"
+    digest = hashlib.sha256()
+    length = 0
+    try:
+        with fresh.open("wb") as handle:
+            for chunk in chunks:
+                digest.update(chunk)
+                length += len(chunk)
+                handle.write(chunk)
+            handle.flush()
+            os.fsync(handle.fileno())
+        path = blob_path(blobs_dir, digest.hexdigest())
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            os.replace(fresh, path)
+            sync_folder(path.parent)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return digest.hexdigest(), length
+
+
+def check_blob(blobs_dir: Path, sha256: str) -> Path:
+    """The path of a blob whose bytes are what its name says. Raises NotFound when it is gone, InvalidInput when not."""
+    path = blob_path(blobs_dir, sha256)
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as handle:
+            while chunk := handle.read(_READ_BYTES):
+                digest.update(chunk)
+    except FileNotFoundError as missing:
+        raise NotFound(f"the blob {sha256[:12]} is not in {blobs_dir}; bring it back from a copy") from missing
+    if digest.hexdigest() != sha256:
+        raise InvalidInput(f"the blob {sha256[:12]} in {blobs_dir} is damaged; bring it back from a copy")
+    return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Make sure that what was renamed into a folder is there after a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
