@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Row, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ryorin.catalog.tables import Passage, Tombstone, Vector, VectorStore
@@ -57,9 +57,12 @@ class StoreIndex:
             state = self._state
             if store.generation <= state.generation:
                 return
-            if store.purged_generation > state.generation:  # what was removed in between is not known any more
-                state = State(-1, ())
-            self._state = self._advance(session, state, store.generation)
+            advanced = self._advance(session, state, store.generation)
+            # Read after the tombstones: purging may have come between the store's row and them.
+            purged = session.scalar(select(VectorStore.purged_generation).where(VectorStore.id == store.id)) or 0
+            if purged > state.generation:  # what was removed in between is not known any more
+                advanced = self._advance(session, State(-1, ()), store.generation)
+            self._state = advanced
 
     def search(self, query: Vectors, top_k: int, allowed: Ids | None = None) -> list[tuple[float, int]]:
         """
@@ -115,7 +118,7 @@ class StoreIndex:
         new = self._part([row for at, row in enumerate(rows) if fresh is None or fresh[at]])
         return State(generation, _join([part for part in parts if part.alive], new))
 
-    def _part(self, rows: Sequence[Row[Any]]) -> Part:
+    def _part(self, rows: Sequence[Any]) -> Part:
         vectors = np.frombuffer(b"".join(row.vector for row in rows), dtype="<f4")
         return make_part(_as_ids([row.id for row in rows]), vectors.reshape(len(rows), self.dimensions))
 
