@@ -1,0 +1,75 @@
+"""
+Counting tokens as an embedder counts them, from the tokenizer in its folder: neither the model nor torch is loaded.
+
+An endpoint does not say how it counts, so there is nothing for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from ryorin.errors import RequirementMissing
+from ryorin.models.registry import Embedder
+
+PASSAGE_PROMPTS = ("document", "passage")
+QUERY_PROMPTS = ("query",)
+
+
+def load_tokenizer(embedder: Embedder) -> Any | None:
+    """The embedder's `tokenizers.Tokenizer`, without truncation and padding; None where it has no tokenizer.json."""
+    path = embedder.path / "tokenizer.json" if embedder.path else None
+    if path is None or not path.is_file():
+        return None
+    try:
+        from tokenizers import Tokenizer
+    except ModuleNotFoundError as missing:
+        raise RequirementMissing(
+            "the package tokenizers is not installed; install it with: pip install 'ryorin[index]'"
+        ) from missing
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def token_counter(embedder: Embedder) -> Callable[[str], int] | None:
+    """How many tokens of the embedder a text has, its prompt and special tokens not counted; None when unknown."""
+    tokenizer = load_tokenizer(embedder)
+    if tokenizer is None:
+        return None
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
+
+
+def max_tokens(embedder: Embedder) -> int | None:
+    """
+    How many tokens of a passage's text the embedder reads, as `token_counter` counts them; None when unknown.
+
+    It is the model's limit without the tokens of its passage prompt and the special ones around them.
+    """
+    limit, tokenizer = model_limit(embedder), load_tokenizer(embedder)
+    if limit is None or tokenizer is None:
+        return None
+    return limit - len(tokenizer.encode(prompt(embedder, PASSAGE_PROMPTS)))
+
+
+def model_limit(embedder: Embedder) -> int | None:
+    """The longest input of the model, special tokens counted; None when its folder does not say."""
+    places = (("sentence_bert_config.json", "max_seq_length"), ("config.json", "max_position_embeddings"))
+    found = (_read(embedder, name).get(key) for name, key in places)
+    return next((value for value in found if isinstance(value, int) and value > 0), None)
+
+
+def prompt(embedder: Embedder, names: tuple[str, ...]) -> str:
+    """What the model wants before a text: the first of its prompts that has one of `names`, '' when it has none."""
+    known = _read(embedder, "config_sentence_transformers.json").get("prompts") or {}
+    return next((known[name] for name in names if known.get(name)), "")
+
+
+def _read(embedder: Embedder, name: str) -> dict[str, Any]:
+    path = embedder.path / name if embedder.path else None
+    if path is None or not path.is_file():
+        return {}
+    value = json.loads(path.read_text(encoding="utf-8"))
+    return value if isinstance(value, dict) else {}
