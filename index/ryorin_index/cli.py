@@ -101,7 +101,11 @@ def list_command(tenant_name: str, as_json: bool) -> None:
 @json_option
 def add(store: str, paths: tuple[Path, ...], tenant_name: str, as_json: bool) -> None:
     """
-    Add files and folders (Markdown, text, HTML, PDF), or bring changed ones up to date.
+    Add files and folders, or bring changed ones up to date.
+
+    Formats: Markdown, text, HTML, PDF, Word (.docx), PowerPoint (.pptx), Excel (.xlsx), CSV, TSV, JSON, JSON Lines,
+    e-mail (.eml), and ZIP archives of these. What lies in an archive or is attached to an e-mail is a document of its
+    own; what vanished from it is removed.
 
     Files that did not change cost nothing; a running server finds the new text with its next question. A file that
     cannot be read is named, keeps the passages it had, and makes the exit code 2. A file that is gone from a folder

@@ -27,7 +27,8 @@ from ryorin.catalog.tables import Document, Passage, Tombstone, VectorStore
 from ryorin.digests import new_id, sha256_bytes
 from ryorin.errors import Conflict, InvalidInput, NotFound, Unavailable
 from ryorin_index.embed import Embed
-from ryorin_index.parse import MEDIA_TYPES, parse_document
+from ryorin_index.members import open_incoming, vanished_members
+from ryorin_index.parse import CONTAINERS, MEDIA_TYPES, parse_document
 from ryorin_index.passages import PassageDraft, split_document
 from ryorin_index.store import next_generation
 from ryorin_index.vectors import LOOKUP_BATCH, VectorsGone, embed_missing, require_vectors
@@ -43,7 +44,7 @@ class Incoming:
 
     source: what it is known by in the store, its resolved path or URL. data: its bytes.
     fingerprint: the source's cheap sign of change, kept with the document.
-    attributes: what searches filter by; None keeps those it has.
+    attributes: what searches filter by, over what the document says of itself; None keeps those it was given before.
     """
 
     source: str
@@ -160,15 +161,26 @@ def add_paths(
 
     for done, path in enumerate(files, start=1):
         try:
-            on_batch = partial(_tell_batch, partial(tell, path, done - 1), report.embedded)
-            outcome = put_document(catalog, store, _read(path), embed, on_batch)
-            getattr(report, outcome.change).append(path.name)
-            report.passages += outcome.passages
-            report.embedded += outcome.embedded
-        except Unavailable:
-            raise
-        except (InvalidInput, Conflict, OSError) as error:
+            opened_file = open_incoming(_read(path))
+        except (InvalidInput, OSError) as error:
             report.failed.append((str(path), str(error)))
+            tell(path, done, report.embedded)
+            continue
+        report.failed += opened_file.refused
+        report.skipped += [Path(source).name for source in opened_file.skipped]
+        for incoming in opened_file.documents:
+            on_batch = partial(_tell_batch, partial(tell, path, done - 1), report.embedded)
+            try:
+                outcome = put_document(catalog, store, incoming, embed, on_batch)
+            except Unavailable:
+                raise
+            except (InvalidInput, Conflict) as error:
+                report.failed.append((incoming.source, str(error)))
+            else:
+                getattr(report, outcome.change).append(incoming.filename)
+                report.passages += outcome.passages
+                report.embedded += outcome.embedded
+        _remove_vanished(catalog, store, path, opened_file.sources)
         tell(path, done, report.embedded)
     report.seconds = round(time.monotonic() - started, 3)
     return report
@@ -229,9 +241,11 @@ def _put(
                     store_id=store.id,
                     source=incoming.source,
                     attributes={},
+                    own_attributes={},
                 )
                 session.add(document)
             _touch(document, incoming)
+            _set_attributes(document, parsed.attributes, incoming.attributes)
             document.title, document.media_type, document.text = parsed.title, parsed.media_type, parsed.text
             document.sha256, document.status, document.error = sha256, "completed", None
             document.generation, document.updated_at = generation, time.time()
@@ -283,6 +297,14 @@ def remove_documents(catalog: Catalog, store: VectorStore, names: Sequence[str])
         return [document.source for document in chosen]
 
 
+def _remove_vanished(catalog: Catalog, store: VectorStore, path: Path, present: set[str]) -> None:
+    if path.suffix.lower() not in CONTAINERS:
+        return
+    with catalog.session() as session:
+        if gone := vanished_members(session, store, str(path), present):
+            delete_documents(session, store, gone)
+
+
 def _tell_batch(tell: Callable[[int], None], before: int, embedded: int) -> None:
     tell(before + embedded)
 
@@ -301,7 +323,9 @@ def _document(session: Session, store: VectorStore, source: str) -> Document | N
 
 
 def _same(document: Document, incoming: Incoming, sha256: str) -> bool:
-    attributes = document.attributes if incoming.attributes is None else incoming.attributes
+    attributes = document.attributes
+    if incoming.attributes is not None:
+        attributes = document.own_attributes | incoming.attributes
     return (document.sha256, document.filename, document.attributes) == (sha256, incoming.filename, attributes)
 
 
@@ -310,8 +334,14 @@ def _touch(document: Document, incoming: Incoming) -> None:
     document.filename, document.fingerprint = incoming.filename, incoming.fingerprint
     document.source_id = incoming.source_id or document.source_id
     document.file_id = incoming.file_id or document.file_id
-    if incoming.attributes is not None:
-        document.attributes = incoming.attributes
+
+
+def _set_attributes(document: Document, own: dict[str, Any], given: dict[str, Any] | None) -> None:
+    """What a document says of itself, and over it what its operator says; None keeps what that said before."""
+    if given is None:
+        before = document.own_attributes
+        given = {key: value for key, value in document.attributes.items() if before.get(key) != value}
+    document.attributes, document.own_attributes = own | given, own
 
 
 def _swap_passages(

@@ -220,5 +220,5 @@ def test_unreadable_files_say_why(make_pdf: PdfMaker) -> None:
         with pytest.raises(InvalidInput, match=reason) as caught:
             parse_document(Path(name), data)
         assert name in str(caught.value) and caught.value.code == "invalid_file"
-    with pytest.raises(InvalidInput, match=r"'\.docx' is not supported; supported are \.md"):
-        parse_document(Path("letter.docx"), b"PK")
+    with pytest.raises(InvalidInput, match=r"'\.doc' is not supported; supported are \.md"):
+        parse_document(Path("letter.doc"), b"PK")

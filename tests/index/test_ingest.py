@@ -184,8 +184,8 @@ def test_paths_and_names_that_are_wrong(
 ) -> None:
     with pytest.raises(InvalidInput, match="no such file"):
         add(catalog, store, tmp_path / "nowhere", embedder)
-    (tmp_path / "a.docx").write_bytes(b"PK")
-    assert "not supported" in add(catalog, store, tmp_path / "a.docx", embedder).failed[0][1]
+    (tmp_path / "a.doc").write_bytes(b"PK")
+    assert "not supported" in add(catalog, store, tmp_path / "a.doc", embedder).failed[0][1]
     with catalog.session() as session:
         with pytest.raises(NotFound, match=r"no store 'nope' \(known: handbook\)"):
             get_store(session, tenant, "nope")

@@ -132,7 +132,8 @@ class Document(Base):
     `fingerprint` is the cheap gate of a sync (size and time, ETag, blob id), `sha256` the certain one; both are written
     with the passages, never before. `generation` is the store's when the row last changed. `status`: in_progress,
     completed, failed or cancelled; `error` {code, message} says why the last attempt failed, and the passages of the
-    attempt before it stay.
+    attempt before it stay. `own_attributes` is what the document says of itself; `attributes` is that and, over it,
+    what it was given.
     """
 
     __tablename__ = "documents"
@@ -155,6 +156,7 @@ class Document(Base):
     fingerprint: Mapped[str] = mapped_column(Text, default="")
     generation: Mapped[int] = mapped_column(BigInteger, default=0)
     attributes: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    own_attributes: Mapped[dict[str, Any]] = mapped_column(default=dict)
     chunking: Mapped[dict[str, Any] | None]
     language: Mapped[str] = mapped_column(String(8), default="")
     status: Mapped[str] = mapped_column(String(16), default="completed")

@@ -14,7 +14,7 @@ _FRONT_MATTER = re.compile(r"---[^\S\n]*\n(.{0,20000}?)^(?:---|\.\.\.)[^\S\n]*(?
 
 def prepare() -> None:
     """Import what the reader needs."""
-    import yaml  # noqa: F401
+    import yaml  # type: ignore[import-untyped]  # noqa: F401
 
     encoding.prepare()
 

@@ -14,7 +14,7 @@ from ryorin_index.parse.rows import write_rows
 
 def prepare() -> None:
     """Import what the reader needs."""
-    import openpyxl  # noqa: F401
+    import openpyxl  # type: ignore[import-untyped]  # noqa: F401
 
 
 def read(path: Path, data: bytes) -> ParsedDocument:

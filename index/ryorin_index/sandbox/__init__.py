@@ -96,7 +96,7 @@ _places = threading.BoundedSemaphore(max(2, os.cpu_count() or 1))  # children at
 _server: Server | None = None
 
 
-def call(function: str, name: str, data: bytes, limits: Limits = LIMITS) -> list[bytes | Any]:
+def call(function: str, name: str, data: bytes, limits: Limits = LIMITS) -> list[Any]:
     """
     Run `function` ('module:name', called with the file's name and bytes) in a child and return what it yields.
 
@@ -166,7 +166,7 @@ class _Frames:
                 break
         lease.shutdown(socket.SHUT_WR)  # tells the server to kill the child
 
-    def values(self, report: dict[str, Any]) -> list[bytes | Any]:
+    def values(self, report: dict[str, Any]) -> list[Any]:
         """The values, or the error that explains why there are none."""
         if self._too_much:
             raise self._invalid(f"holds more than {self._limits.result_bytes >> 20:,} MB of content; split it")
@@ -185,8 +185,8 @@ class _Frames:
         how = f"signal {report['signal']}" if report["signal"] else f"exit code {report['code']}"
         raise self._invalid(f"made its reader crash ({how}); it is damaged, save it anew")
 
-    def _unpacked(self) -> tuple[list[bytes | Any], bool]:
-        values: list[bytes | Any] = []
+    def _unpacked(self) -> tuple[list[Any], bool]:
+        values: list[Any] = []
         at = 0
         while len(self._received) - at >= FRAME.size:
             kind, length = FRAME.unpack_from(self._received, at)

@@ -98,6 +98,7 @@ def upgrade() -> None:
         sa.Column("fingerprint", sa.Text(), nullable=False, server_default=""),
         sa.Column("generation", sa.BigInteger(), nullable=False, server_default="0"),
         sa.Column("attributes", sa.JSON(), nullable=False, server_default="{}"),
+        sa.Column("own_attributes", sa.JSON(), nullable=False, server_default="{}"),
         sa.Column("chunking", sa.JSON(), nullable=True),
         sa.Column("language", sa.String(length=8), nullable=False, server_default=""),
         sa.Column("status", sa.String(length=16), nullable=False, server_default="completed"),
