@@ -18,6 +18,7 @@ MAX_LINES = 5_000  # drawn on a page; more are a drawing, and searching it for t
 _MIN_LINES = 4
 _DRAWN = re.compile(rb"(?<=\s)(?:re|l)(?=\s)")  # operators of a content stream: a rectangle, a line
 _TABLE_CELLS = 4
+_UNNAMED = ("(anonymous)", "untitled", "unspecified", "無題")  # what programs write where nobody said
 
 
 def prepare() -> None:
@@ -68,8 +69,10 @@ def _metadata(pdf: Any) -> tuple[str, dict[str, Any]]:
         created = getattr(known, "creation_date", None)
     except Exception:  # metadata of a damaged file; its text was read
         return "", {}
-    found = {"author": author if isinstance(author, str) else None, "created": created}
-    return (title if isinstance(title, str) else ""), found
+    named, written_by = (
+        value if isinstance(value, str) and value.lower() not in _UNNAMED else "" for value in (title, author)
+    )
+    return named, {"author": written_by, "created": created}
 
 
 def _may_hold_tables(page: Any) -> bool:

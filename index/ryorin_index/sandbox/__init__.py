@@ -96,14 +96,14 @@ _places = threading.BoundedSemaphore(max(2, os.cpu_count() or 1))  # children at
 _server: Server | None = None
 
 
-def call(function: str, name: str, data: bytes, limits: Limits = LIMITS) -> list[Any]:
+def call(function: str, name: str, data: bytes, limits: Limits | None = None) -> list[Any]:
     """
     Run `function` ('module:name', called with the file's name and bytes) in a child and return what it yields.
 
     The function yields bytes, or values that JSON can hold. Raises the InvalidInput that the function raised, or one of
     code 'invalid_file' when the child went beyond a limit or crashed.
     """
-    name = name[-MAX_NAME_CHARACTERS:]
+    name, limits = name[-MAX_NAME_CHARACTERS:], limits or LIMITS
     request = {"function": function, "name": name, "size": len(data), "limits": asdict(limits)}
     with _places, _in_memory(data) as source:
         for attempt in range(2):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mimetypes
 import os
 import platform
 import resource
@@ -203,3 +204,4 @@ def _readable() -> Iterator[Path]:
         yield Path(folder)
     for file in ("/etc/ld.so.cache", "/dev/null", "/dev/urandom"):
         yield Path(file)
+    yield from map(Path, mimetypes.knownfiles)  # which the standard library wants to read

@@ -128,7 +128,7 @@ def _fork(request: dict[str, Any], descriptors: list[int]) -> Child:
     """A child for one file. The readers are imported before, for all that follow."""
     source, result, lease = descriptors
     module, _, function = request["function"].partition(":")
-    with contextlib.suppress(ImportError):  # the child meets it again and says so
+    with contextlib.suppress(Exception):  # the child meets it again and says so
         prepare = getattr(importlib.import_module(module), "prepare", None)
         if prepare:
             prepare(request["name"])
@@ -162,7 +162,7 @@ def _child(request: dict[str, Any], module: str, function: str, source: int, res
         data = document.read()
     confine_child(limits["memory_bytes"] + request["size"], limits["cpu_s"])
     try:
-        for value in getattr(sys.modules[module], function)(request["name"], data):
+        for value in getattr(importlib.import_module(module), function)(request["name"], data):
             _send(result, value)
     except MemoryError:
         return NO_MEMORY
