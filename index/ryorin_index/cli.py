@@ -21,6 +21,7 @@ from ryorin.commands.common import (
     tenant_option,
 )
 from ryorin.models.registry import DEFAULT_EMBEDDER, get_embedder
+from ryorin_index.chunking import DEFAULT_MAX_TOKENS, DEFAULT_OVERLAP_TOKENS, MAX_TOKENS, MIN_TOKENS, make_chunking
 from ryorin_index.store import create_store, embedder_of, get_store, list_documents, list_stores, store_counts
 
 if TYPE_CHECKING:
@@ -48,16 +49,31 @@ def index() -> None:
 @click.argument("store")
 @tenant_option
 @click.option("--embedder", default=DEFAULT_EMBEDDER, show_default=True, help="A name of 'ryorin models list'.")
+@click.option(
+    "--max-tokens",
+    type=int,
+    help=f"Tokens of a passage at most, {MIN_TOKENS} to {MAX_TOKENS}.  "
+    f"[default: {DEFAULT_MAX_TOKENS}, fewer for an embedder that reads fewer]",
+)
+@click.option(
+    "--overlap-tokens",
+    type=int,
+    help="Tokens that a passage shares with the next one at most, in whole sentences; "
+    f"half of --max-tokens at most.  [default: {DEFAULT_OVERLAP_TOKENS}]",
+)
 @json_option
-def create(store: str, tenant_name: str, embedder: str, as_json: bool) -> None:
+def create(
+    store: str, tenant_name: str, embedder: str, max_tokens: int | None, overlap_tokens: int | None, as_json: bool
+) -> None:
     """
     Create an empty vector store.
 
     Example: ryorin index create handbook --tenant support
     """
+    chunking = make_chunking(max_tokens, overlap_tokens)
     with catalog_session() as (catalog, session):
         chosen = get_embedder(catalog.settings, embedder)
-        made = create_store(session, get_tenant(session, tenant_name), store, chosen)
+        made = create_store(session, get_tenant(session, tenant_name), store, chosen, chunking)
         result = {"id": made.id, "name": made.name, "embedder": made.embedder, "dimensions": made.dimensions}
     if as_json:
         print_json(result)
@@ -164,7 +180,7 @@ def documents(store: str, tenant_name: str, as_json: bool) -> None:
     """
     with catalog_session() as (_, session):
         rows = list_documents(session, get_store(session, get_tenant(session, tenant_name), store))
-    columns = ("filename", "title", "passages", "updated_at")
+    columns = ("filename", "title", "language", "passages", "updated_at")
     print_rows(rows, columns, as_json=as_json, empty="no documents yet; 'ryorin index add' brings some")
 
 

@@ -26,7 +26,10 @@ from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Document, Passage, Tombstone, VectorStore
 from ryorin.digests import new_id, sha256_bytes
 from ryorin.errors import Conflict, InvalidInput, NotFound, Unavailable
+from ryorin_index.chunking import Chunking, chunking_from_json, default_chunking
+from ryorin_index.counting import TokenCounter, counter_of
 from ryorin_index.embed import Embed
+from ryorin_index.language import document_language
 from ryorin_index.members import open_incoming, vanished_members
 from ryorin_index.parse import CONTAINERS, MEDIA_TYPES, parse_document
 from ryorin_index.passages import PassageDraft, split_document
@@ -45,6 +48,7 @@ class Incoming:
     source: what it is known by in the store, its resolved path or URL. data: its bytes.
     fingerprint: the source's cheap sign of change, kept with the document.
     attributes: what searches filter by, over what the document says of itself; None keeps those it was given before.
+    chunking: how long its passages are; None for the store's. A document that was cut otherwise is cut anew.
     """
 
     source: str
@@ -54,6 +58,7 @@ class Incoming:
     source_id: str | None = None
     file_id: str | None = None
     attributes: dict[str, Any] | None = None
+    chunking: Chunking | None = None
 
 
 @dataclass(frozen=True)
@@ -219,13 +224,15 @@ def _put(
     on_batch: Callable[[int], None],
 ) -> Outcome:
     sha256 = sha256_bytes(incoming.data)
+    counter = counter_of(catalog.settings, store)
+    chunking = incoming.chunking or store_chunking(store, counter)
     with catalog.session() as session:
         before = _document(session, store, incoming.source)
-        if before is not None and _same(before, incoming, sha256):
+        if before is not None and _same(before, incoming, sha256, chunking):
             _touch(before, incoming)
             return Outcome("unchanged", before.id)
     parsed = parse_document(Path(incoming.filename), incoming.data)
-    drafts = split_document(parsed)
+    drafts = split_document(parsed, chunking, counter)
     embedded = _embed_missing(catalog, store, drafts, parsed.title, embed, on_batch)
     conflict = Conflict(f"{incoming.filename} was indexed by another process at the same time; run the command again")
     try:
@@ -247,6 +254,7 @@ def _put(
             _touch(document, incoming)
             _set_attributes(document, parsed.attributes, incoming.attributes)
             document.title, document.media_type, document.text = parsed.title, parsed.media_type, parsed.text
+            document.language, document.chunking = document_language(parsed.text), chunking.to_json()
             document.sha256, document.status, document.error = sha256, "completed", None
             document.generation, document.updated_at = generation, time.time()
             document.usage_bytes = len(parsed.text.encode()) + 4 * store.dimensions * len(drafts)
@@ -258,6 +266,11 @@ def _put(
     except IntegrityError as error:
         raise conflict from error
     return Outcome("added" if before is None else "changed", document_id, len(drafts), embedded)
+
+
+def store_chunking(store: VectorStore, counter: TokenCounter) -> Chunking:
+    """How long a store's passages are, where a document does not say otherwise."""
+    return default_chunking(counter.limit) if store.chunking is None else chunking_from_json(store.chunking)
 
 
 def delete_documents(session: Session, store: VectorStore, documents: Sequence[Document]) -> None:
@@ -322,11 +335,16 @@ def _document(session: Session, store: VectorStore, source: str) -> Document | N
     return session.scalar(select(Document).where(Document.store_id == store.id, Document.source == source))
 
 
-def _same(document: Document, incoming: Incoming, sha256: str) -> bool:
+def _same(document: Document, incoming: Incoming, sha256: str, chunking: Chunking) -> bool:
     attributes = document.attributes
     if incoming.attributes is not None:
         attributes = document.own_attributes | incoming.attributes
-    return (document.sha256, document.filename, document.attributes) == (sha256, incoming.filename, attributes)
+    return (document.sha256, document.filename, document.attributes, document.chunking) == (
+        sha256,
+        incoming.filename,
+        attributes,
+        chunking.to_json(),
+    )
 
 
 def _touch(document: Document, incoming: Incoming) -> None:
@@ -355,12 +373,20 @@ def _swap_passages(
         present[passage.sha256].append(passage)
     for ordinal, draft in enumerate(drafts):
         digest = draft.sha256(document.title)
-        place = {"ordinal": ordinal, "heading": draft.heading, "start": draft.start, "end": draft.end}
+        place = {
+            "ordinal": ordinal,
+            "heading": draft.heading,
+            "start": draft.start,
+            "end": draft.end,
+            "page": draft.page,
+            "tokens": draft.tokens,
+            "language": draft.language,
+            "fold_key": draft.fold_key,
+        }
         if present[digest]:
             passage = present[digest].pop()
             for name, value in place.items():
                 setattr(passage, name, value)
-            passage.page = draft.page
             continue
         session.add(
             Passage(
@@ -370,7 +396,6 @@ def _swap_passages(
                 generation=generation,
                 text=draft.text,
                 sha256=digest,
-                page=draft.page,
                 **place,
             )
         )

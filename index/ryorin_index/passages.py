@@ -1,32 +1,43 @@
 """
 Cutting a document's text into passages.
 
-LlamaIndex's MarkdownNodeParser gives the sections of a text with headings, its SentenceSplitter cuts those that are too
-long. Passages carry the character offsets of their text in the document's text.
+LlamaIndex's MarkdownNodeParser gives the sections of a text with headings; `ryorin_index.packing` cuts those that are
+too long. Passages carry the character offsets of their text in the document's text.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ryorin.digests import sha256_bytes
+from ryorin_index.chunking import Chunking, default_chunking
+from ryorin_index.folds import fold_key
+from ryorin_index.language import document_language, passage_language
+from ryorin_index.packing import Piece, longest_characters, pack, strip_span
 from ryorin_index.parse import HEADING, MAX_TITLE_CHARACTERS, ParsedDocument, Section, one_line
+from ryorin_index.counting import E5_LIMIT, EstimatedTokens, TokenCounter
 
-MAX_PASSAGE_UNITS = 240  # about 300 tokens of an E5 tokenizer, whose limit is 512
-_UNIT = re.compile(r"[぀-ヿ㐀-鿿豈-﫿]|\w{1,16}?(?=[぀-ヿ㐀-鿿]|\b)|\w{16}|[^\w\s]")
+COUNTED_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class PassageDraft:
-    """A passage before it has a vector. heading: the path below the document's title, ' > ' between its parts."""
+    """
+    A passage before it has a vector.
+
+    heading: the path below the document's title, ' > ' between its parts. tokens: of the text, by the embedder's count.
+    fold_key: the same for passages that say the same.
+    """
 
     text: str
     heading: str
     start: int
     end: int
     page: int | None
+    tokens: int = 0
+    language: str = ""
+    fold_key: str = ""
 
     def title(self, document_title: str) -> str:
         """The line that names the passage in a prompt."""
@@ -51,25 +62,39 @@ def passage_title(document_title: str, heading: str) -> str:
     return f"{document_title} > {heading}" if heading else document_title
 
 
-def split_document(document: ParsedDocument) -> list[PassageDraft]:
+def split_document(
+    document: ParsedDocument, chunking: Chunking | None = None, counter: TokenCounter | None = None
+) -> list[PassageDraft]:
     """
     The passages of a document, in order: one a section or page, several where it is too long for one.
 
-    A document that has headings and nothing below them is cut as plain text: what it says is in its headings.
+    chunking: their sizes; the default for `counter`. counter: counts the embedder's tokens; E5's estimated ones unless
+    given. A document that has headings and nothing below them is cut as plain text: what it says is in its headings.
     """
+    counter = counter or EstimatedTokens(E5_LIMIT)
+    chunking = chunking or default_chunking(counter.limit)
     whole = (Section(0, len(document.text)),)
     sections = document.sections
     if not sections:
         sections = whole if document.media_type == "text/plain" else tuple(_sections(document))
-    return _drafts(document, sections) or _drafts(document, whole)
-
-
-def _drafts(document: ParsedDocument, sections: Sequence[Section]) -> list[PassageDraft]:
-    return [
-        PassageDraft(document.text[start:end], section.heading, start, end, section.page)
-        for section in sections
-        for start, end in _pieces(document.text, section.start, section.end)
-    ]
+    language = document_language(document.text)
+    for chosen in (sections, whole):
+        drafts = [
+            PassageDraft(
+                text=(text := document.text[piece.start : piece.end]),
+                heading=section.heading,
+                start=piece.start,
+                end=piece.end,
+                page=section.page,
+                tokens=piece.tokens,
+                language=passage_language(text, language),
+                fold_key=fold_key(section.heading, text),
+            )
+            for section, piece in _pieces(document.text, chosen, chunking, counter)
+        ]
+        if drafts:
+            return drafts
+    return []
 
 
 def _sections(document: ParsedDocument) -> list[Section]:
@@ -104,32 +129,20 @@ def _sections(document: ParsedDocument) -> list[Section]:
     return found
 
 
-def _pieces(text: str, start: int, end: int) -> list[tuple[int, int]]:
-    """A section as offsets of pieces that are small enough, stripped of white space; none for an empty section."""
-    section = text[start:end]
-    if not section.strip():
-        return []
-    if len(_units(section)) <= MAX_PASSAGE_UNITS:
-        return [(start + len(section) - len(section.lstrip()), start + len(section.rstrip()))]
-    from llama_index.core.node_parser import SentenceSplitter
-
-    # No overlap: a piece begins where the one before it ended, white space aside, so its offset is certain.
-    splitter = SentenceSplitter(
-        chunk_size=MAX_PASSAGE_UNITS, chunk_overlap=0, tokenizer=_units, paragraph_separator="\n\n"
-    )
-    found = []
-    cursor = 0
-    for piece in splitter.split_text(section):
-        at = section.index(piece, cursor)
-        cursor = at + len(piece)
-        found.append((start + at, start + cursor))
-    return found
-
-
-def _units(text: str) -> list[str]:
-    """
-    Words, Japanese characters and marks: within a third of an E5 tokenizer's count, and without loading one.
-
-    A run of letters without end (base64, Thai, a minified script) counts as one unit for every 16 of them.
-    """
-    return _UNIT.findall(text)
+def _pieces(
+    text: str, sections: Sequence[Section], chunking: Chunking, counter: TokenCounter
+) -> Iterator[tuple[Section, Piece]]:
+    """Every section's pieces: itself, stripped of white space, where it is short enough; none for an empty one."""
+    for at in range(0, len(sections), COUNTED_AT_ONCE):
+        batch = sections[at : at + COUNTED_AT_ONCE]
+        spans = [strip_span(text, section.start, section.end) for section in batch]
+        short = [span for span in spans if span[1] - span[0] <= longest_characters(chunking.max_tokens)]
+        counted = dict(zip(short, counter.counts([text[start:end] for start, end in short]), strict=True))
+        for section, (start, end) in zip(batch, spans, strict=True):
+            tokens = counted.get((start, end))
+            if start == end:
+                continue
+            if tokens is not None and tokens <= chunking.max_tokens:
+                yield section, Piece(start, end, tokens)
+            else:
+                yield from ((section, piece) for piece in pack(text, start, end, chunking, counter))

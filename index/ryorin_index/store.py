@@ -13,12 +13,19 @@ from ryorin.digests import SHORT, is_name, new_id
 from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin.models.registry import Embedder, get_embedder
 from ryorin.settings import Settings
+from ryorin_index.chunking import Chunking
 
 UNKNOWN_DIGEST = "name:"  # of a store made before digests were kept: only the embedder's name is known
 
 
-def create_store(session: Session, tenant: Tenant, name: str, embedder: Embedder) -> VectorStore:
-    """A new, empty store. Raises InvalidInput for a bad name, Conflict for a taken one."""
+def create_store(
+    session: Session, tenant: Tenant, name: str, embedder: Embedder, chunking: Chunking | None = None
+) -> VectorStore:
+    """
+    A new, empty store. Raises InvalidInput for a bad name, Conflict for a taken one.
+
+    chunking: how long its passages are; None for the default that suits the embedder.
+    """
     if not is_name(name):
         raise InvalidInput(
             f"store name {name!r}: use lower-case letters, digits and inner hyphens, 48 at most", param="store"
@@ -33,6 +40,7 @@ def create_store(session: Session, tenant: Tenant, name: str, embedder: Embedder
         embedder=embedder.name,
         embedder_digest=embedder.digest,
         dimensions=embedder.dimensions,
+        chunking=chunking.to_json() if chunking else None,
     )
     session.add(store)
     session.flush()
@@ -88,6 +96,8 @@ def list_documents(session: Session, store: VectorStore) -> list[dict[str, Any]]
             "title": document.title,
             "source": document.source,
             "media_type": document.media_type,
+            "language": document.language,
+            "chunking": document.chunking,
             "passages": passages or 0,
             "updated_at": document.updated_at,
         }
