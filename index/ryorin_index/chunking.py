@@ -31,9 +31,7 @@ class Chunking:
             if type(value) is not int:
                 raise InvalidInput(f"{name} is {value!r}; give a whole number of tokens", param=name)
         if not MIN_TOKENS <= self.max_tokens <= MAX_TOKENS:
-            raise InvalidInput(
-                f"max_tokens is {self.max_tokens}; use {MIN_TOKENS} to {MAX_TOKENS}", param="max_tokens"
-            )
+            raise InvalidInput(f"max_tokens is {self.max_tokens}; use {MIN_TOKENS} to {MAX_TOKENS}", param="max_tokens")
         if not 0 <= self.overlap_tokens <= self.max_tokens // 2:
             raise InvalidInput(
                 f"overlap_tokens is {self.overlap_tokens}; use 0 to {self.max_tokens // 2}, half of max_tokens",

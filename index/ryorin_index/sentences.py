@@ -29,7 +29,9 @@ class Strength(IntEnum):
 
 
 _FENCE = re.compile(r"\s*(```|~~~)")
-_ITEM = re.compile(r"\s*(?:[-*+•・●○■□◆▪–]|\(?\d{1,3}[.)]|（\d{1,3}）|\d{1,3}[．）]|[a-z][.)]|[①-⑳])(?:\s|(?<=[・●○■□◆①-⑳．）]))")
+_ITEM = re.compile(
+    r"\s*(?:[-*+•・●○■□◆▪–]|\(?\d{1,3}[.)]|（\d{1,3}）|\d{1,3}[．）]|[a-z][.)]|[①-⑳])(?:\s|(?<=[・●○■□◆①-⑳．）]))"
+)
 _OPEN, _CLOSE = "「『（(【［〔〈《", "」』）)】］〕〉》"
 _MARK = re.compile(
     rf"(?P<open>[{re.escape(_OPEN)}])|(?P<close>[{re.escape(_CLOSE)}])"
@@ -40,11 +42,11 @@ _CLOSING = re.compile(rf"[{re.escape(_CLOSE)}\"'”’*_]*")
 _AFTER_WIDE_QUOTE = re.compile(r"[ぁ-ん、。，．]")  # と言った, という, は: the sentence goes on behind its quotation
 _WIDE = re.compile(r"[぀-ヿ㐀-鿿豈-﫿]")
 _WORD_BEFORE = re.compile(r"[A-Za-z.]+\Z")
-_ABBREVIATIONS = frozenset(
-    "mr mrs ms dr prof sr jr st mt rev gen col lt sgt capt hon inc ltd co corp dept univ vs cf al approx est ca "
-    "viz ref refs ed eds tel ext jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat sun".split()
+_ABBREVIATIONS = (
+    "mr mrs ms dr prof sr jr st mt rev gen col lt sgt capt hon inc ltd co corp dept univ vs cf al approx est ca viz "
+    "ref ed eds tel ext jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat sun"
 )
-_BEFORE_NUMBERS = frozenset("no nos art ch fig figs eq sec secs vol par pp min max".split())
+_BEFORE_NUMBERS = "no nos art ch fig figs eq sec secs vol par pp min max"
 _INITIALS = re.compile(r"(?:[a-z]\.)+[a-z]")
 _NUMBER_OF_ITEM = re.compile(r"(?:\A|\n)\s*\d+\Z")
 _CLAUSE = re.compile(r"[、，；：]|[,;:](?=\s)")
@@ -131,9 +133,7 @@ def _sentences(text: str, start: int, end: int, *, brackets: bool = True) -> lis
             inside = text[max(start, match.start() - 8) : match.start()].rstrip(_CLOSE)
             if not inside.endswith(tuple("。！？｡")) or _AFTER_WIDE_QUOTE.match(text, position, end):
                 continue
-        elif depth:
-            continue
-        elif match["end"] and not _ends_sentence(text, match, start, end):
+        elif depth or (match["end"] and not _ends_sentence(text, match, start, end)):
             continue
         if depth:
             continue
@@ -175,6 +175,6 @@ def _ends_sentence(text: str, match: re.Match[str], start: int, end: int) -> boo
     name = word[0].lower()
     if len(name) == 1 or _INITIALS.fullmatch(name):  # J. Smith, U.S., 9 a.m.: the last may end a sentence
         return name in ("a.m", "p.m") and behind.isupper()
-    if name in _BEFORE_NUMBERS:
+    if name in _BEFORE_NUMBERS.split():
         return not behind.isdigit()
-    return name not in _ABBREVIATIONS
+    return name not in _ABBREVIATIONS.split()

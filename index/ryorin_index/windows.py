@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ryorin_index.counting import ADDED_TOKENS, TokenCounter
 from ryorin_index.embed import Embed, Vectors
 from ryorin_index.packing import Piece, pack_evenly
-from ryorin_index.counting import ADDED_TOKENS, TokenCounter
 
 
 class Windowed:

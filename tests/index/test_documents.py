@@ -6,6 +6,7 @@ import contextlib
 import io
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ryorin.errors import InvalidInput
+from ryorin_index.chunking import DEFAULT_MAX_TOKENS
 from ryorin_index.parse import MAX_TITLE_CHARACTERS, ParsedDocument, parse_document
-from ryorin_index.passages import MAX_PASSAGE_UNITS, PassageDraft, _units, split_document
+from ryorin_index.passages import PassageDraft, split_document
 
 PdfMaker = Callable[..., bytes]
 
@@ -76,8 +78,9 @@ def test_html_that_is_odd() -> None:
     assert drafts[0].text == "漢字の本"
     _, drafts = passages("a.html", "<h1>T</h1><h2>Shell</h2><pre># a comment\nls</pre>")
     assert [(draft.heading, draft.text) for draft in drafts] == [("Shell", "```\n# a comment\nls\n```")]
-    _, drafts = passages("a.html", "<div>word " * 5000)  # deeper than Python's stack
-    assert sum(draft.text.count("word") for draft in drafts) == 5000
+    words = [f"word{number}" for number in range(5000)]
+    _, drafts = passages("a.html", "".join(f"<div>{word} " for word in words))  # deeper than Python's stack
+    assert list(dict.fromkeys(" ".join(draft.text for draft in drafts).split())) == words
     with pytest.raises(InvalidInput, match="cannot be read as HTML"):
         parse_document(Path("a.html"), b"<![x[")
 
@@ -111,8 +114,9 @@ def test_a_document_of_headings_only_is_found_by_them() -> None:
 
 def test_a_run_of_letters_without_end_is_cut() -> None:
     _, drafts = passages("a.txt", "QUJD" * 10_000)
-    assert sum(len(draft.text) for draft in drafts) == 40_000
-    assert max(len(draft.text) for draft in drafts) <= 16 * MAX_PASSAGE_UNITS
+    assert drafts[0].start == 0 and drafts[-1].end == 40_000
+    assert all(after.start <= before.end for before, after in pairwise(drafts))
+    assert max(len(draft.text) for draft in drafts) <= 16 * DEFAULT_MAX_TOKENS
 
 
 @settings(max_examples=60, deadline=None)
@@ -170,7 +174,7 @@ def test_passages_are_parts_of_the_text_small_enough_and_lose_no_word(text: str)
     covered = bytearray(len(document.text))
     for draft in drafts:
         assert document.text[draft.start : draft.end] == draft.text == draft.text.strip()
-        assert len(_units(draft.text)) <= MAX_PASSAGE_UNITS
+        assert draft.tokens <= DEFAULT_MAX_TOKENS
         covered[draft.start : draft.end] = b"\1" * (draft.end - draft.start)
     lost = "".join(letter for letter, seen in zip(document.text, covered, strict=True) if not seen)
     assert lost.strip() == ""
