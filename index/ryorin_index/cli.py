@@ -22,6 +22,9 @@ from ryorin.commands.common import (
 )
 from ryorin.models.registry import DEFAULT_EMBEDDER, get_embedder
 from ryorin_index.chunking import DEFAULT_MAX_TOKENS, DEFAULT_OVERLAP_TOKENS, MAX_TOKENS, MIN_TOKENS, make_chunking
+from ryorin_index.commands.snapshots import rollback, snapshot, snapshots
+from ryorin_index.commands.stores import delete, purge
+from ryorin_index.commands.stores import embedder as embedder_command
 from ryorin_index.store import create_store, embedder_of, get_store, list_documents, list_stores, store_counts
 
 if TYPE_CHECKING:
@@ -249,3 +252,7 @@ def _show_report(report: Report) -> None:
     say(f"{', '.join(parts) or 'no files found'}; {report.embedded} passages embedded in {report.seconds:.1f} s")
     for path, reason in report.failed:
         say(printable(f"error: {reason}  ({path})"))
+
+
+for command in (snapshot, snapshots, rollback, embedder_command, purge, delete):
+    index.add_command(command)

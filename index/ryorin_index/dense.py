@@ -60,7 +60,7 @@ class StoreIndex:
             advanced = self._advance(session, state, store.generation)
             # Read after the tombstones: purging may have come between the store's row and them.
             purged = session.scalar(select(VectorStore.purged_generation).where(VectorStore.id == store.id)) or 0
-            if purged > state.generation:  # what was removed in between is not known any more
+            if -1 < state.generation < purged:  # what was removed in between is not known any more
                 advanced = self._advance(session, State(-1, ()), store.generation)
             self._state = advanced
 

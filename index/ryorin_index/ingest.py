@@ -273,12 +273,18 @@ def store_chunking(store: VectorStore, counter: TokenCounter) -> Chunking:
     return default_chunking(counter.limit) if store.chunking is None else chunking_from_json(store.chunking)
 
 
-def delete_documents(session: Session, store: VectorStore, documents: Sequence[Document]) -> None:
-    """Delete documents of the store with their passages, in the session's transaction; counts the generation up."""
-    generation = next_generation(session, store)
+def delete_documents(
+    session: Session, store: VectorStore, documents: Sequence[Document], generation: int | None = None
+) -> None:
+    """
+    Delete documents of the store with their passages, in the session's transaction.
+
+    generation: the one that the transaction has begun; None counts the store's up.
+    """
+    generation = generation or next_generation(session, store)
     for document in documents:
         gone = list(session.scalars(select(Passage.id).where(Passage.document_id == document.id)))
-        _bury(session, store, gone, generation)
+        bury_passages(session, store, gone, generation)
         session.delete(document)
         session.flush()
 
@@ -399,10 +405,10 @@ def _swap_passages(
                 **place,
             )
         )
-    _bury(session, store, [passage.id for left in present.values() for passage in left], generation)
+    bury_passages(session, store, [passage.id for left in present.values() for passage in left], generation)
 
 
-def _bury(session: Session, store: VectorStore, passage_ids: Sequence[int], generation: int) -> None:
+def bury_passages(session: Session, store: VectorStore, passage_ids: Sequence[int], generation: int) -> None:
     """Delete passages and leave the tombstones that readers go by."""
     for at in range(0, len(passage_ids), LOOKUP_BATCH):
         batch = passage_ids[at : at + LOOKUP_BATCH]

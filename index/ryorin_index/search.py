@@ -17,11 +17,11 @@ from sqlalchemy.orm import Session
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Document, Passage, VectorStore
 from ryorin.errors import InvalidInput, NotFound
-from ryorin.models.registry import get_embedder
 from ryorin.prompt import PromptPassage
 from ryorin_index.dense import StoreIndex
 from ryorin_index.embed import Embed, open_embedder
 from ryorin_index.passages import passage_title
+from ryorin_index.store import embedder_of
 
 MAX_QUERY_CHARACTERS = 8000
 _ATTEMPTS = 10  # with a writer that changes the very document found 40 times a second, 3 were too few 1 time in 2000
@@ -62,8 +62,8 @@ class Searcher:
 
     def __init__(self, catalog: Catalog, open_embed: Callable[[str], Embed] | None = None) -> None:
         self._catalog = catalog
-        self._open_embed = open_embed or (lambda name: open_embedder(get_embedder(catalog.settings, name)))
-        self._embedders: dict[str, Embed] = {}
+        self._open_embed = open_embed
+        self._embedders: dict[tuple[str, str], Embed] = {}
         self._indexes: dict[str, StoreIndex] = {}
         self._opening = threading.Lock()  # a lock of its own: an embedder may load for seconds, other searches go on
         self._lock = threading.Lock()
@@ -87,10 +87,16 @@ class Searcher:
             stores = self._stores(session, tenant_id, store_ids)
         if not stores:
             return []
-        vector = self._embedder(stores[0].embedder).query(query)  # between transactions: an endpoint may take its time
+        hits: list[Hit] = []
+        vector, digest = None, ""
         for _ in range(_ATTEMPTS):
+            if vector is None or stores[0].embedder_digest != digest:  # the stores' embedder may change meanwhile
+                digest = stores[0].embedder_digest
+                vector = self._embedder(stores[0]).query(query)  # between transactions: an endpoint may take its time
             with self._catalog.session() as session:
                 stores = self._stores(session, tenant_id, store_ids)
+                if stores[0].embedder_digest != digest:
+                    continue
                 scored: list[tuple[float, int]] = []
                 for store in stores:
                     index = self._index(store)
@@ -118,7 +124,7 @@ class Searcher:
             for store in stores:
                 self._index(store).refresh(session, store)
         for store in stores:
-            self._embedder(store.embedder)
+            self._embedder(store)
 
     def _stores(self, session: Session, tenant_id: str, store_ids: Sequence[str]) -> Sequence[VectorStore]:
         found = session.scalars(
@@ -131,13 +137,19 @@ class Searcher:
             raise InvalidInput("stores of different embedders cannot be searched together", param="store")
         return found
 
-    def _embedder(self, name: str) -> Embed:
-        opened = self._embedders.get(name)
+    def _embedder(self, store: VectorStore) -> Embed:
+        key = (store.embedder, store.embedder_digest)
+        opened = self._embedders.get(key)
         if opened is None:
             with self._opening:
-                opened = self._embedders.get(name) or self._open_embed(name)
-                self._embedders[name] = opened
+                opened = self._embedders.get(key) or self._open(store)
+                self._embedders[key] = opened
         return opened
+
+    def _open(self, store: VectorStore) -> Embed:
+        if self._open_embed is not None:
+            return self._open_embed(store.embedder)
+        return open_embedder(embedder_of(self._catalog.settings, store))
 
     def _index(self, store: VectorStore) -> StoreIndex:
         with self._lock:

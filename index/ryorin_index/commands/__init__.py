@@ -1,0 +1,1 @@
+"""The commands of `ryorin index`, a module a topic."""
