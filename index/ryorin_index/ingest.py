@@ -37,7 +37,7 @@ from ryorin_index.store import next_generation
 from ryorin_index.vectors import LOOKUP_BATCH, VectorsGone, embed_missing, require_vectors
 
 MAX_FILE_BYTES = 512 * 1024 * 1024  # the limit of OpenAI's files API
-PUT_ATTEMPTS = 3
+PUT_ATTEMPTS = 10  # with a purge that never rests, 3 were too few
 
 
 @dataclass(frozen=True)
