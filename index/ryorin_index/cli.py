@@ -22,6 +22,7 @@ from ryorin.commands.common import (
 )
 from ryorin.models.registry import DEFAULT_EMBEDDER, get_embedder
 from ryorin_index.chunking import DEFAULT_MAX_TOKENS, DEFAULT_OVERLAP_TOKENS, MAX_TOKENS, MIN_TOKENS, make_chunking
+from ryorin_index.commands import store as store_commands
 from ryorin_index.commands.snapshots import rollback, snapshot, snapshots
 from ryorin_index.commands.stores import delete, purge
 from ryorin_index.commands.stores import embedder as embedder_command
@@ -46,6 +47,10 @@ def index() -> None:
         ryorin index add handbook ./documents --tenant support
         ryorin index search handbook "return unopened goods" --tenant support
     """
+
+
+for command in (store_commands.verify, store_commands.rebuild, store_commands.merge, store_commands.stats):
+    index.add_command(command)
 
 
 @index.command()
@@ -134,12 +139,14 @@ def add(store: str, paths: tuple[Path, ...], tenant_name: str, as_json: bool) ->
     """
     from ryorin_index.embed import open_embedder
     from ryorin_index.ingest import add_paths
+    from ryorin_index.maintenance import maintain_quietly
 
     with opened_catalog() as catalog:
         with catalog.session() as session:
             chosen = get_store(session, get_tenant(session, tenant_name), store)
         embedder = embedder_of(catalog.settings, chosen)
         report = add_paths(catalog, chosen, paths, lambda: open_embedder(embedder), _progress_line())
+        maintain_quietly(catalog, chosen)
     if as_json:
         print_json(asdict(report))
     else:

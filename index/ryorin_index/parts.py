@@ -1,5 +1,5 @@
 """
-Parts: immutable sets of vectors that are searched together, each exactly or through an IVF structure.
+Parts: immutable sets of vectors that are searched together, each exactly or through a graph.
 
 A part knows its passages' ids, their vectors, and which of them are alive; it knows nothing of SQL or files. Nothing in
 it changes after it was made, so searches of several threads share it without a lock; what removes or adds passages
@@ -20,22 +20,25 @@ from ryorin_index.embed import Vectors
 
 Ids = NDArray[np.int64]
 Scored = tuple[Vectors, Ids]
+REFINE = 3  # candidates per wanted result that are scored again with the exact vectors
+GRAPH_AT = 20_000  # passages of a part from which a graph is worth its building
+EF_CHOICES = (32, 48, 64, 96, 128, 192, 256, 384, 512)
+RECALL = 0.995
+SAMPLE = 400  # queries that recall is measured with
+LINKS, BUILD_EF = 32, 100
 SCAN_SHARE = 5  # a filter that allows less than one in so many is answered by scanning what it allows
 
 
 @dataclass(frozen=True)
-class Structure:
+class Graph:
     """
-    An IVF over a part's vectors; its labels are positions in the part.
+    An HNSW graph over a part's vectors in 8 bits (https://arxiv.org/abs/1603.09320); its labels are positions.
 
-    nprobe: lists that are searched. refine: candidates per wanted result that are scored again with the exact vectors.
-    recall: recall@10 that was measured when it was chosen.
+    ef: candidates that a search keeps on its way. recall: recall@10 that was measured with it.
     """
 
     index: Any
-    nlist: int
-    nprobe: int
-    refine: int
+    ef: int
     recall: float
 
 
@@ -49,7 +52,7 @@ class Part:
     ids: Ids
     vectors: Vectors
     live: NDArray[np.bool_] | None = None
-    structure: Structure | None = None
+    graph: Graph | None = None
     name: str = ""
 
     @property
@@ -83,6 +86,10 @@ class Part:
         live[gone] = False
         return replace(self, live=live)
 
+    def revived(self) -> Part:
+        """The same part with nothing dead."""
+        return self if self.live is None else replace(self, live=None)
+
     def living(self) -> tuple[Ids, Vectors]:
         """Ids and vectors of what is alive."""
         return (self.ids, self.vectors) if self.live is None else (self.ids[self.live], self.vectors[self.live])
@@ -109,7 +116,7 @@ class Part:
         if top_k < 1:
             return np.empty(0, np.float32), np.empty(0, np.int64)
         selector = None if bits is None else faiss.IDSelectorBitmap(self.size, faiss.swig_ptr(bits))
-        if self.structure is not None:
+        if self.graph is not None:
             found = self._candidates(query, top_k, selector, self.size / count)
             if len(found) >= top_k:
                 return self._score(query, found, top_k)
@@ -129,14 +136,14 @@ class Part:
         return scores, self.ids[at]
 
     def _candidates(self, query: Vectors, top_k: int, selector: Any, thin: float) -> Ids:
-        """Positions the structure proposes; where one in `thin` is selected, it looks into so many more lists."""
+        """Positions the graph proposes; where one in `thin` is selected, it keeps so many more candidates."""
         import faiss
 
-        assert self.structure is not None
-        nprobe = min(self.structure.nlist, int(np.ceil(self.structure.nprobe * thin)))
-        parameters = faiss.SearchParametersIVF()
-        parameters.nprobe, parameters.sel = nprobe, selector
-        found = self.structure.index.search(query[None], top_k * self.structure.refine, params=parameters)[1][0]
+        assert self.graph is not None
+        parameters = faiss.SearchParametersHNSW()  # type: ignore[attr-defined]
+        parameters.efSearch = max(int(np.ceil(self.graph.ef * thin)), top_k * REFINE)
+        parameters.sel = selector
+        found = self.graph.index.search(query[None], top_k * REFINE, params=parameters)[1][0]
         return found[found >= 0]
 
     def _score(self, query: Vectors, at: Ids, top_k: int) -> Scored:
@@ -156,3 +163,38 @@ def make_part(ids: Ids, vectors: Vectors, name: str = "") -> Part:
     """A part of passages in any order."""
     order = np.argsort(ids)
     return Part(ids[order], np.ascontiguousarray(vectors[order]), name=name)
+
+
+def with_graph(part: Part) -> Part:
+    """
+    The part with an HNSW graph, its breadth of search chosen by the recall measured on the part's own vectors.
+
+    The sample's queries lie between two near passages, so they are like what is stored and equal to none of it. The
+    part stays exact when no breadth reaches `RECALL`.
+    """
+    import faiss
+
+    quantizer: Any = faiss.ScalarQuantizer.QT_8bit
+    index = faiss.IndexHNSWSQ(part.vectors.shape[1], quantizer, LINKS, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = BUILD_EF
+    index.train(part.vectors)
+    index.add(part.vectors)
+    draw = np.random.default_rng(0)
+    first = part.vectors[draw.choice(part.size, min(SAMPLE, part.size), replace=False)]
+    near = np.stack([part.vectors[np.searchsorted(part.ids, part.search(row, 10)[1][-1])] for row in first])
+    queries = first + near
+    queries /= np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-9)
+    truth = [part.search(query, 10)[0] for query in queries]
+    for ef in EF_CHOICES:
+        chosen = replace(part, graph=Graph(index, ef, 0.0))
+        recall = float(
+            np.mean(
+                [
+                    np.mean(chosen.search(query, 10)[0] >= best[-1] - 1e-6)
+                    for query, best in zip(queries, truth, strict=True)
+                ]
+            )
+        )
+        if recall >= RECALL:
+            return replace(part, graph=Graph(index, ef, round(recall, 4)))
+    return part

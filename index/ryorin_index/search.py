@@ -155,7 +155,7 @@ class Searcher:
         with self._lock:
             known = self._indexes.get(store.id)
             if known is None or known.embedder_digest != store.embedder_digest:
-                known = self._indexes[store.id] = StoreIndex(store)
+                known = self._indexes[store.id] = StoreIndex(self._catalog.settings, store)
             return known
 
     def _hits(self, session: Session, tenant_id: str, scores: dict[int, float]) -> list[Hit]:
