@@ -212,17 +212,21 @@ class Maintainer:
                 self._maintain(store)
 
     def _maintain(self, store: VectorStore) -> None:
+        folder = folder_of(self._catalog.settings, store)
         try:
-            if self._seen.get(store.id) != self._look(store) and maintain(self._catalog, store) is not None:
-                self._seen[store.id] = self._look(store)
+            with self._catalog.session() as session:
+                generation = _generation(session, store)
+            if self._seen.get(store.id) == (generation, _names(folder)):
+                return
+            done = maintain(self._catalog, store)
+            if done is not None:
+                self._seen[store.id] = (done.generation, _names(folder))
         except _FAILURES as error:
             _log.warning(_FAILED, store.id, error)
 
-    def _look(self, store: VectorStore) -> tuple[int, frozenset[str]]:
-        folder = folder_of(self._catalog.settings, store)
-        with self._catalog.session() as session:
-            generation = _generation(session, store)
-        return generation, frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset()
+
+def _names(folder: Path) -> frozenset[str]:
+    return frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset()
 
 
 def _generation(session: Session, store: VectorStore) -> int:

@@ -103,14 +103,16 @@ def test_old_files_go_and_the_maintainer_works_by_itself(
     monkeypatch.setattr(maintenance, "SEGMENT_AT", 8)
     maintainer = Maintainer(catalog, lambda: [store], every_s=0.02)
     maintainer.start()
-    for seed in range(6):
-        with catalog.session() as session:
-            add_passages(session, store, random_vectors(9, store.dimensions, seed))
-        until = time.monotonic() + 30
-        while stats(catalog, store)["tail"] and time.monotonic() < until:
-            time.sleep(0.02)
-        assert stats(catalog, store)["tail"] == 0
-    maintainer.stop()
+    try:
+        for seed in range(6):
+            with catalog.session() as session:
+                add_passages(session, store, random_vectors(9, store.dimensions, seed))
+            until = time.monotonic() + 30
+            while stats(catalog, store)["tail"] and time.monotonic() < until:
+                time.sleep(0.02)
+            assert stats(catalog, store)["tail"] == 0
+    finally:
+        maintainer.stop()
     names = [path.name for path in folder_of(catalog.settings, store).iterdir()]
     assert sum(name.startswith("manifest-") for name in names) == maintenance.KEPT_MANIFESTS
     check(catalog, opened(catalog, store), random_vectors(1, store.dimensions, 30)[0], 10)
