@@ -286,12 +286,12 @@ def main() -> None:
         editions = {size: [1] * SECTIONS for size in sizes}
         changed_bytes = 0
         for turn in range(rounds):
-            for size in sizes:  # interleaved, so that a slow moment of the machine meets all of them
+            for place, size in enumerate(sizes):  # interleaved, so that a slow moment of the machine meets all of them
                 ours, peer = sides[size]
                 now, mine = editions[size], measured[size]
                 chosen_sections = [(turn * EDITED + at) % SECTIONS for at in range(EDITED)]
                 for at in chosen_sections:
-                    now[at] = 100 + turn
+                    now[at] = 100 * (place + 1) + turn  # a tenant's stores share vectors: no text stands in two of them
                 texts = [f"Parcels > Rule {at}\n{section(at, now[at])}" for at in chosen_sections]
                 changed_bytes = sum(len(text.encode()) + 4 * chosen.dimensions for text in texts)
                 began = time.perf_counter()
