@@ -98,7 +98,7 @@ def maintain(
             ordered = tuple(sorted(segments, key=lambda segment: -segment.passages))
             manifest = Manifest(number, store.id, store.embedder_digest, store.dimensions, generation, ordered)
             write_manifest(folder, manifest)
-        _clean(folder)
+        _clean(folder, 1 if anew or lost else KEPT_MANIFESTS)  # what is damaged stays in no manifest
         return Maintained(generation, passages, len(manifest.segments) if manifest else 0)
 
 
@@ -274,8 +274,8 @@ def _kept(segments: list[tuple[Segment, Ids]], ids: Ids, force: bool) -> list[tu
     return kept
 
 
-def _clean(folder: Path) -> None:
-    """Remove manifests and segments that nobody opens any more."""
+def _clean(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` manifests, and the files that none of those names."""
     numbers = manifest_numbers(folder)
     wanted: set[str] = set()
     whole = 0
@@ -286,7 +286,7 @@ def _clean(folder: Path) -> None:
             disk.remove_file(manifest_path(folder, number))
             continue
         whole += 1
-        if whole <= KEPT_MANIFESTS:
+        if whole <= keep:
             wanted |= manifest.file_names
         else:
             disk.remove_file(manifest_path(folder, number))

@@ -162,6 +162,22 @@ def test_every_flipped_bit_and_cut_is_found(
             path.write_bytes(whole)
 
 
+def test_a_damaged_file_leaves_no_trace_after_maintenance(
+    catalog: Catalog, store: VectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "SEGMENT_AT", 8)
+    for seed in (1, 2):
+        with catalog.session() as session:
+            add_passages(session, store, random_vectors(60 // seed**3, store.dimensions, seed))
+        maintain(catalog, store)
+    damaged = max(files_of(catalog, store), key=lambda path: path.stat().st_size)
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    check(catalog, opened(catalog, store), random_vectors(1, store.dimensions, 3)[0], 10)
+    assert not damaged.exists()
+    assert maintain(catalog, store) is not None
+    assert verify(catalog, store) == [] and stats(catalog, store)["tail"] == 0
+
+
 def test_commands(catalog: Catalog, store: VectorStore, tenant: Tenant, cli) -> None:  # type: ignore[no-untyped-def]
     with catalog.session() as session:
         add_passages(session, store, random_vectors(20, store.dimensions, 1))
