@@ -84,6 +84,7 @@ def maintain(
         kept = _kept(held_segments, ids, force)
         rest = np.setdiff1d(ids, np.concatenate([ids[:0], *(each for _, each in kept)]))
         lost = manifest is not None and len(kept) < len(manifest.segments)
+        damaged = manifest is not None and len(held_segments) < len(manifest.segments)  # or not to be trusted: anew
         passages = 0
         if lost or (len(rest) and (force or anew)) or len(rest) >= SEGMENT_AT:
             segments = [segment for segment, _ in kept]
@@ -98,7 +99,7 @@ def maintain(
             ordered = tuple(sorted(segments, key=lambda segment: -segment.passages))
             manifest = Manifest(number, store.id, store.embedder_digest, store.dimensions, generation, ordered)
             write_manifest(folder, manifest)
-        _clean(folder, 1 if anew or lost else KEPT_MANIFESTS)  # what is damaged stays in no manifest
+        _clean(folder, 1 if damaged else KEPT_MANIFESTS)  # what is damaged stays in no manifest
         return Maintained(generation, passages, len(manifest.segments) if manifest else 0)
 
 
