@@ -55,7 +55,17 @@ def decode(path: Path, data: bytes, declared: str | None = None) -> str:
     if declared and (known := _known(declared)):
         candidates.insert(0, known)
     text = _strict(data, *candidates)
+    if text is None and _cut_off(data):
+        text = data.decode("utf-8", errors="replace")
     return text if text is not None else _detected(path, data)
+
+
+def _cut_off(data: bytes) -> bool:
+    """Whether it is UTF-8 but for a last character that is not whole."""
+    try:
+        return not codecs.getincrementaldecoder("utf-8")().decode(data).isascii()
+    except UnicodeDecodeError:
+        return False
 
 
 def _strict(data: bytes, *encodings: str) -> str | None:

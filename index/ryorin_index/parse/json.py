@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ _TITLES = ("title", "name", "タイトル", "名称")
 
 def read(path: Path, data: bytes) -> ParsedDocument:
     """The records of a file; its own title where it is one object with one."""
-    sys.set_int_max_str_digits(0)  # a long number is text here, and the time is limited
     text = decode(path, data)
     writer = Writer(path)
     title = ""
@@ -36,7 +34,7 @@ def read(path: Path, data: bytes) -> ParsedDocument:
 
 def _value(path: Path, text: str, place: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=str, parse_float=str)  # as they are written, however long
     except RecursionError:
         raise invalid(path, f"nests more than {MAX_DEPTH} levels deep") from None
     except ValueError as error:

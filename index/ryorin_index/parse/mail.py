@@ -16,6 +16,7 @@ from ryorin_index.parse.document import MEDIA_TYPES, ParsedDocument, Section, as
 
 MAX_PARTS = 1_000
 MAX_DEPTH = 30
+MAX_HEADER_CHARACTERS = 2_000
 _SHOWN = ("Subject", "From", "To", "Cc", "Date")
 _SUFFIXES = {media_type: suffix for suffix, media_type in reversed(MEDIA_TYPES.items())}
 
@@ -108,7 +109,7 @@ def _name(part: Message) -> str:
 
 def _header(message: Message, name: str) -> str:
     try:
-        return " ".join(clean(_decoded(str(message.get(name, "")))).split())[:1000]
+        return " ".join(clean(_decoded(str(message.get(name, ""))[:MAX_HEADER_CHARACTERS])).split())
     except (ValueError, LookupError, TypeError):
         return ""
 

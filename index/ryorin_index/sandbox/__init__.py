@@ -257,7 +257,7 @@ def _environment() -> dict[str, str]:
         "PYTHONUTF8": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
-        "TZ": os.environ.get("TZ", ""),
+        **{name: os.environ[name] for name in ("TZ", "TMPDIR") if name in os.environ},
         "MALLOC_ARENA_MAX": "1",
     }
 
