@@ -12,11 +12,11 @@ from word_embedder import WordEmbedder
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Document, VectorStore
 from ryorin.errors import InvalidInput
-from ryorin_index.ingest import add_paths
 from ryorin_index.parse import MEDIA_TYPES, ParsedDocument, expand, parse_document
 from ryorin_index.parse.encoding import decode
 from ryorin_index.passages import split_document
 from ryorin_index.store import list_documents
+from ryorin_index.sync import add_paths
 
 
 def read(name: str, data: bytes) -> ParsedDocument:
