@@ -137,6 +137,11 @@ def test_western_text(text: str) -> None:
     assert decode(Path("a.txt"), text.encode("cp1252")) == text
 
 
+def test_damaged_utf8_is_read() -> None:
+    assert decode(Path("a.txt"), RICE.encode()[:-1]) == RICE[:-1] + "\ufffd"
+    assert decode(Path("a.txt"), RICE.encode() + b"\xff" + RICE.encode()) == f"{RICE}\ufffd{RICE}"
+
+
 def test_files_within_files_and_what_is_refused() -> None:
     inner = make_zip({"deep.md": b"# deep"})
     mail = make_mail(attachments={"報告.docx": make_docx(), "logo.png": b"\x89PNG"})
