@@ -7,7 +7,7 @@ append a line to the promotions. Requests read the pointer once, when they come 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +19,10 @@ from ryorin.catalog.tenants import lock_tenant
 from ryorin.digests import digest_of, new_id
 from ryorin.errors import Conflict, InvalidInput, NotFound
 
+SEARCH_MODES = ("hybrid", "dense", "lexical")
+CONTEXTS = ("passage", "neighbours", "section")
+MAX_TOP_K = 50
+
 
 @dataclass(frozen=True)
 class Retrieval:
@@ -27,16 +31,45 @@ class Retrieval:
 
     top_k: passages in the prompt at most; 0 turns retrieval off.
     score_floor: passages whose similarity (cosine, -1 to 1) is below it are left out; None keeps all.
+    mode: by vectors (dense), by words (lexical), or by both (hybrid).
+    dense_weight, lexical_weight: of the two lists in hybrid's reciprocal rank fusion.
+    mmr: relevance against variety, 1 to 0 (maximal marginal relevance); None chooses by relevance alone.
+    reranker: the folder of a cross-encoder that puts the best in a new order; None has none.
+    context: what of a passage's surroundings stands in the prompt: nothing more, its neighbours, or its section.
+    filters: which documents are searched, in the grammar of OpenAI's vector stores; None searches all.
     """
 
     top_k: int = 3
     score_floor: float | None = None
+    mode: str = "hybrid"
+    dense_weight: float = 1.0
+    lexical_weight: float = 1.0
+    mmr: float | None = None
+    reranker: str | None = None
+    context: str = "passage"
+    filters: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.top_k <= 50:
-            raise InvalidInput(f"top_k is {self.top_k}; it must be 0 (no retrieval) to 50", param="top_k")
+        if not 0 <= self.top_k <= MAX_TOP_K:
+            raise InvalidInput(f"top_k is {self.top_k}; it must be 0 (no retrieval) to {MAX_TOP_K}", param="top_k")
         if self.score_floor is not None and not -1 <= self.score_floor <= 1:
             raise InvalidInput(f"score_floor is {self.score_floor}; it must be -1 to 1", param="score_floor")
+        if self.mode not in SEARCH_MODES:
+            raise InvalidInput(f"mode is {self.mode!r}; known: {', '.join(SEARCH_MODES)}", param="mode")
+        if self.context not in CONTEXTS:
+            raise InvalidInput(f"context is {self.context!r}; known: {', '.join(CONTEXTS)}", param="context")
+        for name in ("dense_weight", "lexical_weight"):
+            if not 0 <= getattr(self, name) <= 100:
+                raise InvalidInput(f"{name} is {getattr(self, name)}; it must be 0 to 100", param=name)
+        if self.mode == "hybrid" and not self.dense_weight + self.lexical_weight > 0:
+            raise InvalidInput("dense_weight and lexical_weight are both 0; nothing would be found", param="mode")
+        if self.mmr is not None and not 0 <= self.mmr <= 1:
+            raise InvalidInput(f"mmr is {self.mmr}; it must be 0 (variety) to 1 (relevance)", param="mmr")
+
+    @classmethod
+    def stored(cls, row: Mapping[str, Any]) -> Retrieval:
+        """What a release's row says. A release made before there were modes searched by vectors, and goes on so."""
+        return cls(**{"mode": "dense", **row})
 
     @property
     def enabled(self) -> bool:

@@ -149,7 +149,7 @@ class Preparer:
         if not question.strip():
             return []
         return self._searcher.search(
-            caller.tenant_id, list(release.store_ids), question, top_k, release.retrieval.score_floor
+            caller.tenant_id, list(release.store_ids), question, top_k, retrieval=release.retrieval
         )
 
     def _fit(
@@ -198,5 +198,5 @@ def _pinned(session: Session, release: Release) -> PinnedRelease:
         adapter=adapter.name if adapter else None,
         prompt=Prompt.from_spec(prompt.spec),
         store_ids=tuple(release.store_ids),
-        retrieval=Retrieval(**release.retrieval),
+        retrieval=Retrieval.stored(release.retrieval),
     )

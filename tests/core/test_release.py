@@ -75,7 +75,8 @@ def test_a_release_pins_everything(catalog: Catalog) -> None:
     with catalog.session() as session:
         row = session.get_one(Release, release.id)
         assert (row.version, row.adapter_id, row.prompt_id, row.store_ids) == (1, adapter.id, prompt.id, [store.id])
-        assert row.retrieval == {"top_k": 3, "score_floor": None}
+        assert row.retrieval["top_k"] == 3 and row.retrieval["mode"] == "hybrid"
+        assert Retrieval.stored(row.retrieval) == Retrieval()
         with pytest.raises(NotFound, match="no live release"):
             live_release(session, get_tenant(session, "support"))
 
@@ -136,10 +137,28 @@ def test_retrieval_needs_stores_of_one_embedder(catalog: Catalog) -> None:
             create_release(session, tenant, base_digest=BASE, prompt=prompt, stores=stores)
 
 
-@pytest.mark.parametrize("values", [{"top_k": -1}, {"top_k": 51}, {"score_floor": 1.5}, {"score_floor": float("nan")}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"top_k": -1},
+        {"top_k": 51},
+        {"score_floor": 1.5},
+        {"score_floor": float("nan")},
+        {"mode": "vectors"},
+        {"mmr": 2},
+        {"dense_weight": -1},
+        {"dense_weight": 0, "lexical_weight": 0},
+        {"context": "page"},
+        {"lexical_weight": float("nan")},
+    ],
+)
 def test_retrieval_limits(values: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         Retrieval(**values)
+
+
+def test_a_release_from_before_there_were_modes_searches_by_vectors() -> None:
+    assert Retrieval.stored({"top_k": 2, "score_floor": 0.5}) == Retrieval(top_k=2, score_floor=0.5, mode="dense")
 
 
 def make_releases(catalog: Catalog, count: int) -> None:

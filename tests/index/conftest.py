@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from word_embedder import WordEmbedder, fake_embedder
 
-from ryorin.catalog import Catalog
+from ryorin.catalog import Catalog, open_catalog
 from ryorin.catalog.tables import Tenant, VectorStore
 from ryorin.catalog.tenants import create_tenant
+from ryorin.settings import load_settings
 from ryorin_index.store import create_store
 
 
@@ -65,3 +67,14 @@ def folder(tmp_path: Path) -> Path:
     (folder / "logo.png").write_bytes(b"\x89PNG")
     (folder / ".hidden.md").write_text("# Secret", encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def sqlite_store(home: Path, empty_sqlite: Path) -> Iterator[tuple[Catalog, VectorStore]]:
+    """A catalog on SQLite with a store, for what has nothing to do with the database."""
+    shutil.copy(empty_sqlite, home / "catalog.db")
+    catalog = open_catalog(load_settings())
+    with catalog.session() as session:
+        made = create_store(session, create_tenant(session, "support"), "handbook", fake_embedder())
+    yield catalog, made
+    catalog.close()

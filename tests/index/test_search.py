@@ -17,11 +17,12 @@ from ryorin.catalog.tables import Passage, Tenant, Vector, VectorStore
 from ryorin.catalog.tenants import create_tenant
 from ryorin.errors import InvalidInput, NotFound
 from ryorin.models.registry import Embedder
-from ryorin_index.ingest import remove_documents
+from ryorin.release import Retrieval
+from ryorin_index.ingest import add_paths, remove_documents
 from ryorin_index.search import MAX_QUERY_CHARACTERS, Searcher
 from ryorin_index.store import create_store
-from ryorin_index.sync import add_paths
 
+DENSE = Retrieval(mode="dense")
 WORDS = ("oak", "cedar", "kettle", "lamp", "return", "repair", "order", "gift", "rice", "tea", "定期", "領収書", "修理")
 
 
@@ -55,7 +56,7 @@ def test_equals_brute_force_after_every_kind_of_change(
             path.write_text("# Title\n\n" + "\n\n".join(sections), encoding="utf-8")
             assert add_paths(catalog, store, [path], lambda: embedder).failed == []
         query = " ".join(draw.choices(WORDS, k=3))
-        got = [hit.score for hit in searcher.search(tenant.id, [store.id], query, 5)]
+        got = [hit.score for hit in searcher.search(tenant.id, [store.id], query, 5, retrieval=DENSE)]
         assert got == pytest.approx(oracle(catalog, store, embedder, query)[:5], abs=1e-5)
 
 
@@ -75,10 +76,11 @@ def test_score_floor_and_empty_store(
     searcher = Searcher(catalog, lambda _: embedder)
     assert searcher.search(tenant.id, [store.id], "anything", 3) == []
     add_paths(catalog, store, [folder], lambda: embedder)
-    everything = searcher.search(tenant.id, [store.id], "unopened goods", 9)
+    everything = searcher.search(tenant.id, [store.id], "unopened goods", 9, retrieval=DENSE)
     floor = everything[1].score
-    assert searcher.search(tenant.id, [store.id], "unopened goods", 9, floor) == everything[:2]
-    assert searcher.search(tenant.id, [store.id], "unopened goods", 9, 1.1) == []
+    assert searcher.search(tenant.id, [store.id], "unopened goods", 9, floor, retrieval=DENSE) == everything[:2]
+    for mode in ("dense", "lexical", "hybrid"):
+        assert searcher.search(tenant.id, [store.id], "unopened goods", 9, 1.0, retrieval=Retrieval(mode=mode)) == []
     assert searcher.search(tenant.id, [], "unopened goods", 9) == []
 
 
@@ -89,7 +91,8 @@ def test_two_stores_are_merged_by_score(
         second = create_store(session, tenant, "second", fake_embedder())
     add_paths(catalog, store, [folder / "returns.md"], lambda: embedder)
     add_paths(catalog, second, [folder / "shops.html"], lambda: embedder)
-    hits = Searcher(catalog, lambda _: embedder).search(tenant.id, [store.id, second.id], "parking opened goods", 9)
+    searcher = Searcher(catalog, lambda _: embedder)
+    hits = searcher.search(tenant.id, [store.id, second.id], "parking opened goods", 9, retrieval=DENSE)
     assert {hit.store_id for hit in hits} == {store.id, second.id}
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
 

@@ -29,6 +29,7 @@ from ryorin.digests import new_id
 from ryorin.errors import NotFound
 from ryorin.models.registry import BaseModel
 from ryorin.prompt import Prompt
+from ryorin.release import Retrieval
 from ryorin.settings import Settings
 from ryorin_index.search import Hit
 from ryorin_serve.app import Gateway
@@ -229,7 +230,7 @@ class Shelf:
         ]
 
     def search(
-        self, tenant_id: str, store_ids: Sequence[str], query: str, top_k: int, score_floor: float | None = None
+        self, tenant_id: str, store_ids: Sequence[str], query: str, top_k: int, *, retrieval: Retrieval
     ) -> list[Hit]:
         self.queries.append((tenant_id, list(store_ids), query, top_k))
         return self.hits.get(tenant_id, [])[:top_k]
