@@ -272,10 +272,14 @@ class Job(Base):
     A long piece of work. `status`: queued, running, succeeded, failed or cancelled.
 
     A worker holds a job until `lease_until`, by the database's clock, and writes only while `lease_token` is its own.
+    Of a queued job `lease_until` says before when it is not to be taken.
     """
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_tenant_idempotency", "tenant_id", "idempotency_key", unique=True),)
+    __table_args__ = (
+        Index("ix_jobs_tenant_idempotency", "tenant_id", "idempotency_key", unique=True),
+        Index("ix_jobs_status_kind", "status", "kind"),
+    )
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
     kind: Mapped[str] = mapped_column(String(32))

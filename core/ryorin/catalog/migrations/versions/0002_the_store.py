@@ -125,6 +125,7 @@ def upgrade() -> None:
     ):
         op.add_column("jobs", column)
     op.create_index("ix_jobs_tenant_idempotency", "jobs", ["tenant_id", "idempotency_key"], unique=True)
+    op.create_index("ix_jobs_status_kind", "jobs", ["status", "kind"])
 
     # Vectors were kept with their passages and nothing said of which weights they are: only the embedder's name is known.
     op.execute(

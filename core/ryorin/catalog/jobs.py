@@ -1,0 +1,203 @@
+"""
+A queue of long pieces of work in the catalog's `jobs` table, for workers in any number of processes.
+
+A worker claims a job for a lease: some seconds by the database's clock, which it extends while it works. The token of
+the lease fences every write: of a worker that was thought dead and comes back, nothing is taken. A lease that ran out
+makes the job claimable again, so a killed process costs time and nothing else.
+
+A job that is 'running' without a lease belongs to the process that wrote it (`ryorin train`) and is never claimed.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Float, and_, exists, null, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.functions import FunctionElement
+
+from ryorin.catalog.tables import Job
+from ryorin.digests import new_id
+from ryorin.errors import Conflict
+
+FINISHED = ("succeeded", "failed", "cancelled")
+
+
+class LeaseLost(Conflict):
+    """The job was cancelled, or its lease ran out and another worker has it."""
+
+
+class _NowS(FunctionElement[float]):
+    """The database's clock, in Unix seconds."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(_NowS, "sqlite")
+def _now_on_sqlite(_element: _NowS, _compiler: Any, **_options: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(_NowS, "postgresql")
+def _now_on_postgresql(_element: _NowS, _compiler: Any, **_options: Any) -> str:
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A claimed job. attempt: 1 for the first worker that has it."""
+
+    job_id: str
+    tenant_id: str
+    kind: str
+    params: dict[str, Any]
+    token: str
+    attempt: int
+
+
+def enqueue(
+    session: Session,
+    tenant_id: str,
+    kind: str,
+    params: dict[str, Any],
+    *,
+    key: str | None = None,
+    again: bool = False,
+) -> str:
+    """
+    Put a job into the queue; its id.
+
+    key: a second job of the tenant with the same key is not made, the first one's id is returned. again: if that one
+    has finished, it is queued anew, with these params and all its attempts.
+    """
+    insert = postgresql_insert if session.get_bind().dialect.name == "postgresql" else sqlite_insert
+    row = {
+        "id": new_id("job_"),
+        "tenant_id": tenant_id,
+        "kind": kind,
+        "status": "queued",
+        "params": params,
+        "created_at": time.time(),
+        "idempotency_key": key,
+        "attempts": 0,
+    }
+    made = session.scalar(insert(Job).values(**row).on_conflict_do_nothing().returning(Job.id))
+    if made is not None:
+        return made
+    mine = (Job.tenant_id == tenant_id, Job.idempotency_key == key)
+    if again:
+        _update(
+            session,
+            (*mine, Job.status.in_(FINISHED)),
+            status="queued",
+            params=params,
+            attempts=0,
+            created_at=row["created_at"],
+            result=null(),
+            error=None,
+            progress=null(),
+            finished_at=None,
+            lease_token=None,
+            lease_until=None,
+        )
+    return session.scalars(select(Job.id).where(*mine)).one()
+
+
+def claim(session: Session, kinds: Collection[str], lease_s: float) -> Lease | None:
+    """
+    The oldest job of these kinds that is queued or whose lease ran out; None when there is none.
+
+    Of several workers that claim at once each gets another job.
+    """
+    ready = and_(Job.kind.in_(kinds), _claimable())
+    if not session.scalar(select(exists().where(ready))):  # most often: and a read locks nobody out
+        return None
+    first = select(Job.id).where(ready).order_by(Job.created_at, Job.id).limit(1).with_for_update(skip_locked=True)
+    token = secrets.token_hex(16)
+    job = session.execute(
+        update(Job)
+        .where(Job.id == first.scalar_subquery())
+        .values(status="running", lease_token=token, lease_until=_NowS() + lease_s, attempts=Job.attempts + 1)
+        .returning(Job.id, Job.tenant_id, Job.kind, Job.params, Job.attempts)
+        .execution_options(synchronize_session=False)
+    ).one_or_none()
+    return None if job is None else Lease(job.id, job.tenant_id, job.kind, job.params, token, job.attempts)
+
+
+def unfinished(session: Session, kinds: Collection[str]) -> bool:
+    """Whether a job of these kinds is queued, or running under a lease."""
+    running = and_(Job.status == "running", Job.lease_until.is_not(None))
+    found = session.scalar(select(exists().where(Job.kind.in_(kinds), or_(Job.status == "queued", running))))
+    return bool(found)
+
+
+def heartbeat(session: Session, lease: Lease, lease_s: float, progress: dict[str, Any] | None = None) -> None:
+    """Hold the job for another `lease_s` seconds, and say how far it is. Raises LeaseLost."""
+    more = {} if progress is None else {"progress": progress}
+    _write(session, lease, lease_until=_NowS() + lease_s, **more)
+
+
+def finish(session: Session, lease: Lease, result: dict[str, Any] | None = None) -> None:
+    """The job succeeded. In the transaction that makes its result known, so that both happen or neither. LeaseLost."""
+    _write(session, lease, status="succeeded", result=result, error=None, finished_at=time.time(), **_NO_LEASE)
+
+
+def fail(session: Session, lease: Lease, error: str) -> None:
+    """The job failed for good. Raises LeaseLost."""
+    _write(session, lease, status="failed", error=error, finished_at=time.time(), **_NO_LEASE)
+
+
+def retry(session: Session, lease: Lease, error: str, delay_s: float) -> None:
+    """The job goes back into the queue and is not claimed before `delay_s` have passed. Raises LeaseLost."""
+    _write(session, lease, status="queued", error=error, lease_token=None, lease_until=_NowS() + delay_s)
+
+
+def release(session: Session, lease: Lease) -> None:
+    """The job goes back into the queue as if it had not been claimed: its worker is stopped. Raises LeaseLost."""
+    _write(session, lease, status="queued", attempts=lease.attempt - 1, **_NO_LEASE)
+
+
+def cancel(session: Session, tenant_id: str, keys: Sequence[str]) -> None:
+    """Cancel the tenant's jobs of these keys that have not finished; a worker that is at one loses its lease."""
+    for at in range(0, len(keys), 500):  # parameters of one statement
+        chosen = (Job.tenant_id == tenant_id, Job.idempotency_key.in_(keys[at : at + 500]))
+        _update(
+            session,
+            (*chosen, Job.status.in_(("queued", "running"))),
+            status="cancelled",
+            finished_at=time.time(),
+            **_NO_LEASE,
+        )
+
+
+_NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_until": None}
+
+
+def _claimable() -> ColumnElement[bool]:
+    """Queued and not to be waited for any longer, or left by a worker whose lease ran out."""
+    over = Job.lease_until <= _NowS()
+    return or_(
+        and_(Job.status == "queued", or_(Job.lease_until.is_(None), over)), and_(Job.status == "running", over)
+    )
+
+
+def _write(session: Session, lease: Lease, **values: Any) -> None:
+    """Change the job while the lease is ours."""
+    mine = (Job.id == lease.job_id, Job.lease_token == lease.token, Job.status == "running")
+    if not _update(session, mine, **values):
+        raise LeaseLost(f"job {lease.job_id} was cancelled, or its lease ran out and another worker took it")
+
+
+def _update(session: Session, where: tuple[ColumnElement[bool], ...], **values: Any) -> bool:
+    changed = session.scalars(
+        update(Job).where(*where).values(**values).returning(Job.id).execution_options(synchronize_session=False)
+    ).all()
+    return bool(changed)
