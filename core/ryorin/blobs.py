@@ -6,11 +6,13 @@ A blob never changes. Who needs it and when it may go is written in the catalog,
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ryorin.errors import InvalidInput, NotFound
@@ -37,26 +39,62 @@ def keep_chunks(blobs_dir: Path, chunks: Iterable[bytes]) -> tuple[str, int]:
 
     They are on the disk, under their name, when this returns. A run that is broken off leaves no blob.
     """
-    blobs_dir.mkdir(parents=True, exist_ok=True)
-    fresh = blobs_dir / f"new.{os.getpid()}.{secrets.token_hex(4)}"
-    digest = hashlib.sha256()
-    length = 0
-    try:
-        with fresh.open("wb") as handle:
-            for chunk in chunks:
-                digest.update(chunk)
-                length += len(chunk)
-                handle.write(chunk)
-            handle.flush()
-            os.fsync(handle.fileno())
-        path = blob_path(blobs_dir, digest.hexdigest())
+    with BlobWriter(blobs_dir) as writer:
+        for chunk in chunks:
+            writer.write(chunk)
+        return writer.keep(), writer.length
+
+
+class BlobWriter:
+    """A blob that is being written, piece by piece; a context manager that leaves nothing unless it was kept."""
+
+    def __init__(self, blobs_dir: Path) -> None:
+        blobs_dir.mkdir(parents=True, exist_ok=True)
+        self.length = 0
+        self._folder = blobs_dir
+        self._fresh = blobs_dir / f"new.{os.getpid()}.{secrets.token_hex(4)}"
+        self._digest = hashlib.sha256()
+        self._handle = self._fresh.open("wb")
+
+    def __enter__(self) -> BlobWriter:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._handle.close()
+        self._fresh.unlink(missing_ok=True)
+
+    def write(self, piece: bytes) -> None:
+        """Append a piece."""
+        self._digest.update(piece)
+        self.length += len(piece)
+        self._handle.write(piece)
+
+    def keep(self) -> str:
+        """Give the blob its name; it is on the disk when this returns. Its SHA-256."""
+        self._handle.flush()
+        os.fsync(self._handle.fileno())
+        path = blob_path(self._folder, self._digest.hexdigest())
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            os.replace(fresh, path)
+            os.replace(self._fresh, path)
             sync_folder(path.parent)
+        return path.name
+
+
+@contextmanager
+def keeping(blobs_dir: Path, *, alone: bool = False) -> Iterator[None]:
+    """
+    While a blob is kept and its row is written: nobody removes it in between, because who removes is `alone`.
+
+    A lock on the folder, between processes and threads.
+    """
+    blobs_dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(blobs_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
     finally:
-        fresh.unlink(missing_ok=True)
-    return digest.hexdigest(), length
+        os.close(descriptor)
 
 
 def check_blob(blobs_dir: Path, sha256: str) -> Path:

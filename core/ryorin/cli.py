@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "adapter": ("ryorin_train.cli", "adapter", "Trained adapters: list, show."),
     "release": ("ryorin.commands.release", "release", "Releases: create, list, promote, roll back."),
     "serve": ("ryorin_serve.cli", "serve", "Start vLLM and the OpenAI-compatible gateway."),
+    "worker": ("ryorin.commands.worker", "worker", "Do queued jobs: indexing of uploaded files."),
     "db": ("ryorin.commands.db", "db", "The catalog's database: upgrade its schema."),
 }
 EXTRAS = {"ryorin_index": "index", "ryorin_train": "train", "ryorin_serve": "serve"}

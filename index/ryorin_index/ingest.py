@@ -197,19 +197,21 @@ def put_document(
     incoming: Incoming,
     embed: Callable[[], Embed],
     on_batch: Callable[[int], None] = lambda embedded: None,
+    within: Callable[[Session], None] = lambda session: None,
 ) -> Outcome:
     """
     Make the store hold what `incoming` says; searches find it when this returns.
 
     embed: opens the store's embedder; called only when a text has no vector yet.
     on_batch: told after each batch how many passages of this document have been embedded.
+    within: called in the transaction that changes the document, at its end; what it raises undoes the change.
     Raises InvalidInput when it cannot be read, and what the store had of it stays; Conflict when another process put
     the same document at the same time, or the store's embedder is no longer the one that `store` says; Unavailable
     when the embedder does not answer.
     """
     for attempt in range(1, PUT_ATTEMPTS + 1):
         try:
-            return _put(catalog, store, incoming, embed, on_batch)
+            return _put(catalog, store, incoming, embed, on_batch, within)
         except VectorsGone:
             if attempt == PUT_ATTEMPTS:
                 raise
@@ -222,6 +224,7 @@ def _put(
     incoming: Incoming,
     embed: Callable[[], Embed],
     on_batch: Callable[[int], None],
+    within: Callable[[Session], None],
 ) -> Outcome:
     sha256 = sha256_bytes(incoming.data)
     counter = counter_of(catalog.settings, store)
@@ -230,6 +233,8 @@ def _put(
         before = _document(session, store, incoming.source)
         if before is not None and _same(before, incoming, sha256, chunking):
             _touch(before, incoming)
+            before.status, before.error = "completed", None
+            within(session)
             return Outcome("unchanged", before.id)
     parsed = parse_document(Path(incoming.filename), incoming.data)
     drafts = split_document(parsed, chunking, counter)
@@ -262,6 +267,7 @@ def _put(
             _swap_passages(session, store, document, drafts, generation)
             session.flush()
             require_vectors(session, store, generation)
+            within(session)
             document_id = document.id
     except IntegrityError as error:
         raise conflict from error

@@ -1,0 +1,164 @@
+"""
+Uploaded files in stores: attaching and detaching them, batches of them, and deleting a store.
+
+A file in a store is a document whose source is `file:<id>`; attaching it writes the document and puts a job into the
+queue, in one transaction (`attach_job` does it). Whoever changes a store here takes its row first, so that two requests
+for the same file follow each other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from ryorin.catalog import jobs
+from ryorin.catalog.tables import (
+    Document,
+    File,
+    FileBatch,
+    Passage,
+    Release,
+    Snapshot,
+    Source,
+    Tenant,
+    Tombstone,
+    VectorStore,
+)
+from ryorin.digests import new_id
+from ryorin.errors import Conflict
+from ryorin_index.ingest import delete_documents
+from ryorin_index.store import next_generation
+
+JOB_KIND = "index_file"
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A file for a store. attributes: None keeps those it has there. chunking: how to cut it; None is the default."""
+
+    file: File
+    attributes: dict[str, Any] | None = None
+    chunking: dict[str, Any] | None = None
+
+
+def take_store(session: Session, store: VectorStore) -> None:
+    """Note that the store is in use, and hold its row until the transaction ends."""
+    session.execute(
+        update(VectorStore)
+        .where(VectorStore.id == store.id)
+        .values(last_active_at=time.time())
+        .execution_options(synchronize_session="fetch")
+    )
+
+
+def attach(session: Session, store: VectorStore, given: Attachment, batch_id: str | None = None) -> Document:
+    """
+    Put a file into the store, to be indexed. One that is there, or on its way, and is to be cut as it was, stays.
+
+    The caller holds the store's row (`take_store`).
+    """
+    file = given.file
+    source = f"file:{file.id}"
+    document = session.scalar(select(Document).where(Document.store_id == store.id, Document.source == source))
+    if document is None:
+        document = Document(
+            id=new_id("doc_"),
+            tenant_id=store.tenant_id,
+            store_id=store.id,
+            file_id=file.id,
+            source=source,
+            filename=file.filename,
+            title=file.filename,
+            media_type="",
+            sha256="",
+            text="",
+            attributes=given.attributes or {},
+            chunking=given.chunking,
+            status="cancelled",
+        )
+        session.add(document)
+    elif given.attributes is not None:
+        set_attributes(session, store, document, given.attributes)
+    document.batch_id = batch_id or document.batch_id
+    if document.chunking != given.chunking:
+        document.chunking, document.sha256, document.status = given.chunking, "", "cancelled"
+    if document.status in ("failed", "cancelled"):
+        document.status, document.error = "in_progress", None
+        params = {"document_id": document.id}
+        jobs.cancel(session, store.tenant_id, [_key(document)])  # one that is at work on what was asked before
+        jobs.enqueue(session, store.tenant_id, JOB_KIND, params, key=_key(document), again=True)
+    session.flush()
+    return document
+
+
+def set_attributes(session: Session, store: VectorStore, document: Document, attributes: dict[str, Any]) -> None:
+    """Give a document other attributes; the next search filters by them."""
+    if document.attributes != attributes:
+        document.attributes = attributes
+        document.generation, document.updated_at = next_generation(session, store), time.time()
+
+
+def detach(session: Session, store: VectorStore, documents: Sequence[Document]) -> None:
+    """Take documents out of the store; searches stop finding them at once, and what indexes them now ends."""
+    jobs.cancel(session, store.tenant_id, [_key(document) for document in documents])
+    delete_documents(session, store, documents)
+
+
+def attach_batch(session: Session, store: VectorStore, given: Sequence[Attachment], batch_id: str) -> FileBatch:
+    """Attach files in one go."""
+    batch = FileBatch(id=batch_id, tenant_id=store.tenant_id, store_id=store.id)
+    session.add(batch)
+    session.flush()
+    for each in given:
+        attach(session, store, each, batch.id)
+    return batch
+
+
+def cancel_batch(session: Session, batch: FileBatch) -> None:
+    """Cancel what of the batch is not indexed yet."""
+    waiting = session.scalars(
+        select(Document).where(
+            Document.tenant_id == batch.tenant_id, Document.batch_id == batch.id, Document.status == "in_progress"
+        )
+    ).all()
+    jobs.cancel(session, batch.tenant_id, [_key(document) for document in waiting])
+    for document in waiting:
+        document.status = "cancelled"
+    if batch.cancelled_at is None:
+        batch.cancelled_at = time.time()
+
+
+def delete_store(session: Session, store: VectorStore) -> list[str]:
+    """
+    Delete a store with all that is in it; the digests of blobs that were its own.
+
+    Raises Conflict when the tenant's live release answers from it.
+    """
+    next_generation(session, store)  # holds its row: who adds a document waits, and finds no store
+    live = session.scalar(
+        select(Release).join(Tenant, Tenant.live_release_id == Release.id).where(Tenant.id == store.tenant_id)
+    )
+    if live is not None and store.id in live.store_ids:
+        raise Conflict(
+            f"Vector store '{store.id}' is what the live release (version {live.version}) answers from; promote one "
+            "without it first.",
+            code="vector_store_in_use",
+            param="vector_store_id",
+        )
+    documents = session.scalars(select(Document.id).where(Document.store_id == store.id)).all()
+    jobs.cancel(session, store.tenant_id, [f"{JOB_KIND}:{document_id}" for document_id in documents])
+    blobs = list(session.scalars(select(Snapshot.sha256).where(Snapshot.store_id == store.id)))
+    for table in (Passage, Tombstone, Document, FileBatch, Source, Snapshot):
+        session.execute(delete(table).where(table.store_id == store.id).execution_options(synchronize_session=False))
+    session.delete(store)
+    session.flush()
+    return blobs
+
+
+def _key(document: Document) -> str:
+    return f"{JOB_KIND}:{document.id}"
