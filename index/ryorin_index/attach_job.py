@@ -70,7 +70,10 @@ class IndexFile:
             code = error.code if error.code in ERROR_CODES else "invalid_file"
             message = error.message
         else:
-            code, message = "server_error", f"The server could not index the file; its log has more under {lease.job_id}."
+            code, message = (
+                "server_error",
+                f"The server could not index the file; its log has more under {lease.job_id}.",
+            )
         document.status, document.error = "failed", {"code": code, "message": message}
 
     def _find(self, lease: Lease) -> tuple[Document, VectorStore, File] | None:
@@ -92,7 +95,5 @@ def index_file(catalog: Catalog) -> IndexFile:
     return IndexFile(catalog)
 
 
-def _mine(lease: Lease) -> Select[tuple[Document]]:
-    return select(Document).where(
-        Document.id == lease.params["document_id"], Document.tenant_id == lease.tenant_id
-    )
+def _mine(lease: Lease) -> Select[Document]:
+    return select(Document).where(Document.id == lease.params["document_id"], Document.tenant_id == lease.tenant_id)

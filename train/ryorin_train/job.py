@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ryorin.blobs import keeping
 from ryorin.digests import digest_of, new_id
 from ryorin.errors import InvalidInput, RowError
 from ryorin_train import TRAINER_VERSION
@@ -131,7 +132,7 @@ def run_sft(
     if not training:
         raise RowError(data.name, 1, "no row is left for training")
 
-    with catalog.session() as session:
+    with keeping(settings.blobs_dir), catalog.session() as session:
         dataset = keep_dataset(session, settings, tenant, data.name, dataset_bytes(examples))
     params = {"base": base.name, "dataset": dataset.id, "recipe": recipe.spec(), "run_digest": run_digest}
     with _job(catalog, tenant.id, "sft", params) as (job_id, folder):

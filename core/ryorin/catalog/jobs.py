@@ -89,7 +89,7 @@ def enqueue(
         "idempotency_key": key,
         "attempts": 0,
     }
-    made = session.scalar(insert(Job).values(**row).on_conflict_do_nothing().returning(Job.id))
+    made: str | None = session.scalar(insert(Job).values(**row).on_conflict_do_nothing().returning(Job.id))
     if made is not None:
         return made
     mine = (Job.tenant_id == tenant_id, Job.idempotency_key == key)
@@ -184,9 +184,7 @@ _NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_until": None}
 def _claimable() -> ColumnElement[bool]:
     """Queued and not to be waited for any longer, or left by a worker whose lease ran out."""
     over = Job.lease_until <= _NowS()
-    return or_(
-        and_(Job.status == "queued", or_(Job.lease_until.is_(None), over)), and_(Job.status == "running", over)
-    )
+    return or_(and_(Job.status == "queued", or_(Job.lease_until.is_(None), over)), and_(Job.status == "running", over))
 
 
 def _write(session: Session, lease: Lease, **values: Any) -> None:
