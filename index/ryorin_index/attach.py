@@ -1,5 +1,5 @@
 """
-Uploaded files in stores: attaching and detaching them, batches of them, and deleting a store.
+Uploaded files in stores: attaching and detaching them, and batches of them.
 
 A file in a store is a document whose source is `file:<id>`; attaching it writes the document and puts a job into the
 queue, in one transaction (`attach_job` does it). Whoever changes a store here takes its row first, so that two requests
@@ -13,24 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from ryorin.catalog import jobs
-from ryorin.catalog.tables import (
-    Document,
-    File,
-    FileBatch,
-    Passage,
-    Release,
-    Snapshot,
-    Source,
-    Tenant,
-    Tombstone,
-    VectorStore,
-)
+from ryorin.catalog.tables import Document, File, FileBatch, VectorStore
 from ryorin.digests import new_id
-from ryorin.errors import Conflict
+from ryorin_index.chunking import Chunking
 from ryorin_index.ingest import delete_documents
 from ryorin_index.store import next_generation
 
@@ -39,11 +28,11 @@ JOB_KIND = "index_file"
 
 @dataclass(frozen=True)
 class Attachment:
-    """A file for a store. attributes: None keeps those it has there. chunking: how to cut it; None is the default."""
+    """A file for a store. attributes, chunking: what searches filter by and how to cut it; None keeps what it has."""
 
     file: File
     attributes: dict[str, Any] | None = None
-    chunking: dict[str, Any] | None = None
+    chunking: Chunking | None = None
 
 
 def take_store(session: Session, store: VectorStore) -> None:
@@ -78,18 +67,17 @@ def attach(session: Session, store: VectorStore, given: Attachment, batch_id: st
             sha256="",
             text="",
             attributes=given.attributes or {},
-            chunking=given.chunking,
+            own_attributes={},
             status="cancelled",
         )
         session.add(document)
     elif given.attributes is not None:
         set_attributes(session, store, document, given.attributes)
     document.batch_id = batch_id or document.batch_id
-    if document.chunking != given.chunking:
-        document.chunking, document.sha256, document.status = given.chunking, "", "cancelled"
-    if document.status in ("failed", "cancelled"):
+    chunking = None if given.chunking is None else given.chunking.to_json()
+    if document.status in ("failed", "cancelled") or (chunking is not None and chunking != document.chunking):
         document.status, document.error = "in_progress", None
-        params = {"document_id": document.id}
+        params = {"document_id": document.id, "chunking": chunking}
         jobs.cancel(session, store.tenant_id, [_key(document)])  # one that is at work on what was asked before
         jobs.enqueue(session, store.tenant_id, JOB_KIND, params, key=_key(document), again=True)
     session.flush()
@@ -97,7 +85,8 @@ def attach(session: Session, store: VectorStore, given: Attachment, batch_id: st
 
 
 def set_attributes(session: Session, store: VectorStore, document: Document, attributes: dict[str, Any]) -> None:
-    """Give a document other attributes; the next search filters by them."""
+    """Give a document other attributes, over those it says of itself; the next search filters by them."""
+    attributes = document.own_attributes | attributes
     if document.attributes != attributes:
         document.attributes = attributes
         document.generation, document.updated_at = next_generation(session, store), time.time()
@@ -131,33 +120,6 @@ def cancel_batch(session: Session, batch: FileBatch) -> None:
         document.status = "cancelled"
     if batch.cancelled_at is None:
         batch.cancelled_at = time.time()
-
-
-def delete_store(session: Session, store: VectorStore) -> list[str]:
-    """
-    Delete a store with all that is in it; the digests of blobs that were its own.
-
-    Raises Conflict when the tenant's live release answers from it.
-    """
-    next_generation(session, store)  # holds its row: who adds a document waits, and finds no store
-    live = session.scalar(
-        select(Release).join(Tenant, Tenant.live_release_id == Release.id).where(Tenant.id == store.tenant_id)
-    )
-    if live is not None and store.id in live.store_ids:
-        raise Conflict(
-            f"Vector store '{store.id}' is what the live release (version {live.version}) answers from; promote one "
-            "without it first.",
-            code="vector_store_in_use",
-            param="vector_store_id",
-        )
-    documents = session.scalars(select(Document.id).where(Document.store_id == store.id)).all()
-    jobs.cancel(session, store.tenant_id, [f"{JOB_KIND}:{document_id}" for document_id in documents])
-    blobs = list(session.scalars(select(Snapshot.sha256).where(Snapshot.store_id == store.id)))
-    for table in (Passage, Tombstone, Document, FileBatch, Source, Snapshot):
-        session.execute(delete(table).where(table.store_id == store.id).execution_options(synchronize_session=False))
-    session.delete(store)
-    session.flush()
-    return blobs
 
 
 def _key(document: Document) -> str:

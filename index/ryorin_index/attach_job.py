@@ -19,6 +19,7 @@ from ryorin.catalog.jobs import Lease
 from ryorin.catalog.tables import Document, File, VectorStore
 from ryorin.errors import InvalidInput
 from ryorin.worker import Work
+from ryorin_index.chunking import chunking_from_json
 from ryorin_index.embed import Embed, open_embedder
 from ryorin_index.ingest import Incoming, put_document
 from ryorin_index.store import embedder_of
@@ -47,11 +48,13 @@ class IndexFile:
                 work.finish(session)
             return
         document, store, file = found
+        chunking = work.lease.params.get("chunking")
         incoming = Incoming(
             source=document.source,
             filename=file.filename,
             data=check_blob(self._catalog.settings.blobs_dir, file.sha256).read_bytes(),
             file_id=file.id,
+            chunking=None if chunking is None else chunking_from_json(chunking),
         )
 
         def on_batch(embedded: int) -> None:

@@ -19,8 +19,10 @@ from ryorin.catalog.files import remove_unneeded_blobs
 from ryorin.catalog.tables import Document, File, Job, Passage, Tenant, VectorStore
 from ryorin.digests import new_id
 from ryorin.worker import Worker
-from ryorin_index.attach import Attachment, attach, attach_batch, cancel_batch, delete_store, detach, take_store
+from ryorin_index.attach import Attachment, attach, attach_batch, cancel_batch, detach, take_store
 from ryorin_index.attach_job import IndexFile
+from ryorin_index.chunking import Chunking
+from ryorin_index.purge import delete_store
 from ryorin_index.search import Searcher
 
 RETURNS = b"# Returns\n\nUnopened goods go back within 30 days.\n"
@@ -175,11 +177,24 @@ def test_a_store_is_deleted_with_all_that_is_in_it(catalog, tenant, store, embed
     put(catalog, store, file)
     work(catalog, embedder)
     put(catalog, store, put_file(catalog, tenant, "late.md", b"late"))
+    delete_store(catalog, store)
+    assert work(catalog, embedder).tally.failed == 0
     with catalog.session() as session:
-        assert delete_store(session, session.merge(store)) == []
         for table in (VectorStore, Document, Passage):
             assert session.scalar(select(func.count()).select_from(table)) == 0
-        assert set(session.scalars(select(Job.status))) == {"succeeded", "cancelled"}
+        assert set(session.scalars(select(Job.status))) == {"succeeded"}
+
+
+def test_a_file_is_cut_anew_when_it_is_to_be_cut_otherwise(catalog, tenant, store, embedder):
+    file = put_file(catalog, tenant, "long.md", " ".join(f"Sentence number {n} is here." for n in range(80)).encode())
+    put(catalog, store, file, chunking=Chunking(200, 0))
+    work(catalog, embedder)
+    few = passages(catalog, store)
+    waiting = put(catalog, store, file, chunking=Chunking(100, 0))
+    assert (waiting.status, passages(catalog, store)) == ("in_progress", few)
+    work(catalog, embedder)
+    assert passages(catalog, store) > few
+    assert put(catalog, store, file).status == "completed"
 
 
 def test_a_blob_goes_with_the_last_row_that_needs_it(catalog, tenant):
