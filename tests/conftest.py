@@ -21,7 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
+hypothesis_settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+hypothesis_settings.load_profile("untimed")
 os.environ.update(HF_HUB_OFFLINE="1", DO_NOT_TRACK="1", VLLM_NO_USAGE_STATS="1")
 for variable in ("RYORIN_HOME", "RYORIN_DATABASE_URL", "RYORIN_PEPPER", "RYORIN_TENANT"):
     os.environ.pop(variable, None)
