@@ -14,6 +14,7 @@ import click
 from ryorin.catalog.tenants import get_tenant
 from ryorin.commands.common import catalog_session, json_option, opened_catalog, print_json, say, tenant_option
 from ryorin.errors import InvalidInput
+from ryorin.release import SEARCH_MODES, Retrieval
 from ryorin_index.store import get_store
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from ryorin_index.evaluate import Judged, Scores
 
-MODES = ("dense", "lexical", "hybrid")
 DEFAULT_K = 10
 DEFAULT_DRAFTS = 100
 
@@ -31,9 +31,9 @@ DEFAULT_DRAFTS = 100
 @click.option("--cases", "cases_file", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @tenant_option
 @click.option("--k", default=DEFAULT_K, show_default=True, type=click.IntRange(1, 50), help="Passages that count.")
-@click.option("--mode", "modes", multiple=True, type=click.Choice(MODES), help="Only these ways; all unless given.")
-@click.option("--snapshot", metavar="NAME", help="Evaluate the store as it was in this snapshot.")
-@click.option("--embedder", metavar="NAME", help="Evaluate the passages under another embedder.")
+@click.option(
+    "--mode", "modes", multiple=True, type=click.Choice(SEARCH_MODES), help="Only these ways; all unless given."
+)
 @click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Keep the run as FILE, to compare with.")
 @click.option(
     "--baseline", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A kept run to compare with."
@@ -45,8 +45,6 @@ def evaluate(
     tenant_name: str,
     k: int,
     modes: tuple[str, ...],
-    snapshot: str | None,
-    embedder: str | None,
     save: Path | None,
     baseline: Path | None,
     as_json: bool,
@@ -55,7 +53,8 @@ def evaluate(
     Measure how well a store's search finds the passages that answer questions.
 
     recall@k, MRR and nDCG with 95% intervals, for search by meaning, by words and by both, each by language. Two runs
-    on the same cases are compared pair by pair: two generations (--snapshot), two embedders, before and after a change.
+    on the same cases are compared pair by pair, whatever lies between them: two generations of a store, two stores of
+    the same documents with different embedders.
 
     \b
     A case is a line of JSON:
@@ -67,29 +66,32 @@ def evaluate(
     """
     from ryorin_index.evaluate import evaluate as run
     from ryorin_index.evaluate import judge, load_cases, summarise
-    from ryorin_index.variant import opened_variant
+    from ryorin_index.search import Searcher
 
     cases = load_cases(cases_file)
     before = _read_run(baseline) if baseline else None
     with opened_catalog() as catalog:
         with catalog.session() as session:
             chosen = get_store(session, get_tenant(session, tenant_name), store)
-        with opened_variant(catalog, chosen, snapshot=snapshot, embedder=embedder, on_event=say) as variant:
-            with variant.catalog.session() as session:
-                judged, unmatched = judge(session, variant.store, cases)
-            if not judged:
-                raise InvalidInput(
-                    f"no place of the {len(cases)} cases has a passage in store {store!r}; is the document's file name "
-                    "right, and do its heading and quote stand in it? 'ryorin index documents' lists the names"
-                )
-            scores = run(judged, variant.search(k), modes or MODES, k, _progress())
+            judged, unmatched = judge(session, chosen, cases)
+        if not judged:
+            raise InvalidInput(
+                f"no place of the {len(cases)} cases has a passage in store {store!r}; is the document's file name right, "
+                "and do its heading and quote stand in it? 'ryorin index documents' lists the names"
+            )
+        searcher = Searcher(catalog)
+
+        def search(question: str, mode: str) -> list[int]:
+            hits = searcher.search(chosen.tenant_id, [chosen.id], question, retrieval=Retrieval(top_k=k, mode=mode))
+            return [hit.passage_id for hit in hits]
+
+        scores = run(judged, search, modes or SEARCH_MODES, k, _progress())
     rows = summarise(judged, scores)
     result: dict[str, Any] = {
         "store": store,
         "k": k,
-        "generation": variant.store.generation,
-        "embedder": variant.store.embedder,
-        "snapshot": snapshot,
+        "generation": chosen.generation,
+        "embedder": chosen.embedder,
         "cases": len(cases),
         "unmatched": [case.question for case in unmatched],
         "rows": rows,
