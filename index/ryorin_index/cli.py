@@ -23,6 +23,7 @@ from ryorin.commands.common import (
 from ryorin.models.registry import DEFAULT_EMBEDDER, get_embedder
 from ryorin_index.chunking import DEFAULT_MAX_TOKENS, DEFAULT_OVERLAP_TOKENS, MAX_TOKENS, MIN_TOKENS, make_chunking
 from ryorin_index.commands import store as store_commands
+from ryorin_index.commands.evaluate import draft_cases, evaluate
 from ryorin_index.commands.snapshots import rollback, snapshot, snapshots
 from ryorin_index.commands.stores import delete, purge
 from ryorin_index.commands.stores import embedder as embedder_command
@@ -261,5 +262,5 @@ def _show_report(report: Report) -> None:
         say(printable(f"error: {reason}  ({path})"))
 
 
-for command in (snapshot, snapshots, rollback, embedder_command, purge, delete):
+for command in (snapshot, snapshots, rollback, embedder_command, purge, delete, evaluate, draft_cases):
     index.add_command(command)

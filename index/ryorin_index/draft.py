@@ -104,8 +104,8 @@ def _in_turns(candidates: Sequence[_Candidate], draw: random.Random, count: int)
     by_document: dict[str, list[_Candidate]] = {}
     for candidate in candidates:
         by_document.setdefault(candidate.filename, []).append(candidate)
-    for piles in by_document.values():
-        draw.shuffle(piles)
+    for pile in by_document.values():
+        draw.shuffle(pile)
     piles = list(by_document.values())
     draw.shuffle(piles)
     turns = max(map(len, piles))

@@ -132,7 +132,7 @@ def judge(session: Session, store: VectorStore, cases: Sequence[Case]) -> tuple[
     )
     for row in rows:
         for name in {row.source, row.filename}:
-            passages.setdefault(name, []).append(tuple(row))
+            passages.setdefault(name, []).append((row.id, row.source, row.filename, row.heading, row.text))
     judged, unmatched = [], []
     for case in cases:
         places = tuple(

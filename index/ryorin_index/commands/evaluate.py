@@ -76,8 +76,8 @@ def evaluate(
             judged, unmatched = judge(session, chosen, cases)
         if not judged:
             raise InvalidInput(
-                f"no place of the {len(cases)} cases has a passage in store {store!r}; is the document's file name right, "
-                "and do its heading and quote stand in it? 'ryorin index documents' lists the names"
+                f"no place of the {len(cases)} cases has a passage in store {store!r}; is the document's file name "
+                "right, and do its heading and quote stand in it? 'ryorin index documents' lists the names"
             )
         searcher = Searcher(catalog)
 
