@@ -30,9 +30,9 @@ from ryorin.release import SEARCH_MODES, Retrieval
 from ryorin.settings import Settings
 from ryorin_index.embed import open_embedder
 from ryorin_index.evaluate import Case, Place, Scores, compare, evaluate, interval, judge
-from ryorin_index.ingest import add_paths
 from ryorin_index.search import Searcher
 from ryorin_index.store import create_store, get_store
+from ryorin_index.sync import add_paths
 
 DATA = Path(__file__).parent / "data" / "debian-reference.jsonl"
 TENANT = "bench"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -24,18 +23,14 @@ from ryorin.models.registry import DEFAULT_EMBEDDER, get_embedder
 from ryorin_index.chunking import DEFAULT_MAX_TOKENS, DEFAULT_OVERLAP_TOKENS, MAX_TOKENS, MIN_TOKENS, make_chunking
 from ryorin_index.commands import store as store_commands
 from ryorin_index.commands.evaluate import draft_cases, evaluate
+from ryorin_index.commands.progress import progress_line, show_report
 from ryorin_index.commands.snapshots import rollback, snapshot, snapshots
+from ryorin_index.commands.sources import source, sync
 from ryorin_index.commands.stores import delete, purge
 from ryorin_index.commands.stores import embedder as embedder_command
 from ryorin_index.store import create_store, embedder_of, get_store, list_documents, list_stores, store_counts
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ryorin_index.ingest import Progress, Report
-
 DEFAULT_TOP_K = 5
-PIPED_PROGRESS_S = 10.0
 
 
 @click.group()
@@ -139,19 +134,19 @@ def add(store: str, paths: tuple[Path, ...], tenant_name: str, as_json: bool) ->
     Example: ryorin index add handbook ./documents --tenant support
     """
     from ryorin_index.embed import open_embedder
-    from ryorin_index.ingest import add_paths
     from ryorin_index.maintenance import maintain_quietly
+    from ryorin_index.sync import add_paths
 
     with opened_catalog() as catalog:
         with catalog.session() as session:
             chosen = get_store(session, get_tenant(session, tenant_name), store)
         embedder = embedder_of(catalog.settings, chosen)
-        report = add_paths(catalog, chosen, paths, lambda: open_embedder(embedder), _progress_line())
+        report = add_paths(catalog, chosen, paths, lambda: open_embedder(embedder), progress_line())
         maintain_quietly(catalog, chosen)
     if as_json:
         print_json(asdict(report))
     else:
-        _show_report(report)
+        show_report(report)
     if report.failed:
         sys.exit(2)
 
@@ -225,42 +220,5 @@ def search(store: str, query: str, tenant_name: str, top_k: int, as_json: bool) 
         click.echo("       " + hit.text.replace("\n", "\n       "))
 
 
-def _progress_line() -> Callable[[Progress], None]:
-    """Shows progress: one line that is written over on a terminal, a line now and then where it is piped."""
-    said_s = 0.0
-
-    def show(progress: Progress) -> None:
-        nonlocal said_s
-        finished = progress.done == progress.total
-        rate = progress.done / progress.seconds if progress.seconds else 0.0
-        left = f", {(progress.total - progress.done) / rate:.0f} s left" if rate and not finished else ""
-        line = f"{progress.done}/{progress.total} files, {progress.embedded} passages embedded{left}"
-        if sys.stderr.isatty():
-            tail = "\n" if finished else f"  {printable(progress.filename)}"
-            click.echo(f"\r\x1b[K{line}{tail}", err=True, nl=False)
-        elif finished or progress.seconds - said_s >= PIPED_PROGRESS_S:
-            said_s = progress.seconds
-            say(line)
-
-    return show
-
-
-def _show_report(report: Report) -> None:
-    parts = [
-        f"{len(names)} {what}"
-        for what, names in (
-            ("added", report.added),
-            ("changed", report.changed),
-            ("unchanged", report.unchanged),
-            ("of other formats passed over", report.skipped),
-            ("failed", report.failed),
-        )
-        if names
-    ]
-    say(f"{', '.join(parts) or 'no files found'}; {report.embedded} passages embedded in {report.seconds:.1f} s")
-    for path, reason in report.failed:
-        say(printable(f"error: {reason}  ({path})"))
-
-
-for command in (snapshot, snapshots, rollback, embedder_command, purge, delete, evaluate, draft_cases):
+for command in (source, sync, snapshot, snapshots, rollback, embedder_command, purge, delete, evaluate, draft_cases):
     index.add_command(command)

@@ -9,12 +9,10 @@ interrupted run has lost nothing: run it again.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,18 +23,16 @@ from sqlalchemy.orm import Session
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Document, Passage, Tombstone, VectorStore
 from ryorin.digests import new_id, sha256_bytes
-from ryorin.errors import Conflict, InvalidInput, NotFound, Unavailable
+from ryorin.errors import Conflict, InvalidInput, NotFound, RyorinError
 from ryorin_index.chunking import Chunking, chunking_from_json, default_chunking
 from ryorin_index.counting import TokenCounter, counter_of
 from ryorin_index.embed import Embed
 from ryorin_index.language import document_language
-from ryorin_index.members import open_incoming, vanished_members
-from ryorin_index.parse import CONTAINERS, MEDIA_TYPES, parse_document
+from ryorin_index.parse import ParsedDocument, parse_document
 from ryorin_index.passages import PassageDraft, split_document
 from ryorin_index.store import next_generation
 from ryorin_index.vectors import LOOKUP_BATCH, VectorsGone, embed_missing, require_vectors
 
-MAX_FILE_BYTES = 512 * 1024 * 1024  # the limit of OpenAI's files API
 PUT_ATTEMPTS = 10  # with a purge that never rests, 3 were too few
 
 
@@ -71,124 +67,21 @@ class Outcome:
     embedded: int = 0
 
 
-@dataclass
-class Report:
-    """What a run of `add_paths` did. failed: (file, reason)."""
-
-    added: list[str] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)
-    unchanged: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    passages: int = 0
-    embedded: int = 0
-    seconds: float = 0.0
-
-
 @dataclass(frozen=True)
-class Progress:
-    """
-    After each file, and after each batch of passages within one: how many of all files are done, passages embedded so
-    far, seconds since the start.
-    """
+class Prepared:
+    """A document that was read and cut, not yet written. before: the digest of what the store has of it."""
 
-    done: int
-    total: int
-    filename: str
-    embedded: int
-    seconds: float
+    incoming: Incoming
+    sha256: str
+    before: str | None
+    parsed: ParsedDocument
+    chunking: Chunking
+    drafts: Sequence[PassageDraft]
 
-
-def find_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """
-    The files that `paths` name, folders searched through: (those of a supported format, the others found in folders).
-
-    Hidden files and folders, and links inside folders, are passed over. Raises InvalidInput for a path that does not
-    exist and OSError for a folder that may not be read; a file that is named itself is taken whatever its format, so
-    that its error is reported.
-    """
-    files: dict[Path, None] = {}
-    skipped: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            for found in sorted(_walk(path)):
-                if found.suffix.lower() in MEDIA_TYPES:
-                    files[found.resolve()] = None
-                else:
-                    skipped.append(found)
-        elif path.is_file():
-            files[path.resolve()] = None
-        else:
-            raise InvalidInput(f"{path}: no such file or folder", param="path")
-    return list(files), skipped
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """The files below a folder that are neither hidden nor links."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    for place, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = Path(place, name)
-            if not name.startswith(".") and not path.is_symlink() and path.is_file():
-                yield path
-
-
-def add_paths(
-    catalog: Catalog,
-    store: VectorStore,
-    paths: Sequence[Path],
-    embedder: Callable[[], Embed],
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-) -> Report:
-    """
-    Make the store hold what the files at `paths` say now. Every file is a transaction of its own.
-
-    embedder: opens the store's embedder; called only when something must be embedded.
-    A file that cannot be read is reported in `failed` and keeps the passages it had. An embedder or a database that
-    does not answer ends the run: it would fail for every file.
-    """
-    started = time.monotonic()
-    files, skipped = find_files(paths)
-    report = Report(skipped=[path.name for path in skipped])
-    opened: list[Embed] = []
-
-    def embed() -> Embed:
-        if not opened:
-            opened.append(embedder())
-        return opened[0]
-
-    def tell(path: Path, done: int, embedded: int) -> None:
-        on_progress(Progress(done, len(files), path.name, embedded, time.monotonic() - started))
-
-    for done, path in enumerate(files, start=1):
-        try:
-            opened_file = open_incoming(_read(path))
-        except (InvalidInput, OSError) as error:
-            report.failed.append((str(path), str(error)))
-            tell(path, done, report.embedded)
-            continue
-        report.failed += opened_file.refused
-        report.skipped += [Path(source).name for source in opened_file.skipped]
-        for incoming in opened_file.documents:
-            on_batch = partial(_tell_batch, partial(tell, path, done - 1), report.embedded)
-            try:
-                outcome = put_document(catalog, store, incoming, embed, on_batch)
-            except Unavailable:
-                raise
-            except (InvalidInput, Conflict) as error:
-                report.failed.append((incoming.source, str(error)))
-            else:
-                getattr(report, outcome.change).append(incoming.filename)
-                report.passages += outcome.passages
-                report.embedded += outcome.embedded
-        _remove_vanished(catalog, store, path, opened_file.sources)
-        tell(path, done, report.embedded)
-    report.seconds = round(time.monotonic() - started, 3)
-    return report
+    @property
+    def texts(self) -> dict[str, str]:
+        """What is embedded, by digest."""
+        return {draft.sha256(self.parsed.title): draft.embedded_text(self.parsed.title) for draft in self.drafts}
 
 
 def put_document(
@@ -209,23 +102,23 @@ def put_document(
     the same document at the same time, or the store's embedder is no longer the one that `store` says; Unavailable
     when the embedder does not answer.
     """
-    for attempt in range(1, PUT_ATTEMPTS + 1):
-        try:
-            return _put(catalog, store, incoming, embed, on_batch, within)
-        except VectorsGone:
-            if attempt == PUT_ATTEMPTS:
-                raise
-    raise AssertionError("not reached")
+    prepared = prepare_document(catalog, store, incoming, within)
+    if isinstance(prepared, Outcome):
+        return prepared
+    return finish_document(catalog, store, prepared, embed, on_batch, within)
 
 
-def _put(
+def prepare_document(
     catalog: Catalog,
     store: VectorStore,
     incoming: Incoming,
-    embed: Callable[[], Embed],
-    on_batch: Callable[[int], None],
-    within: Callable[[Session], None],
-) -> Outcome:
+    within: Callable[[Session], None] = lambda session: None,
+) -> Prepared | Outcome:
+    """
+    Read and cut a document; one that the store has just so needs no more, and its outcome is returned.
+
+    Raises InvalidInput when it cannot be read.
+    """
     sha256 = sha256_bytes(incoming.data)
     counter = counter_of(catalog.settings, store)
     chunking = incoming.chunking or store_chunking(store, counter)
@@ -238,13 +131,40 @@ def _put(
             return Outcome("unchanged", before.id)
     parsed = parse_document(Path(incoming.filename), incoming.data)
     drafts = split_document(parsed, chunking, counter)
-    embedded = _embed_missing(catalog, store, drafts, parsed.title, embed, on_batch)
+    return Prepared(replace(incoming, data=b""), sha256, before.sha256 if before else None, parsed, chunking, drafts)
+
+
+def finish_document(
+    catalog: Catalog,
+    store: VectorStore,
+    prepared: Prepared,
+    embed: Callable[[], Embed],
+    on_batch: Callable[[int], None] = lambda embedded: None,
+    within: Callable[[Session], None] = lambda session: None,
+) -> Outcome:
+    """Embed what has no vector yet and put the document in place of what the store has. Raises as `put_document`."""
+    embedded = 0
+    for attempt in range(1, PUT_ATTEMPTS + 1):
+        embedded += embed_missing(catalog, store, prepared.texts, embed, on_batch)
+        try:
+            return _write(catalog, store, prepared, embedded, within)
+        except VectorsGone:
+            if attempt == PUT_ATTEMPTS:
+                raise
+    raise AssertionError("not reached")
+
+
+def _write(
+    catalog: Catalog, store: VectorStore, prepared: Prepared, embedded: int, within: Callable[[Session], None]
+) -> Outcome:
+    """Swap what the store has of a document for what was prepared, in one transaction."""
+    incoming, parsed, drafts = prepared.incoming, prepared.parsed, prepared.drafts
     conflict = Conflict(f"{incoming.filename} was indexed by another process at the same time; run the command again")
     try:
         with catalog.session() as session:
             generation = next_generation(session, store)
             document = _document(session, store, incoming.source)
-            if (document.sha256 if document else None) != (before.sha256 if before else None):
+            if (document.sha256 if document else None) != prepared.before:
                 raise conflict
             if document is None:
                 document = Document(
@@ -259,8 +179,8 @@ def _put(
             _touch(document, incoming)
             _set_attributes(document, parsed.attributes, incoming.attributes)
             document.title, document.media_type, document.text = parsed.title, parsed.media_type, parsed.text
-            document.language, document.chunking = document_language(parsed.text), chunking.to_json()
-            document.sha256, document.status, document.error = sha256, "completed", None
+            document.language, document.chunking = document_language(parsed.text), prepared.chunking.to_json()
+            document.sha256, document.status, document.error = prepared.sha256, "completed", None
             document.generation, document.updated_at = generation, time.time()
             document.usage_bytes = len(parsed.text.encode()) + 4 * store.dimensions * len(drafts)
             session.flush()
@@ -271,7 +191,33 @@ def _put(
             document_id = document.id
     except IntegrityError as error:
         raise conflict from error
-    return Outcome("added" if before is None else "changed", document_id, len(drafts), embedded)
+    return Outcome("added" if prepared.before is None else "changed", document_id, len(drafts), embedded)
+
+
+def rename_document(session: Session, store: VectorStore, document_id: str, incoming: Incoming) -> None:
+    """
+    Give a document another source and file name; its passages, their ids and its title stay.
+
+    Raises NotFound when it is gone, Conflict when another document has that source.
+    """
+    generation = next_generation(session, store)
+    document = session.get(Document, document_id)
+    if document is None or document.store_id != store.id:
+        raise NotFound(f"document {document_id} of store {store.name!r} is gone; run the command again")
+    if _document(session, store, incoming.source) is not None:
+        raise Conflict(f"{incoming.filename} was indexed by another process at the same time; run the command again")
+    document.source, document.generation, document.updated_at = incoming.source, generation, time.time()
+    document.status, document.error = "completed", None
+    _touch(document, incoming)
+    _set_attributes(document, document.own_attributes, incoming.attributes)
+
+
+def fail_document(session: Session, store: VectorStore, source: str, error: RyorinError) -> None:
+    """Note why the last attempt at a document failed, when the store has it; its passages stay."""
+    document = _document(session, store, source)
+    if document is not None:
+        document.status = "failed"
+        document.error = {"code": error.code or "server_error", "message": error.message}
 
 
 def store_chunking(store: VectorStore, counter: TokenCounter) -> Chunking:
@@ -320,27 +266,6 @@ def remove_documents(catalog: Catalog, store: VectorStore, names: Sequence[str])
         chosen = list(dict.fromkeys(chosen))
         delete_documents(session, store, chosen)
         return [document.source for document in chosen]
-
-
-def _remove_vanished(catalog: Catalog, store: VectorStore, path: Path, present: set[str]) -> None:
-    if path.suffix.lower() not in CONTAINERS:
-        return
-    with catalog.session() as session:
-        if gone := vanished_members(session, store, str(path), present):
-            delete_documents(session, store, gone)
-
-
-def _tell_batch(tell: Callable[[int], None], before: int, embedded: int) -> None:
-    tell(before + embedded)
-
-
-def _read(path: Path) -> Incoming:
-    if not _is_text(str(path)):
-        raise InvalidInput(f"{path.name} has a name that is not UTF-8; rename it", code="invalid_file")
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise InvalidInput(f"{path.name} has {size:,} bytes, the limit is {MAX_FILE_BYTES:,}", code="invalid_file")
-    return Incoming(source=str(path), filename=path.name, data=path.read_bytes())
 
 
 def _document(session: Session, store: VectorStore, source: str) -> Document | None:
@@ -420,25 +345,3 @@ def bury_passages(session: Session, store: VectorStore, passage_ids: Sequence[in
         batch = passage_ids[at : at + LOOKUP_BATCH]
         session.add_all(Tombstone(passage_id=gone, store_id=store.id, generation=generation) for gone in batch)
         session.execute(delete(Passage).where(Passage.id.in_(batch)).execution_options(synchronize_session="fetch"))
-
-
-def _embed_missing(
-    catalog: Catalog,
-    store: VectorStore,
-    drafts: Sequence[PassageDraft],
-    title: str,
-    embed: Callable[[], Embed],
-    on_batch: Callable[[int], None],
-) -> int:
-    """Give every draft's text a vector; each batch is kept as soon as it is there. Returns how many were embedded."""
-    texts = {draft.sha256(title): draft.embedded_text(title) for draft in drafts}
-    return embed_missing(catalog, store, texts, embed, on_batch)
-
-
-def _is_text(name: str) -> bool:
-    """Whether a name can be kept: Python holds the bytes of one that is not UTF-8 as halves of characters."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -9,6 +9,7 @@ what the other did.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,8 @@ from ryorin.catalog.tables import Passage, Vector, VectorStore
 from ryorin.errors import Conflict, RyorinError
 from ryorin_index.embed import Embed
 
-EMBED_BATCH = 16
+EMBED_BATCH, MAX_EMBED_BATCH = 16, 512  # texts of the first batch and of the largest
+BATCH_S = 2.0  # batches grow while one takes less: large ones keep the cores busy, small ones show progress
 LOOKUP_BATCH = 500  # parameters of one statement
 
 
@@ -55,12 +57,17 @@ def embed_missing(
     with catalog.session() as session:
         known = known_digests(session, space, list(texts))
     missing = sorted((digest for digest in texts if digest not in known), key=lambda digest: len(texts[digest]))
-    for at in range(0, len(missing), EMBED_BATCH):
-        batch = missing[at : at + EMBED_BATCH]
+    size, done = EMBED_BATCH, 0
+    while done < len(missing):
+        batch = missing[done : done + size]
+        began = time.monotonic()
         vectors = embed_texts(space, {digest: texts[digest] for digest in batch}, embed())
+        if time.monotonic() - began < BATCH_S:
+            size = min(2 * size, MAX_EMBED_BATCH)
         with catalog.session() as session:
             keep_vectors(session, space, vectors)
-        on_batch(at + len(batch))
+        done += len(batch)
+        on_batch(done)
     return len(missing)
 
 

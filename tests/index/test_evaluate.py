@@ -29,7 +29,7 @@ from ryorin_index.evaluate import (
     score,
     summarise,
 )
-from ryorin_index.ingest import add_paths
+from ryorin_index.sync import add_paths
 
 
 def judged(*places: set[int], language: str = "en") -> Judged:

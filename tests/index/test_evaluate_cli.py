@@ -11,7 +11,7 @@ from word_embedder import WordEmbedder
 
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import VectorStore
-from ryorin_index.ingest import add_paths
+from ryorin_index.sync import add_paths
 
 CASES = [
     {"question": "unopened goods", "language": "en", "relevant": [{"document": "returns.md", "heading": "Unopened"}]},

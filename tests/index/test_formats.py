@@ -12,11 +12,11 @@ from word_embedder import WordEmbedder
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Document, VectorStore
 from ryorin.errors import InvalidInput
-from ryorin_index.ingest import add_paths
 from ryorin_index.parse import MEDIA_TYPES, ParsedDocument, expand, parse_document
 from ryorin_index.parse.encoding import decode
 from ryorin_index.passages import split_document
 from ryorin_index.store import list_documents
+from ryorin_index.sync import add_paths
 
 
 def read(name: str, data: bytes) -> ParsedDocument:
@@ -135,6 +135,11 @@ def test_short_japanese_in_other_encodings(text: str, encoding: str) -> None:
 @pytest.mark.parametrize("text", ["café", "naïve résumé", "Müller & Söhne, Straße", "“quoted” – dash"])
 def test_western_text(text: str) -> None:
     assert decode(Path("a.txt"), text.encode("cp1252")) == text
+
+
+def test_damaged_utf8_is_read() -> None:
+    assert decode(Path("a.txt"), RICE.encode()[:-1]) == RICE[:-1] + "\ufffd"
+    assert decode(Path("a.txt"), RICE.encode() + b"\xff" + RICE.encode()) == f"{RICE}\ufffd{RICE}"
 
 
 def test_files_within_files_and_what_is_refused() -> None:

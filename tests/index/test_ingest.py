@@ -13,9 +13,11 @@ from word_embedder import WordEmbedder, fake_embedder
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Passage, Tenant, VectorStore
 from ryorin.errors import Conflict, InvalidInput, NotFound, Unavailable
-from ryorin_index.ingest import Report, add_paths, find_files, remove_documents
+from ryorin_index.ingest import remove_documents
 from ryorin_index.search import Searcher
+from ryorin_index.sources.folder import find_files
 from ryorin_index.store import create_store, get_store, list_documents, store_counts
+from ryorin_index.sync import Report, add_paths
 
 
 def add(catalog: Catalog, store: VectorStore, path: Path, embedder: WordEmbedder) -> Report:
@@ -71,17 +73,22 @@ def test_an_interruption_leaves_whole_documents_only(
 ) -> None:
     class Interrupted(WordEmbedder):
         def passages(self, texts):  # type: ignore[no-untyped-def]
-            if self.embedded:
+            if "interrupt" in texts[-1]:
                 raise KeyboardInterrupt
             return super().passages(texts)
 
+    add(catalog, store, folder / "returns.md", embedder)
+    (folder / "more" / "long.md").write_text(
+        "# T\n\n" + "\n\n".join(f"## P{n}\n\nWord {n}." for n in range(99)) + " interrupt"
+    )
     with pytest.raises(KeyboardInterrupt):
-        add(catalog, store, folder, Interrupted())
+        add(catalog, store, folder / "more" / "long.md", Interrupted())
     with catalog.session() as session:
-        documents = list_documents(session, store)
-    assert len(documents) == 1 and documents[0]["passages"] > 0
+        assert [document["passages"] for document in list_documents(session, store)] == [3]
+    embedder.embedded.clear()
     report = add(catalog, store, folder, embedder)
-    assert (len(report.unchanged), len(report.added)) == (1, 2)
+    assert (len(report.unchanged), len(report.added)) == (1, 3)
+    assert len(embedder.embedded) < 99 and report.passages == 101  # batches that were embedded before are kept
 
 
 def test_text_that_postgresql_would_refuse(
@@ -114,7 +121,7 @@ def test_progress_is_told_within_a_long_file(
     (tmp_path / "long.md").write_text("# T\n\n" + "\n\n".join(f"## Part {part}\n\nWords." for part in range(40)))
     told: list[tuple[int, int]] = []
     add_paths(catalog, store, [tmp_path], lambda: embedder, lambda at: told.append((at.done, at.embedded)))
-    assert told == [(0, 16), (0, 32), (0, 40), (1, 40)]
+    assert told == [(0, 16), (0, 40), (1, 40)]
 
 
 def test_a_folder_that_may_not_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +135,7 @@ def test_a_folder_that_may_not_be_read_is_not_passed_over(tmp_path: Path, monkey
 
     monkeypatch.setattr(os, "scandir", refused)  # the tests may run as root, whom no mode stops
     with pytest.raises(PermissionError, match="closed"):
-        find_files([tmp_path])
+        find_files([tmp_path], frozenset({".md"}))
 
 
 def test_removed_documents_are_not_found(

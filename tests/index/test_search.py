@@ -18,9 +18,10 @@ from ryorin.catalog.tenants import create_tenant
 from ryorin.errors import InvalidInput, NotFound
 from ryorin.models.registry import Embedder
 from ryorin.release import Retrieval
-from ryorin_index.ingest import add_paths, remove_documents
+from ryorin_index.ingest import remove_documents
 from ryorin_index.search import MAX_QUERY_CHARACTERS, Searcher
 from ryorin_index.store import create_store
+from ryorin_index.sync import add_paths
 
 DENSE = Retrieval(mode="dense")
 WORDS = ("oak", "cedar", "kettle", "lamp", "return", "repair", "order", "gift", "rice", "tea", "定期", "領収書", "修理")

@@ -27,6 +27,8 @@ _KANJI = re.compile("[一-龥々]{2,}")
 _LONE_KANJI = re.compile("(?<![一-龥々ぁ-んァ-ヶー])[一-龥々](?![一-龥々ぁ-んァ-ヶー])")
 _HALF_WIDTH = re.compile("[｡-ﾟ]")
 _ODD = re.compile("[\ue000-\uf8ff\u0080-\u009f]|[Ѐ-ӿͰ-Ͽ─-╿]")
+_BEYOND_ASCII = re.compile("[^\0-\x7f]+")
+_SOUND_FOR_DAMAGED = 8  # characters beyond ASCII; of a text in another encoding hardly one in ten is sound
 _WEIGHED = 200_000  # bytes that decide
 _WITHOUT_KANA = 40  # so many kanji without one kana are not Japanese
 # What pages call an encoding is often a subset of what they use: https://encoding.spec.whatwg.org/#names-and-labels
@@ -55,17 +57,17 @@ def decode(path: Path, data: bytes, declared: str | None = None) -> str:
     if declared and (known := _known(declared)):
         candidates.insert(0, known)
     text = _strict(data, *candidates)
-    if text is None and _cut_off(data):
-        text = data.decode("utf-8", errors="replace")
+    if text is None:
+        text = _nearly_utf8(data)
     return text if text is not None else _detected(path, data)
 
 
-def _cut_off(data: bytes) -> bool:
-    """Whether it is UTF-8 but for a last character that is not whole."""
-    try:
-        return not codecs.getincrementaldecoder("utf-8")().decode(data).isascii()
-    except UnicodeDecodeError:
-        return False
+def _nearly_utf8(data: bytes) -> str | None:
+    """UTF-8 of which a character here and there is damaged, or the last one cut off; None where it is not."""
+    text = data.decode("utf-8", errors="replace")
+    damaged = text.count("\ufffd")
+    sound = sum(map(len, _BEYOND_ASCII.findall(text))) - damaged
+    return text if sound >= _SOUND_FOR_DAMAGED * damaged else None
 
 
 def _strict(data: bytes, *encodings: str) -> str | None:
