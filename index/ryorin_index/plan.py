@@ -101,18 +101,15 @@ def make_plan(catalog: Catalog, store: VectorStore, feeds: Sequence[Feed], *, em
     plan = Plan()
     known, owners = _known(catalog, store, None)
     members: dict[str, list[Known]] = defaultdict(list)
-    owned: Counter[str] = Counter()
-    for row in known.values():
-        if row.source_id is not None:
-            owned[row.source_id] += 1
-        if WITHIN in row.source:
-            members[row.source.partition(WITHIN)[0]].append(row)
+    owned = Counter(row.source_id for row in known.values())
+    for source in filter(_is_member, known):
+        members[source.partition(WITHIN)[0]].append(known[source])
     for feed in feeds:
         try:
             seen, nothing = _list_feed(feed, plan, known, members, owners)
-            if nothing and owned[feed.id or ""] and not empty_is_fine:
+            if nothing and owned[feed.id] and not empty_is_fine:
                 raise InvalidInput(
-                    f"holds nothing at all, the store has {owned[feed.id or '']} documents of it; nothing is deleted. "
+                    f"holds nothing at all, the store has {owned[feed.id]} documents of it; nothing is deleted. "
                     "If that is meant, run it again with --allow-deletions"
                 )
         except (InvalidInput, OSError, Unavailable) as error:
@@ -123,13 +120,13 @@ def make_plan(catalog: Catalog, store: VectorStore, feeds: Sequence[Feed], *, em
         if feed.id is not None:
             plan.gone += [
                 (feed, row)
-                for row in known.values()
-                if row.source_id == feed.id and row.source not in seen and row.source.partition(WITHIN)[0] not in seen
+                for source, row in known.items()
+                if source not in seen and row.source_id == feed.id and source.partition(WITHIN)[0] not in seen
             ]
     _find_renames(catalog, plan)
-    lost = Counter(feed.id or "" for feed, _ in plan.gone)
+    lost = Counter(feed.id for feed, _ in plan.gone)
     for feed in plan.listed:
-        count, total = lost[feed.id or ""], owned[feed.id or ""]
+        count, total = lost[feed.id], owned[feed.id]
         if count >= MANY_LOST and count > LOST_SHARE * total:
             plan.held.append((feed, count, total))
     return plan
@@ -138,11 +135,15 @@ def make_plan(catalog: Catalog, store: VectorStore, feeds: Sequence[Feed], *, em
 def plan_files(catalog: Catalog, store: VectorStore, feed: Feed) -> Plan:
     """The plan for files that were named one by one: nothing is deleted or renamed."""
     plan = Plan(listed=[feed])
-    items = list(feed.connector.items({}))
+    items = list(feed.connector.items())
     known, owners = _known(catalog, store, [item.source for item in items if is_text(item.source)])
     for item in items:
         _sort(plan, Work(feed, item, (known[item.source],) if item.source in known else ()), owners)
     return plan
+
+
+def _is_member(source: str) -> bool:
+    return WITHIN in source
 
 
 def _known(
@@ -154,7 +155,7 @@ def _known(
     with catalog.session() as session:
         owners = frozenset(session.scalars(select(Source.id).where(Source.store_id == store.id)))
         if sources is None:
-            return {row[1]: Known(*row) for row in session.execute(query)}, owners
+            return {row[1]: row for row in map(Known._make, session.execute(query))}, owners
         known: dict[str, Known] = {}
         for at in range(0, len(sources), LOOKUP_BATCH):
             rows = session.execute(query.where(Document.source.in_(sources[at : at + LOOKUP_BATCH])))
@@ -174,13 +175,8 @@ def _list_feed(
     seen: set[str] = set()
     nothing = True
     suffixes: dict[str, bool] = {}
-    in_order = {
-        row.source: row.fingerprint.removesuffix(mark)
-        for row in known.values()
-        if row.source_id == feed.id and row.status == "completed"
-    }
     unchanged: list[str] = []
-    for item in feed.connector.items(in_order):
+    for item in feed.connector.items():
         nothing = False
         source = item.source
         row = known.get(source)

@@ -7,7 +7,7 @@ A fingerprint is size and ETag. The keys are read from the environment when they
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ryorin.errors import InvalidInput, RequirementMissing, Unavailable
@@ -50,7 +50,7 @@ class Bucket:
         self._wanted = path_filter(include, exclude)
         self._opened: Any = None
 
-    def items(self, known: Mapping[str, str]) -> Iterator[Item]:
+    def items(self) -> Iterator[Item]:
         """The objects by key."""
         try:
             found = self._files().find(self._prefix, detail=True)

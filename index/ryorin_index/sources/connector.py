@@ -6,7 +6,7 @@ A connector does not know what the store has, how documents are parsed, or what 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 from ryorin.errors import InvalidInput
@@ -47,9 +47,9 @@ class Connector(Protocol):
     named_by_content: bool
     state: dict[str, Any]
 
-    def items(self, known: Mapping[str, str]) -> Iterator[Item]:
+    def items(self) -> Iterator[Item]:
         """
-        What the source holds. known: the fingerprints of the documents that the store has in order.
+        What the source holds.
 
         Raises InvalidInput or OSError when the source is not there, Unavailable when it does not answer.
         """

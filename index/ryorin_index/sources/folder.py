@@ -11,8 +11,9 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import translate
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Folder:
         self.state: dict[str, Any] = {}
         self._wanted = path_filter(include, exclude)
 
-    def items(self, known: Mapping[str, str]) -> Iterator[Item]:
+    def items(self) -> Iterator[Item]:
         """The files by path. Raises InvalidInput when the folder is missing, OSError when a part may not be read."""
         if not os.path.isdir(self.root):
             raise InvalidInput(f"{self.root}: no such folder; is a disk not mounted?", param="uri")
@@ -45,7 +46,7 @@ class Folder:
         while waiting:
             folders = []
             try:
-                entries = sorted(os.scandir(waiting.pop()), key=lambda entry: entry.name)
+                entries = sorted(os.scandir(waiting.pop()), key=attrgetter("name"))
             except (FileNotFoundError, NotADirectoryError):
                 if not os.path.isdir(self.root):
                     raise
@@ -83,7 +84,7 @@ class Files:
         self.state: dict[str, Any] = {}
         self._paths = paths
 
-    def items(self, known: Mapping[str, str]) -> Iterator[Item]:
+    def items(self) -> Iterator[Item]:
         """The files in the order given."""
         for path in self._paths:
             try:
@@ -112,7 +113,7 @@ def find_files(paths: Sequence[Path], suffixes: frozenset[str]) -> tuple[list[Pa
     skipped: list[Path] = []
     for path in paths:
         if path.is_dir():
-            for item in Folder(str(path.resolve())).items({}):
+            for item in Folder(str(path.resolve())).items():
                 found = Path(item.source)
                 if found.suffix.lower() in suffixes:
                     files[found] = None

@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class GitRepository:
         self._reader: subprocess.Popen[bytes] | None = None
         self._blobs: dict[str, str] = {}
 
-    def items(self, known: Mapping[str, str]) -> Iterator[Item]:
+    def items(self) -> Iterator[Item]:
         """The commit's files; links, submodules and hidden files are passed over."""
         self._fetch()
         commit = self._git("rev-parse", "--verify", f"{_REF}^{{commit}}").strip().decode()
