@@ -1,5 +1,5 @@
 """
-What a sync costs when nothing changed, and what an edit writes to the disk.
+What a sync costs when nothing changed, against a bare walk, and what an edit writes to the disk.
 
 No-op: a folder of small files is synced again. The peer, in the same round, is the least that any sync must do: walk
 the folder and `stat` every file. The figure is the time beyond that, by file; nothing may be embedded or opened.
