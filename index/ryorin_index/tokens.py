@@ -10,9 +10,13 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ryorin.errors import RequirementMissing
 from ryorin.models.registry import Embedder
 
+Vectors = NDArray[np.float32]
 PASSAGE_PROMPTS = ("document", "passage")
 QUERY_PROMPTS = ("query",)
 

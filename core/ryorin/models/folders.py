@@ -50,7 +50,9 @@ WANTED = (
     "chat_template.jinja",
     "chat_template.json",
 )
+ONNX_GRAPH = "model_int8.onnx"
 WANTED_OF_EMBEDDERS = (
+    ONNX_GRAPH,
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
