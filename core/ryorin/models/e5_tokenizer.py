@@ -1,5 +1,6 @@
 """
-A tokenizer.json from the vocabulary of an e5 file: SentencePiece's unigram model in the form of Hugging Face's tokenizers.
+A tokenizer.json from the vocabulary of an e5 file: SentencePiece's unigram model, as Hugging Face's library
+reads it.
 
 Characters are replaced through SentencePiece's 'precompiled character map', a double-array trie of the darts-clone
 library (https://github.com/s-yata/darts-clone), which the tokenizers library reads in Rust.

