@@ -19,30 +19,35 @@ from typing import Any, TypeVar
 import aiohttp
 import orjson
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from ryorin.catalog import Catalog
-from ryorin.digests import new_id
-from ryorin.errors import InvalidInput, NotFound, RyorinError, Unavailable
+from ryorin.errors import NotFound, RyorinError
 from ryorin.models.registry import BaseModel
+from ryorin.worker import Worker
 from ryorin_index.search import Hit, Searcher
 from ryorin_serve.adapters import Adapters, EngineHandle
 from ryorin_serve.answer import citations, passage_url
 from ryorin_serve.auth import Caller, identify
 from ryorin_serve.chat import ChatRequest, parse_chat
-from ryorin_serve.errors import error_object, error_response, internal_error
+from ryorin_serve.context import Context
+from ryorin_serve.files import clear_away
+from ryorin_serve.front_door import FrontDoor, on_http_error, on_ryorin_error, stopping
 from ryorin_serve.log import LogWriter
 from ryorin_serve.options import DEFAULTS, ServeOptions
 from ryorin_serve.prepare import Prepared, Preparer
 from ryorin_serve.relay import AdapterMissing, StreamRelay, Upstream, error_event
+from ryorin_serve.requests import base_url, read_json
+from ryorin_serve.routes_files import FileRoutes
+from ryorin_serve.routes_store_files import StoreFileRoutes
+from ryorin_serve.routes_vector_stores import StoreRoutes
 from ryorin_serve.tokens import TokenCounter
 
-PUBLIC = {"/health"}
+CLEAR_EVERY_S = 600.0  # expired files; they are not found any longer from the moment on
 THREADS = 8  # of blocking work; below the catalog's pool of connections
 UNWIND_S = 5.0  # for requests that were cut off at shutdown to write their row of the log
 PASSAGE_ID = re.compile(r"[0-9]{1,18}")  # what fits into the catalog's 64 bits
@@ -51,12 +56,6 @@ TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5)
 
 _logger = logging.getLogger("ryorin.serve")
 Result = TypeVar("Result")
-
-
-class BodyTooLarge(InvalidInput):
-    """The request's body is over the limit."""
-
-    http_status = 413
 
 
 class ClientGone(Exception):
@@ -77,6 +76,7 @@ class Gateway:
         engine_key: str,
         counter: TokenCounter,
         options: ServeOptions = DEFAULTS,
+        worker: Worker | None = None,
     ) -> None:
         self._catalog = catalog
         self._searcher = searcher
@@ -84,6 +84,7 @@ class Gateway:
         self._base_served_as = base_served_as
         self._engine_key = engine_key
         self._options = options
+        self._worker = worker
         self._pepper = catalog.settings.pepper()
         self._preparer = Preparer(catalog, searcher, counter, base, options)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway")
@@ -94,6 +95,7 @@ class Gateway:
 
     def app(self) -> Starlette:
         """The ASGI application."""
+        context = Context(self._catalog, self._searcher, self._options, self._in_thread, self._wake)
         app = Starlette(
             routes=[
                 Route("/health", self.health),
@@ -101,10 +103,13 @@ class Gateway:
                 Route("/v1/models/{model:path}", self.model),
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
                 Route("/ryorin/v1/passages/{passage_id}", self.passage),
+                *FileRoutes(context).routes(),
+                *StoreRoutes(context).routes(),
+                *StoreFileRoutes(context).routes(),
             ],
             exception_handlers={
-                RyorinError: _on_ryorin_error,
-                HTTPException: _on_http_error,
+                RyorinError: on_ryorin_error,
+                HTTPException: on_http_error,
                 ClientGone: _on_gone,
                 ClientDisconnect: _on_gone,
             },
@@ -123,18 +128,37 @@ class Gateway:
             self._adapters = Adapters(
                 self._engine, http, self._catalog.settings.adapters_dir, self._options.max_lora_rank
             )
+            clearing = asyncio.create_task(self._clear_away())
+            if self._worker is not None:
+                self._worker.start()
             try:
                 yield
             finally:
+                clearing.cancel()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(UNWIND_S):
                         while self._open_turns:
                             await asyncio.sleep(0.01)
+                if self._worker is not None:
+                    await asyncio.to_thread(self._worker.stop)
                 await asyncio.to_thread(self._log.close)
                 self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _in_thread(self, work: Callable[..., Result], *args: object) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args))
+
+    def _wake(self) -> None:
+        if self._worker is not None:
+            self._worker.wake()
+
+    async def _clear_away(self) -> None:
+        """Delete expired files, now and then."""
+        while True:
+            try:
+                await asyncio.to_thread(clear_away, self._catalog)
+            except Exception:
+                _logger.exception("expired files could not be cleared away")
+            await asyncio.sleep(CLEAR_EVERY_S)
 
     async def _identify(self, authorization: str | None) -> Caller:
         return await self._in_thread(identify, self._catalog, self._pepper, authorization)
@@ -163,13 +187,13 @@ class Gateway:
         if PASSAGE_ID.fullmatch(passage_id) is None:
             raise NotFound(f"no passage {passage_id}", param="passage_id")
         hit = await self._in_thread(self._searcher.passage, caller.tenant_id, int(passage_id))
-        return JSONResponse(_passage_object(hit, _base_url(request)))
+        return JSONResponse(_passage_object(hit, base_url(request)))
 
     async def chat(self, request: Request) -> Response:
         """A chat completion, whole or streamed."""
         asked = parse_chat(await read_json(request, self._options.max_body_bytes))
         self._upstream.check()
-        turn = Turn(request.state.request_id, request.state.caller, asked, _base_url(request))
+        turn = Turn(request.state.request_id, request.state.caller, asked, base_url(request))
         turn.prepared = await self._in_thread(self._preparer.prepare, turn.caller, asked)
         self._open_turns.add(turn)
         if asked.stream:
@@ -296,51 +320,6 @@ class Turn:
         return {} if self.prepared.hits is None else citations(text, self.prepared.hits, self.base_url)
 
 
-class FrontDoor:
-    """
-    Middleware around everything: gives the request its id, identifies the caller, turns what nobody foresaw into a 500.
-
-    Deny by default: a path that is not in `PUBLIC` is not even looked up without a key.
-    """
-
-    def __init__(self, app: ASGIApp, identify: Callable[[str | None], Coroutine[Any, Any, Caller]]) -> None:
-        self._app = app
-        self._identify = identify
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one ASGI connection."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        request_id = new_id("req_")
-        started = False
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                MutableHeaders(scope=message)["x-request-id"] = request_id
-            await send(message)
-
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id
-        try:
-            if scope["path"] not in PUBLIC:
-                state["caller"] = await self._identify(Request(scope).headers.get("authorization"))
-            await self._app(scope, receive, send_with_id)
-        except RyorinError as error:
-            await error_response(error)(scope, receive, send_with_id)
-        except asyncio.CancelledError:  # uvicorn does that at the end of the grace, and would answer in plain text
-            if started:
-                raise
-            await error_response(_stopping())(scope, receive, send_with_id)
-        except Exception:
-            _logger.exception("request %s failed", request_id)
-            if started:
-                raise
-            await JSONResponse(internal_error(request_id), status_code=500)(scope, receive, send_with_id)
-
-
 class EventStream(StreamingResponse):
     """Server-sent events. `close` is called at the end, also when the client left before the first event."""
 
@@ -354,22 +333,9 @@ class EventStream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         except asyncio.CancelledError:
-            await send({"type": "http.response.body", "body": error_event(_stopping()), "more_body": False})
+            await send({"type": "http.response.body", "body": error_event(stopping()), "more_body": False})
         finally:
             self._close()
-
-
-async def read_json(request: Request, limit: int) -> Any:
-    """The body as JSON. Raises BodyTooLarge over `limit` bytes, InvalidInput when it is not JSON."""
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > limit:
-            raise BodyTooLarge(f"The request's body is over the limit of {limit} bytes.", code="request_too_large")
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"The request's body is not JSON: {error}.", code="invalid_json") from None
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
@@ -393,14 +359,6 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _stopping() -> Unavailable:
-    return Unavailable("The server is stopping; try again.", code="server_stopping")
-
-
-def _base_url(request: Request) -> str:
-    return str(request.base_url).rstrip("/")
-
-
 def _model_object(name: str, created_at: float) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": int(created_at), "owned_by": name.partition("@")[0]}
 
@@ -419,22 +377,6 @@ def _passage_object(hit: Hit, base_url: str) -> dict[str, Any]:
         "end": hit.end,
         "url": passage_url(base_url, hit.passage_id),
     }
-
-
-async def _on_ryorin_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RyorinError)
-    return error_response(error)
-
-
-async def _on_http_error(request: Request, error: Exception) -> Response:
-    """Starlette's own: no such route, or not with this method."""
-    assert isinstance(error, HTTPException)
-    path = f"{request.method} {request.scope['path']}"  # `request.url` trips over a malformed Host
-    if error.status_code == 404:
-        return error_response(NotFound(f"Unknown request URL: {path}.", code="unknown_url"))
-    message = f"Not allowed to {path}." if error.status_code == 405 else str(error.detail)
-    body = error_object(message, "invalid_request_error")
-    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
 
 async def _on_gone(_request: Request, _error: Exception) -> Response:

@@ -45,6 +45,20 @@ from ryorin_serve.options import DEFAULTS, ServeOptions
     help="Limit of an answer when the request names none.",
 )
 @click.option(
+    "--max-file-bytes",
+    default=DEFAULTS.max_file_bytes,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Limit of an uploaded file.",
+)
+@click.option(
+    "--embedder",
+    default=DEFAULTS.embedder,
+    show_default=True,
+    metavar="NAME",
+    help="Embedder of vector stores that are made through the API.",
+)
+@click.option(
     "--kv-cache-gb",
     default=DEFAULTS.kv_cache_gb,
     show_default=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ryorin.models.registry import DEFAULT_BASE
+from ryorin.models.registry import DEFAULT_BASE, DEFAULT_EMBEDDER
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,9 @@ class ServeOptions:
     max_loras: adapters that may share one batch; max_lora_rank: should equal the adapters' real rank.
     kv_cache_gb: memory of the KV cache on CPU. gpu_memory_utilization: share of a GPU that vLLM takes.
     max_answer_tokens: limit of an answer when the request names none.
-    max_body_bytes: limit of a request's body. shutdown_grace_s: time that requests in flight get at the end.
+    max_body_bytes: limit of a request's body. max_file_bytes: limit of an uploaded file.
+    embedder: of vector stores that are made through the API.
+    shutdown_grace_s: time that requests in flight get at the end.
     """
 
     host: str = "127.0.0.1"
@@ -29,6 +31,8 @@ class ServeOptions:
     gpu_memory_utilization: float = 0.9
     max_answer_tokens: int = 1024
     max_body_bytes: int = 4 * 2**20
+    max_file_bytes: int = 512 * 2**20
+    embedder: str = DEFAULT_EMBEDDER
     start_timeout_s: float = 600.0
     shutdown_grace_s: float = 15.0
 

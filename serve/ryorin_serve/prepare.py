@@ -23,6 +23,7 @@ from ryorin.release import Retrieval
 from ryorin_index.search import MAX_QUERY_CHARACTERS, Hit, Searcher
 from ryorin_serve.auth import Caller
 from ryorin_serve.chat import ChatRequest
+from ryorin_serve.context import live_stores
 from ryorin_serve.options import ServeOptions
 from ryorin_serve.tokens import TokenCounter
 
@@ -148,9 +149,8 @@ class Preparer:
         question = question[:MAX_QUERY_CHARACTERS]
         if not question.strip():
             return []
-        return self._searcher.search(
-            caller.tenant_id, list(release.store_ids), question, top_k, retrieval=release.retrieval
-        )
+        store_ids = live_stores(self._catalog, caller.tenant_id, release.store_ids)
+        return self._searcher.search(caller.tenant_id, store_ids, question, top_k, retrieval=release.retrieval)
 
     def _fit(
         self, release: PinnedRelease, request: ChatRequest, hits: list[Hit] | None, retrieval_ms: float

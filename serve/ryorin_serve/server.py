@@ -26,6 +26,7 @@ from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Release, Tenant
 from ryorin.errors import Conflict, InvalidInput
 from ryorin.models.registry import BaseModel, get_base
+from ryorin.worker import Worker
 from ryorin_index.search import Searcher
 from ryorin_serve.app import Gateway
 from ryorin_serve.engine import Engine, Policy
@@ -123,6 +124,7 @@ async def _serve(
         engine_key=engine_key,
         counter=counter,
         options=options,
+        worker=Worker(catalog),
     )
     server = QuietServer(
         uvicorn.Config(

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from scripted_house import House, built
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "index"))  # its embedder of words
+from word_embedder import WordEmbedder, fake_embedder
+
+from ryorin_index.embed import Vectors
+from ryorin_serve import routes_vector_stores
 from ryorin_serve.options import ServeOptions
 
 
@@ -29,3 +36,33 @@ def standing_house(tmp_path_factory: pytest.TempPathFactory, empty_sqlite: Path)
     """A house for tests that change nothing in it."""
     with built(tmp_path_factory.mktemp("house") / "home", empty_sqlite, ServeOptions(max_model_len=400)) as house:
         yield house
+
+
+class GatedEmbedder(WordEmbedder):
+    """Words as vectors; while `gate` is closed, no passage is embedded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def passages(self, texts: Sequence[str]) -> Vectors:
+        assert self.gate.wait(60)
+        return super().passages(texts)
+
+
+@pytest.fixture(scope="module")
+def embedder() -> GatedEmbedder:
+    """The embedder of the library."""
+    return GatedEmbedder()
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory, empty_sqlite: Path, embedder: GatedEmbedder) -> Iterator[House]:
+    """A house that indexes and searches; its tests make what they need in it. Files of 200,000 bytes at most."""
+    options = ServeOptions(max_model_len=400, max_answer_tokens=100, max_file_bytes=200_000, max_body_bytes=100_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(routes_vector_stores, "get_embedder", lambda *_: fake_embedder())
+        with built(tmp_path_factory.mktemp("library") / "home", empty_sqlite, options, embed=embedder) as house:
+            yield house
+            embedder.gate.set()

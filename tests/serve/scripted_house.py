@@ -31,7 +31,10 @@ from ryorin.models.registry import BaseModel
 from ryorin.prompt import Prompt
 from ryorin.release import Retrieval
 from ryorin.settings import Settings
-from ryorin_index.search import Hit
+from ryorin.worker import Worker
+from ryorin_index.attach_job import IndexFile
+from ryorin_index.embed import Embed
+from ryorin_index.search import Hit, Searcher
 from ryorin_serve.app import Gateway
 from ryorin_serve.options import ServeOptions
 from ryorin_serve.server import QuietServer
@@ -327,9 +330,17 @@ class House:
 
 @contextmanager
 def built(
-    home: Path, empty_sqlite: Path, options: ServeOptions, kind: type[QuietServer] = PromptServer
+    home: Path,
+    empty_sqlite: Path,
+    options: ServeOptions,
+    kind: type[QuietServer] = PromptServer,
+    embed: Embed | None = None,
 ) -> Iterator[House]:
-    """The house, with everything in it running; the gateway on a server of this kind."""
+    """
+    The house, with everything in it running; the gateway on a server of this kind.
+
+    embed: in place of the shelf stand a real searcher and a real worker, with this embedder.
+    """
     home.mkdir()
     shutil.copy(empty_sqlite, home / "catalog.db")
     catalog = open_catalog(Settings(home=home, database_url=f"sqlite:///{home / 'catalog.db'}"))
@@ -353,15 +364,21 @@ def built(
         house.release(name)
     shelf.put(house.ids["support"], "Returns: unused goods only.", "Refunds: within 30 days.", "Shipping: 2 days.")
     shelf.put(house.ids["people"], "Leave: 20 days a year.")
+    searcher, worker = shelf, None
+    if embed is not None:
+        searcher = Searcher(catalog, lambda _: embed)  # type: ignore[assignment]
+        handler = IndexFile(catalog, lambda _: embed)
+        worker = Worker(catalog, handlers={"index_file": handler}, poll_s=0.05, retry_delay_s=0.01)
     gateway = Gateway(
         catalog,
-        shelf,  # type: ignore[arg-type]
+        searcher,  # type: ignore[arg-type]
         engine,  # type: ignore[arg-type]
         BASE,
         base_served_as="ryorin-base",
         engine_key="engine-key",
         counter=WordCounter(),  # type: ignore[arg-type]
         options=options,
+        worker=worker,
     )
     with running(gateway.app(), kind) as house.url:
         yield house
