@@ -23,9 +23,11 @@ from ryorin.catalog.tables import Document, VectorStore
 from ryorin.digests import new_id
 from ryorin.errors import InvalidInput, NotFound, Unavailable
 from ryorin.models.registry import Embedder, get_embedder
+from ryorin.release import Retrieval
 from ryorin_index.attach import Attachment, attach, take_store
+from ryorin_index.filters import parse_filter
 from ryorin_index.purge import delete_store
-from ryorin_index.search import Hit
+from ryorin_index.search import MAX_QUERIES
 from ryorin_serve.auth import Caller
 from ryorin_serve.context import IDEMPOTENCY_S, POLL_AFTER, Context, expires_at, is_expired, own_store, require_live
 from ryorin_serve.paging import Page, list_object, read_page, rows_of
@@ -46,7 +48,6 @@ from ryorin_serve.store_files import STATUSES, read_chunking
 MAX_NAME_CHARACTERS = 256
 MAX_DESCRIPTION_CHARACTERS = 512
 MAX_CREATE_FILES = 500
-MAX_QUERIES = 16
 MAX_DAYS = 365
 RANKERS = ("auto", "none", "default-2024-11-15")
 
@@ -196,46 +197,32 @@ class StoreRoutes:
 
     def _search(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         queries = _queries(body.get("query"))
-        top_k = integer(body.get("max_num_results", 10), "max_num_results", 1, 50)
-        floor = _score_floor(body.get("ranking_options"))
+        retrieval = _retrieval(integer(body.get("max_num_results", 10), "max_num_results", 1, 50), body)
         if body.get("rewrite_query") not in (None, False):
             raise InvalidInput(
                 "rewrite_query must be false: this server searches for what is asked.", param="rewrite_query"
             )
-        if body.get("filters") is not None:
-            raise InvalidInput("filters are not supported by this server yet.", param="filters")
+        chosen = None if body.get("filters") is None else parse_filter(body["filters"])
         with self._context.catalog.session() as session:
             store = own_store(session, request)
             require_live(store)
-        best: dict[int, Hit] = {}
-        for query in queries:
-            for hit in self._context.searcher.search(store.tenant_id, [store.id], query, top_k, floor):
-                if hit.passage_id not in best or best[hit.passage_id].score < hit.score:
-                    best[hit.passage_id] = hit
-        hits = sorted(best.values(), key=lambda hit: (-hit.score, hit.passage_id))[:top_k]
+        hits = self._context.searcher.search_many(
+            store.tenant_id, [store.id], queries, retrieval=retrieval, chosen=chosen
+        )
         with self._context.catalog.session() as session:
             take_store(session, store)
-            documents = {
-                document.id: document
-                for document in session.scalars(
-                    select(Document).where(
-                        Document.tenant_id == store.tenant_id, Document.id.in_({hit.document_id for hit in hits})
-                    )
-                )
-            }
         return {
             "object": "vector_store.search_results.page",
             "search_query": queries,
             "data": [
                 {
-                    "file_id": documents[hit.document_id].file_id or hit.document_id,
+                    "file_id": hit.file_id or hit.document_id,
                     "filename": hit.filename,
                     "score": round(hit.score, 6),
-                    "attributes": documents[hit.document_id].attributes,
+                    "attributes": hit.attributes,
                     "content": [{"type": "text", "text": hit.text}],
                 }
                 for hit in hits
-                if hit.document_id in documents
             ],
             "has_more": False,
             "next_page": None,
@@ -297,16 +284,28 @@ def _queries(value: Any) -> list[str]:
     return queries
 
 
-def _score_floor(value: Any) -> float | None:
-    if value is None:
-        return None
-    given = fields_of(value, ("ranker", "score_threshold"), "ranking_options.")
+def _retrieval(top_k: int, body: dict[str, Any]) -> Retrieval:
+    """How to search: `ranking_options`. No reranker is at hand, so every ranker means the same."""
+    if body.get("ranking_options") is None:
+        return Retrieval(top_k=top_k)
+    given = fields_of(body["ranking_options"], ("ranker", "score_threshold", "hybrid_search"), "ranking_options.")
     if given.get("ranker") is not None:
         choice(given["ranker"], "ranking_options.ranker", RANKERS)
-    floor = given.get("score_threshold")
-    if floor is None:
+    floor = _share(given, "score_threshold", 1.0, "ranking_options.") or None  # 0 asks for no floor
+    if given.get("hybrid_search") is None:
+        return Retrieval(top_k=top_k, score_floor=floor)
+    name = "ranking_options.hybrid_search."
+    weights = fields_of(given["hybrid_search"], ("embedding_weight", "text_weight"), name)
+    dense, lexical = (_share(weights, each, 100.0, name) or 0.0 for each in ("embedding_weight", "text_weight"))
+    if not dense + lexical:
+        raise InvalidInput("One of the weights must be above 0.", param=name.rstrip("."))
+    return Retrieval(top_k=top_k, score_floor=floor, dense_weight=dense, lexical_weight=lexical)
+
+
+def _share(given: dict[str, Any], name: str, most: float, where: str) -> float | None:
+    value = given.get(name)
+    if value is None:
         return None
-    if isinstance(floor, bool) or not isinstance(floor, int | float) or not 0 <= floor <= 1:
-        param = "ranking_options.score_threshold"
-        raise InvalidInput(f"{param} is {floor!r}; use a number from 0 to 1.", param=param)
-    return float(floor) or None  # 0 asks for no floor
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise InvalidInput(f"{where}{name} is {value!r}; use a number from 0 to {most:g}.", param=where + name)
+    return float(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -205,3 +206,16 @@ def test_a_blob_goes_with_the_last_row_that_needs_it(catalog, tenant):
             session.delete(session.merge(file))
         remove_unneeded_blobs(catalog, [file.sha256])
         assert path.exists() == kept
+
+
+def test_the_command_does_what_is_queued_and_ends_in_order(catalog, tenant, store, cli):
+    waiting = put(catalog, store, put_file(catalog, tenant, "logo.png", b"\x89PNG"))
+    ran = cli("worker", "--drain", "--json")
+    assert (ran.code, json.loads(ran.out)) == (0, {"succeeded": 0, "failed": 1})
+    assert document(catalog, waiting.id).status == "failed"
+    words = [sys.executable, "-m", "ryorin.cli", "worker"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=dict(os.environ)) as child:
+        assert child.stderr.readline() == "waiting for jobs; Ctrl-C ends it\n"
+        child.send_signal(signal.SIGTERM)
+        _, err = child.communicate(timeout=60)
+    assert (child.returncode, "Traceback" in err, "0 jobs done, 0 failed" in err) == (0, False, True)

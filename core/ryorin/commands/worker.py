@@ -3,40 +3,65 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from ryorin.commands.common import json_option, opened_catalog, print_json, say
+
+if TYPE_CHECKING:
+    from ryorin.worker import Worker
 
 
 @click.command(epilog="Example:  ryorin worker --drain")
 @click.option("--drain", is_flag=True, help="End when no job is left.")
 @click.option(
     "--lease-s",
-    default=30.0,
-    show_default=True,
     type=click.FloatRange(min=0.1),
-    help="Seconds without a sign of life after which another worker takes over.",
+    help="Seconds without a sign of life after which another worker takes over; 30 unless given.",
 )
 @json_option
-def worker(drain: bool, lease_s: float, as_json: bool) -> None:
+def worker(drain: bool, lease_s: float | None, as_json: bool) -> None:
     """
     Do queued jobs, such as indexing files that were uploaded; until Ctrl-C or SIGTERM.
 
     'ryorin serve' has a worker of its own; more of them may run beside it, on every machine that reaches the catalog
     and the blobs.
     """
-    from ryorin.worker import Worker
+    from ryorin.worker import LEASE_S, Worker
 
     with opened_catalog() as catalog:
-        running = Worker(catalog, lease_s=lease_s)
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, lambda *_: running.ask_to_stop())
-        if not drain:
-            say("waiting for jobs; Ctrl-C ends it")
-        tally = running.run(drain=drain)
+        running = Worker(catalog, lease_s=LEASE_S if lease_s is None else lease_s)
+        with _stopping(running):
+            if not drain:
+                say("waiting for jobs; Ctrl-C ends it")
+            tally = running.run(drain=drain)
     if as_json:
         print_json(asdict(tally))
     else:
         say(f"{tally.succeeded} jobs done, {tally.failed} failed")
+
+
+@contextmanager
+def _stopping(running: Worker) -> Iterator[None]:
+    """SIGTERM and Ctrl-C stop the worker in order; a second one ends it at once."""
+    earlier = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        for name, handler in earlier.items():
+            signal.signal(name, handler)
+
+    def received(_signal: int, _frame: object) -> None:
+        say("stopping (once more to stop at once)…")
+        running.ask_to_stop()
+        restore()
+
+    for name in earlier:
+        signal.signal(name, received)
+    try:
+        yield
+    finally:
+        restore()
