@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ryorin.catalog.tenants import authenticate, current_prompt, get_tenant
 from ryorin.digests import new_id
 from ryorin.models.install import add_folder
 from ryorin.models.registry import DEFAULT_BASE, get_base
+from ryorin.release import Retrieval
 from ryorin.settings import load_settings
 
 Cli = Callable[..., Any]
@@ -160,7 +162,7 @@ def test_prompts(cli: Cli, catalog: Catalog, support: str, tmp_path: Path) -> No
 def test_a_release_takes_what_fits_by_default(cli: Cli, catalog: Catalog, support: str, base: str) -> None:
     first = asked(cli, "release", "create", "--tenant", support)
     assert (first["version"], first["adapter"], first["stores"], first["live"]) == (1, None, [], False)
-    assert first["retrieval"] == {"top_k": 0, "score_floor": None}
+    assert first["retrieval"] == asdict(Retrieval(top_k=0))
     assert (first["base"], first["note"]) == (base, "")
     insert_store(catalog, "handbook")
     insert_store(catalog, "faq")
@@ -170,7 +172,7 @@ def test_a_release_takes_what_fits_by_default(cli: Cli, catalog: Catalog, suppor
     insert_adapter(catalog, "0" * 64)
     second = asked(cli, "release", "create", "--tenant", support, "--promote", "--note", "all of it")
     assert (second["adapter"], second["stores"], second["live"]) == (newest, ["faq", "handbook"], True)
-    assert second["retrieval"] == {"top_k": 3, "score_floor": None}
+    assert second["retrieval"] == asdict(Retrieval(top_k=3))
     assert [row["live"] for row in asked(cli, "release", "list", "--tenant", support)] == [True, False]
     assert asked(cli, "release", "show", "2", "--tenant", support) == second
 
@@ -184,7 +186,7 @@ def test_a_release_takes_what_is_named(cli: Cli, catalog: Catalog, support: str,
     create = ("release", "create", "--tenant", support)
     named = asked(cli, *create, "--adapter", older, "--store", "faq", "--top-k", "5", "--score-floor", "0.8")
     assert (named["adapter"], named["stores"]) == (older, ["faq"])
-    assert named["retrieval"] == {"top_k": 5, "score_floor": 0.8}
+    assert named["retrieval"] == asdict(Retrieval(top_k=5, score_floor=0.8))
     bare = asked(cli, *create, "--adapter", "none", "--no-store")
     assert (bare["adapter"], bare["stores"], bare["retrieval"]["top_k"]) == (None, [], 0)
     off = asked(cli, *create, "--adapter", "none", "--top-k", "0")
