@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gated_embedder import GatedEmbedder, fake_embedder
 from scripted_house import House, built
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "index"))  # its embedder of words
-from word_embedder import WordEmbedder, fake_embedder
-
-from ryorin_index.embed import Vectors
 from ryorin_serve import routes_vector_stores
 from ryorin_serve.options import ServeOptions
 
@@ -36,19 +31,6 @@ def standing_house(tmp_path_factory: pytest.TempPathFactory, empty_sqlite: Path)
     """A house for tests that change nothing in it."""
     with built(tmp_path_factory.mktemp("house") / "home", empty_sqlite, ServeOptions(max_model_len=400)) as house:
         yield house
-
-
-class GatedEmbedder(WordEmbedder):
-    """Words as vectors; while `gate` is closed, no passage is embedded."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def passages(self, texts: Sequence[str]) -> Vectors:
-        assert self.gate.wait(60)
-        return super().passages(texts)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import openai
 import pytest
-from conftest import GatedEmbedder
+from gated_embedder import GatedEmbedder
 from scripted_house import House
 from sqlalchemy import select, update
 from test_files_api import error_of, send
