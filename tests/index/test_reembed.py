@@ -40,7 +40,8 @@ def test_the_new_embedder_serves_after_the_swap(catalog: Catalog, store: VectorS
     embedder = Turned()
     changed = change_embedder(catalog, [store], NEXT, lambda: embedder, told.append)
     assert (changed.embedded, len(embedder.embedded), changed.generations) == (40, 40, {"handbook": 41})
-    assert [(at.done, at.total) for at in told] == [(16, 40), (32, 40), (40, 40)]
+    assert [(at.done, at.total) for at in (told[0], told[-1])] == [(16, 40), (40, 40)]
+    assert [at.done for at in told] == sorted({at.done for at in told})
     now = reread(catalog, store)
     assert (now.embedder, now.embedder_digest, now.next_embedder_digest) == ("turned", NEXT.digest, None)
     after = searcher.search(store.tenant_id, [store.id], "lamp", 3)
@@ -128,7 +129,7 @@ def test_the_last_texts_are_embedded_while_a_busy_writer_waits(catalog: Catalog,
     assert changed.embedded == 4 and without_vector(catalog) == 0
 
 
-@pytest.mark.parametrize("after", [20, 60])
+@pytest.mark.parametrize("after", [10, 40])  # batches grow: 16, then at most 32 more, then at most 64
 def test_a_killed_run_goes_on_where_it_was(catalog: Catalog, store: VectorStore, after: int) -> None:
     for number in range(80):
         put(catalog, store, number, "oak")
