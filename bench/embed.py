@@ -1,5 +1,5 @@
 """
-Bulk embedding: how many passages a second against plain sentence-transformers, and how near the vectors are to the package's own.
+Bulk embedding: passages a second against plain sentence-transformers, and how near the package's own vectors are.
 
 Real texts in English and Japanese: the paragraphs of the demo's documents and of the Python documentation strings that
 are installed everywhere. Ours is the default embedder as `ryorin models pull` makes it. The peer is plain
