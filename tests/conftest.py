@@ -47,12 +47,10 @@ class Ran:
 Cli = Callable[..., Ran]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Where tests run in several processes, a file stays in one, and so do all that share the real engine."""
-    for item in items:
-        live = item.path.parent.name == "live"
-        item.add_marker(pytest.mark.xdist_group("live" if live else item.path.stem))
+    live = item.path.parent.name == "live"
+    item.add_marker(pytest.mark.xdist_group("live" if live else item.path.stem))
 
 
 @pytest.fixture(autouse=True, scope="session")

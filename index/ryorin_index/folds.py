@@ -76,6 +76,7 @@ def _plain(text: str) -> str:
     """The text as it is compared."""
     text = _SUPERSCRIPT.sub(lambda match: f"^{unicodedata.normalize('NFKC', match[0])}", text)
     text = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
+    text = "\n".join(line.strip() for line in text.split("\n"))
     words: list[str] = []
     for word in _MARK.sub(" ", text).split():
         if word in _NOTHING or word in _VARIANTS or "'" in word:
