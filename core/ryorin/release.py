@@ -18,6 +18,7 @@ from ryorin.catalog.tables import Adapter, Promotion, Prompt, Release, Tenant, V
 from ryorin.catalog.tenants import lock_tenant
 from ryorin.digests import digest_of, new_id
 from ryorin.errors import Conflict, InvalidInput, NotFound
+from ryorin.filters import parse_filter
 
 SEARCH_MODES = ("hybrid", "dense", "lexical")
 CONTEXTS = ("passage", "neighbours", "section")
@@ -65,6 +66,8 @@ class Retrieval:
             raise InvalidInput("dense_weight and lexical_weight are both 0; nothing would be found", param="mode")
         if self.mmr is not None and not 0 <= self.mmr <= 1:
             raise InvalidInput(f"mmr is {self.mmr}; it must be 0 (variety) to 1 (relevance)", param="mmr")
+        if self.filters is not None:
+            parse_filter(self.filters)
 
     @classmethod
     def stored(cls, row: Mapping[str, Any]) -> Retrieval:

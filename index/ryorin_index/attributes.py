@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ryorin.catalog.tables import Document, Passage, Tombstone, VectorStore
-from ryorin_index.filters import Filter, filter_attributes
+from ryorin.filters import Filter, filter_attributes
 from ryorin_index.parts import Ids
 
 KEPT_ANSWERS = 32  # filters whose passages are remembered until the store changes

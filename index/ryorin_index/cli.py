@@ -15,7 +15,6 @@ from ryorin.commands.common import (
     opened_catalog,
     print_json,
     print_rows,
-    printable,
     say,
     tenant_option,
 )
@@ -24,13 +23,12 @@ from ryorin_index.chunking import DEFAULT_MAX_TOKENS, DEFAULT_OVERLAP_TOKENS, MA
 from ryorin_index.commands import store as store_commands
 from ryorin_index.commands.evaluate import draft_cases, evaluate
 from ryorin_index.commands.progress import progress_line, show_report
+from ryorin_index.commands.search import search
 from ryorin_index.commands.snapshots import rollback, snapshot, snapshots
 from ryorin_index.commands.sources import source, sync
 from ryorin_index.commands.stores import delete, purge
 from ryorin_index.commands.stores import embedder as embedder_command
 from ryorin_index.store import create_store, embedder_of, get_store, list_documents, list_stores, store_counts
-
-DEFAULT_TOP_K = 5
 
 
 @click.group()
@@ -190,35 +188,7 @@ def documents(store: str, tenant_name: str, as_json: bool) -> None:
     print_rows(rows, columns, as_json=as_json, empty="no documents yet; 'ryorin index add' brings some")
 
 
-@index.command()
-@click.argument("store")
-@click.argument("query")
-@tenant_option
-@click.option("--top-k", default=DEFAULT_TOP_K, show_default=True, type=click.IntRange(1, 50), help="Passages at most.")
-@json_option
-def search(store: str, query: str, tenant_name: str, top_k: int, as_json: bool) -> None:
-    """
-    Search a store and show the passages with their scores.
-
-    Example: ryorin index search handbook "return unopened goods" --tenant support
-    """
-    from ryorin_index.search import Searcher
-
-    with opened_catalog() as catalog:
-        with catalog.session() as session:
-            tenant = get_tenant(session, tenant_name)
-            chosen = get_store(session, tenant, store)
-        hits = Searcher(catalog).search(tenant.id, [chosen.id], query, top_k)
-    if as_json:
-        print_json([asdict(hit) for hit in hits])
-        return
-    if not hits:
-        say(f"store {store!r} is empty; fill it with 'ryorin index add {store} PATH'")
-    for hit in hits:
-        place = f", page {hit.page}" if hit.page else ""
-        click.echo(f"{hit.score:.3f}  {hit.title}  ({printable(hit.filename)}{place})")
-        click.echo("       " + hit.text.replace("\n", "\n       "))
-
-
-for command in (source, sync, snapshot, snapshots, rollback, embedder_command, purge, delete, evaluate, draft_cases):
+for command in (search, source, sync, snapshot, snapshots, rollback, embedder_command, purge, delete):
+    index.add_command(command)
+for command in (evaluate, draft_cases):
     index.add_command(command)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from sqlalchemy import select
@@ -23,18 +23,21 @@ from sqlalchemy.orm import Session
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Document, Passage, VectorStore
 from ryorin.errors import InvalidInput, NotFound
+from ryorin.filters import Compound, Filter, parse_filter
 from ryorin.prompt import PromptPassage
 from ryorin.release import Retrieval
 from ryorin_index.attributes import StoreAttributes
 from ryorin_index.context import widen
 from ryorin_index.dense import StoreIndex
 from ryorin_index.embed import Embed, Vectors, open_embedder
-from ryorin_index.filters import Compound, Filter, parse_filter
 from ryorin_index.fusion import diversify, fuse
 from ryorin_index.lexical import LexicalIndex
 from ryorin_index.passages import passage_title
 from ryorin_index.rerank import RERANK_CANDIDATES, Rerank, open_reranker
 from ryorin_index.store import embedder_of
+
+if TYPE_CHECKING:
+    from ryorin_index.maintenance import Maintainer
 
 MAX_QUERY_CHARACTERS = 8000
 MAX_QUERIES = 16
@@ -128,6 +131,7 @@ class Searcher:
         self._indexes: dict[str, StoreIndex] = {}
         self._lexical: dict[str, LexicalIndex] = {}
         self._attributes: dict[str, StoreAttributes] = {}
+        self._maintainer: Maintainer | None = None
         self._opening = threading.Lock()  # a lock of its own: an embedder may load for seconds, other searches go on
         self._lock = threading.Lock()
 
@@ -188,7 +192,7 @@ class Searcher:
         for _ in range(_ATTEMPTS):
             if not vectors or stores[0].embedder_digest != digest:  # the stores' embedder may change meanwhile
                 digest = stores[0].embedder_digest
-                embed = self._embedder(stores[0])
+                embed = self.embedder(stores[0])
                 vectors = [embed.query(query) for query in queries]  # between transactions: an endpoint takes its time
             with self._catalog.reading() as session:
                 stores = self._stores(session, tenant_id, store_ids)
@@ -225,7 +229,26 @@ class Searcher:
                 self._index(store).refresh(session, store)
                 self._words(store).refresh(session, store)
         for store in stores:
-            self._embedder(store)
+            self.embedder(store)
+
+    def maintain(self) -> None:
+        """Keep the files of the stores that are searched in order from now on; for a process that searches for long."""
+        from ryorin_index.maintenance import Maintainer
+
+        self._maintainer = Maintainer(self._catalog, self._in_use)
+        self._maintainer.start()
+
+    def close(self) -> None:
+        """End what `maintain` began."""
+        if self._maintainer is not None:
+            self._maintainer.stop()
+            self._maintainer = None
+
+    def _in_use(self) -> Sequence[VectorStore]:
+        with self._lock:
+            ids = list(self._indexes)
+        with self._catalog.session() as session:
+            return session.scalars(select(VectorStore).where(VectorStore.id.in_(ids))).all()
 
     def _ranked(
         self,
@@ -300,7 +323,8 @@ class Searcher:
             raise InvalidInput("stores of different embedders cannot be searched together", param="store")
         return found
 
-    def _embedder(self, store: VectorStore) -> Embed:
+    def embedder(self, store: VectorStore) -> Embed:
+        """The store's embedder, loaded once."""
         key = (store.embedder, store.embedder_digest)
         opened = self._embedders.get(key)
         if opened is None:

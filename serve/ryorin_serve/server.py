@@ -115,6 +115,7 @@ async def _serve(
     stopped: asyncio.Future[Any] = _on_signals(engine, say)
     engine.start()
     searcher = Searcher(catalog)
+    searcher.maintain()
     gateway = Gateway(
         catalog,
         searcher,
@@ -153,6 +154,7 @@ async def _serve(
         with contextlib.suppress(asyncio.CancelledError):
             await serving
         await engine.stop()
+        await asyncio.to_thread(searcher.close)
         await asyncio.gather(ready, warming, return_exceptions=True)
     return int(stopped.result()) if stopped.done() else 1
 

@@ -149,6 +149,7 @@ def test_retrieval_needs_stores_of_one_embedder(catalog: Catalog) -> None:
         {"dense_weight": -1},
         {"dense_weight": 0, "lexical_weight": 0},
         {"context": "page"},
+        {"filters": {"type": "like"}},
         {"lexical_weight": float("nan")},
     ],
 )

@@ -16,8 +16,8 @@ from word_embedder import WordEmbedder, fake_embedder
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Document, Passage, Tenant, VectorStore
 from ryorin.errors import InvalidInput, NotFound
+from ryorin.filters import parse_filter
 from ryorin.release import Retrieval
-from ryorin_index.filters import parse_filter
 from ryorin_index.fusion import RRF_K, diversify, fuse
 from ryorin_index.ingest import Incoming, delete_documents, put_document
 from ryorin_index.search import Searcher

@@ -102,3 +102,15 @@ def test_names_of_files_that_are_odd(ready: Any, tmp_path: Path) -> None:
 def test_an_unknown_tenant(cli: Any, home: Path) -> None:
     result = cli("index", "list", "--tenant", "nobody")
     assert result.code == 2 and "no tenant 'nobody' (known: none yet)" in result.err
+
+
+def test_search_options(ready: Any, folder: Path) -> None:
+    ready("add", "handbook", folder)
+    words = ready("search", "handbook", "returning tableware", "--mode", "lexical", "--explain").out
+    assert "Opened tableware can be returned" in words and "lexical #1, BM25" in words
+    only = '{"type": "eq", "key": "filename", "value": "shops.html"}'
+    hits = json.loads(ready("search", "handbook", "unopened goods", "--filter", only, "--json").out)
+    assert [hit["filename"] for hit in hits] == ["shops.html"] and hits[0]["explanation"]["filtered"]
+    assert "filters.type is 'like'" in ready("search", "handbook", "x", "--filter", '{"type": "like"}').err
+    assert "not JSON" in ready("search", "handbook", "x", "--filter", "{").err
+    assert "nothing was found" in ready("search", "handbook", "zebra", "--mode", "lexical").err

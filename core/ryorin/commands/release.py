@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -43,6 +44,17 @@ def release() -> None:
 @click.option("--no-store", is_flag=True, help="No documents at all.")
 @click.option("--top-k", type=int, metavar="N", help="Passages in the prompt at most (3); 0 turns retrieval off.")
 @click.option("--score-floor", type=float, metavar="X", help="Leave out passages less similar than X (-1 to 1).")
+@click.option("--mode", metavar="hybrid|dense|lexical", help="Search by meaning and words (hybrid), or by one of them.")
+@click.option("--dense-weight", type=float, metavar="X", help="Of the search by meaning in hybrid (1).")
+@click.option("--lexical-weight", type=float, metavar="X", help="Of the search by words in hybrid (1).")
+@click.option("--mmr", type=float, metavar="X", help="Relevance against variety, 1 to 0; by default relevance alone.")
+@click.option(
+    "--reranker", metavar="FOLDER", help="A cross-encoder of sentence-transformers that orders the best anew."
+)
+@click.option(
+    "--context", metavar="passage|neighbours|section", help="What of a passage's surroundings stands in the prompt."
+)
+@click.option("--filter", "filters", metavar="JSON", help="Only documents whose attributes pass, in OpenAI's grammar.")
 @click.option(
     "--base", "base_name", metavar="NAME", help="The base model; by default the adapter's, or the bundled one."
 )
@@ -57,6 +69,13 @@ def create_command(
     no_store: bool,
     top_k: int | None,
     score_floor: float | None,
+    mode: str | None,
+    dense_weight: float | None,
+    lexical_weight: float | None,
+    mmr: float | None,
+    reranker: str | None,
+    context: str | None,
+    filters: str | None,
     base_name: str | None,
     note: str,
     allow_prompt_mismatch: bool,
@@ -92,6 +111,17 @@ def create_command(
         stores = [] if no_store else _stores(session, tenant, store_names)
         if top_k is None:
             top_k = Retrieval.top_k if stores else 0
+        chosen: dict[str, Any] = {
+            "top_k": top_k,
+            "score_floor": score_floor,
+            "mode": mode,
+            "dense_weight": dense_weight,
+            "lexical_weight": lexical_weight,
+            "mmr": mmr,
+            "reranker": reranker,
+            "context": context,
+            "filters": _filters(filters),
+        }
         created = create_release(
             session,
             tenant,
@@ -99,7 +129,7 @@ def create_command(
             prompt=prompt,
             adapter=adapter,
             stores=stores,
-            retrieval=Retrieval(top_k=top_k, score_floor=score_floor),
+            retrieval=Retrieval(**{name: value for name, value in chosen.items() if value is not None}),
             note=note,
             allow_prompt_mismatch=allow_prompt_mismatch,
         )
@@ -220,6 +250,17 @@ def rollback_command(tenant_name: str, as_json: bool) -> None:
     else:
         say(f"release {version} of tenant {tenant_name} is live again; before: {before}")
         say(f"to undo: ryorin release promote {before} --tenant {tenant_name}")
+
+
+def _filters(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    from ryorin.errors import InvalidInput
+
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise InvalidInput(f"--filter is not an object in JSON: {error}", param="filters") from error
 
 
 def _adapter_by_name(session: Session, tenant: Tenant, name: str) -> Adapter:

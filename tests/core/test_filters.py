@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ryorin.errors import InvalidInput
-from ryorin_index.filters import MAX_CONDITIONS, MAX_DEPTH, parse_filter
+from ryorin.filters import MAX_CONDITIONS, MAX_DEPTH, parse_filter
 
 KEYS = st.sampled_from(["year", "team", "open"])
 VALUES = st.one_of(st.sampled_from(["a", "b", "1", ""]), st.sampled_from([0, 1, 2, 1.0, -0.5]), st.booleans())
