@@ -22,10 +22,10 @@ from ryorin.catalog.files import get_files
 from ryorin.catalog.tables import Document, VectorStore
 from ryorin.digests import new_id
 from ryorin.errors import InvalidInput, NotFound, Unavailable
+from ryorin.filters import parse_filter
 from ryorin.models.registry import Embedder, get_embedder
 from ryorin.release import Retrieval
 from ryorin_index.attach import Attachment, attach, take_store
-from ryorin_index.filters import parse_filter
 from ryorin_index.purge import delete_store
 from ryorin_index.search import MAX_QUERIES
 from ryorin_serve.auth import Caller
