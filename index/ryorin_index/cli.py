@@ -12,7 +12,6 @@ from ryorin.catalog.tenants import get_tenant
 from ryorin.commands.common import (
     catalog_session,
     json_option,
-    opened_catalog,
     print_json,
     print_rows,
     say,
@@ -21,6 +20,7 @@ from ryorin.commands.common import (
 from ryorin.models.registry import DEFAULT_EMBEDDER, get_embedder
 from ryorin_index.chunking import DEFAULT_MAX_TOKENS, DEFAULT_OVERLAP_TOKENS, MAX_TOKENS, MIN_TOKENS, make_chunking
 from ryorin_index.commands import store as store_commands
+from ryorin_index.commands.common import opened_store
 from ryorin_index.commands.evaluate import draft_cases, evaluate
 from ryorin_index.commands.progress import progress_line, show_report
 from ryorin_index.commands.search import search
@@ -135,9 +135,7 @@ def add(store: str, paths: tuple[Path, ...], tenant_name: str, as_json: bool) ->
     from ryorin_index.maintenance import maintain_quietly
     from ryorin_index.sync import add_paths
 
-    with opened_catalog() as catalog:
-        with catalog.session() as session:
-            chosen = get_store(session, get_tenant(session, tenant_name), store)
+    with opened_store(store, tenant_name) as (catalog, chosen):
         embedder = embedder_of(catalog.settings, chosen)
         report = add_paths(catalog, chosen, paths, lambda: open_embedder(embedder), progress_line())
         maintain_quietly(catalog, chosen)
@@ -162,9 +160,7 @@ def remove(store: str, documents: tuple[str, ...], tenant_name: str, as_json: bo
     """
     from ryorin_index.ingest import remove_documents
 
-    with opened_catalog() as catalog:
-        with catalog.session() as session:
-            chosen = get_store(session, get_tenant(session, tenant_name), store)
+    with opened_store(store, tenant_name) as (catalog, chosen):
         removed = remove_documents(catalog, chosen, documents)
     if as_json:
         print_json({"removed": removed})

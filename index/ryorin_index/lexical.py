@@ -31,6 +31,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from ryorin.catalog.tables import Document, Passage, Tombstone, VectorStore
+from ryorin.errors import Conflict
 from ryorin_index.bm25 import FIELDS, Statistics, Tail
 from ryorin_index.passages import passage_title
 from ryorin_index.words import words_of
@@ -128,6 +129,17 @@ class LexicalIndex:
             if self._tail or self._gone:
                 self._fold(session, store)
                 self._read_tail(session, store)
+
+    def rebuild(self, session: Session, store: VectorStore) -> None:
+        """Make the files on disk anew from SQL, whatever is there; another process's writing is waited for."""
+        with self._lock:
+            self._folder.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(self._folder.with_suffix(".lock")) as mine:
+                if not mine:
+                    raise Conflict(f"another process writes the words of store {store.name!r}; run it again later")
+                shutil.rmtree(self._folder, ignore_errors=True)
+            self._reopen(store)
+        self.fold(session, store)
 
     def verify(self) -> list[str]:
         """What is wrong with the files on disk, in words; empty when all is well or nothing is there."""

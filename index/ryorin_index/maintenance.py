@@ -25,6 +25,7 @@ from ryorin.catalog.tables import VectorStore
 from ryorin.errors import Conflict, NotFound
 from ryorin_index import disk
 from ryorin_index.dense import passage_ids, read_vectors
+from ryorin_index.lexical import LexicalIndex
 from ryorin_index.parts import GRAPH_AT, Ids, with_graph
 from ryorin_index.segments import (
     FILE_NAME,
@@ -111,10 +112,21 @@ def maintain_quietly(catalog: Catalog, store: VectorStore) -> None:
         _log.warning(_FAILED, store.id, error)
 
 
+def merge(catalog: Catalog, store: VectorStore) -> Maintained:
+    """Merge the store's segments and what came since into one, and write the words that are in memory only."""
+    done = maintain(catalog, store, force=True, wait=True)
+    assert done is not None
+    with catalog.reading() as session:
+        _words(catalog, store).fold(session, session.get_one(VectorStore, store.id))
+    return done
+
+
 def rebuild(catalog: Catalog, store: VectorStore) -> Maintained:
-    """Make the store's files anew from SQL, whatever is there."""
+    """Make the store's files anew from SQL, whatever is there. Raises Conflict while another process writes words."""
     done = maintain(catalog, store, anew=True, wait=True)
     assert done is not None
+    with catalog.reading() as session:
+        _words(catalog, store).rebuild(session, session.get_one(VectorStore, store.id))
     return done
 
 
@@ -122,7 +134,7 @@ def verify(catalog: Catalog, store: VectorStore) -> list[str]:
     """
     What is wrong with the store's files; changes nothing.
 
-    Every file is checked against the manifests, and the vectors in the newest segments against SQL.
+    Every file is checked against the manifests or its own checksum, the vectors in the segments against SQL.
     """
     folder = folder_of(catalog.settings, store)
     problems: list[str] = []
@@ -144,7 +156,7 @@ def verify(catalog: Catalog, store: VectorStore) -> list[str]:
                 at = part.positions(truth.ids)
                 if not np.array_equal(part.vectors[at], truth.vectors):
                     problems.append(f"{folder / segment.vectors.name}: its vectors are not those of the database")
-    return list(dict.fromkeys(problems))
+    return list(dict.fromkeys([*problems, *_words(catalog, store).verify()]))
 
 
 def stats(catalog: Catalog, store: VectorStore) -> dict[str, Any]:
@@ -176,6 +188,10 @@ def stats(catalog: Catalog, store: VectorStore) -> dict[str, Any]:
         "embedder_digest": store.embedder_digest,
         "dimensions": store.dimensions,
     }
+
+
+def _words(catalog: Catalog, store: VectorStore) -> LexicalIndex:
+    return LexicalIndex(catalog.settings.home, store.tenant_id, store.id)
 
 
 class Maintainer:

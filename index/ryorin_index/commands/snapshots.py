@@ -17,6 +17,7 @@ from ryorin.commands.common import (
     say,
     tenant_option,
 )
+from ryorin_index.commands.common import opened_store
 from ryorin_index.store import embedder_of, get_store
 
 
@@ -33,9 +34,7 @@ def snapshot(store: str, name: str | None, tenant_name: str, as_json: bool) -> N
     """
     from ryorin_index.snapshots import create_snapshot
 
-    with opened_catalog() as catalog:
-        with catalog.session() as session:
-            chosen = get_store(session, get_tenant(session, tenant_name), store)
+    with opened_store(store, tenant_name) as (catalog, chosen):
         made = create_snapshot(catalog, chosen, name)
     if as_json:
         keys = ("name", "generation", "documents", "passages", "embedder", "bytes", "sha256", "created_at")

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from ryorin.catalog.tenants import get_tenant
-from ryorin.commands.common import json_option, opened_catalog, print_json, printable, say, tenant_option
-from ryorin_index.store import get_store
+from ryorin.commands.common import json_option, print_json, printable, say, tenant_option
+from ryorin_index.commands.common import opened_store
 
 if TYPE_CHECKING:
-    from ryorin.catalog import Catalog
-    from ryorin.catalog.tables import VectorStore
     from ryorin_index.maintenance import Maintained
 
 
@@ -34,7 +29,7 @@ def verify(store: str, tenant_name: str, as_json: bool) -> None:
     """
     from ryorin_index.maintenance import verify as verify_files
 
-    with _chosen(store, tenant_name) as (catalog, chosen):
+    with opened_store(store, tenant_name) as (catalog, chosen):
         problems = verify_files(catalog, chosen)
     if as_json:
         print_json({"problems": problems})
@@ -58,7 +53,7 @@ def rebuild(store: str, tenant_name: str, as_json: bool) -> None:
     """
     from ryorin_index.maintenance import rebuild as rebuild_files
 
-    with _chosen(store, tenant_name) as (catalog, chosen):
+    with opened_store(store, tenant_name) as (catalog, chosen):
         done = rebuild_files(catalog, chosen)
     _show(done, as_json)
 
@@ -73,11 +68,10 @@ def merge(store: str, tenant_name: str, as_json: bool) -> None:
 
     Example: ryorin index merge handbook --tenant support
     """
-    from ryorin_index.maintenance import maintain
+    from ryorin_index.maintenance import merge as merge_files
 
-    with _chosen(store, tenant_name) as (catalog, chosen):
-        done = maintain(catalog, chosen, force=True, wait=True)
-    assert done is not None
+    with opened_store(store, tenant_name) as (catalog, chosen):
+        done = merge_files(catalog, chosen)
     _show(done, as_json)
 
 
@@ -93,7 +87,7 @@ def stats(store: str, tenant_name: str, as_json: bool) -> None:
     """
     from ryorin_index.maintenance import stats as figures
 
-    with _chosen(store, tenant_name) as (catalog, chosen):
+    with opened_store(store, tenant_name) as (catalog, chosen):
         result = figures(catalog, chosen)
     if as_json:
         print_json(result)
@@ -105,14 +99,6 @@ def stats(store: str, tenant_name: str, as_json: bool) -> None:
                 click.echo(f"{'segment':20}{segment['passages']} passages, {segment['kind']}{recall}")
         else:
             click.echo(f"{name.replace('_', ' '):20}{'-' if value is None else value}")
-
-
-@contextmanager
-def _chosen(store: str, tenant_name: str) -> Iterator[tuple[Catalog, VectorStore]]:
-    with opened_catalog() as catalog:
-        with catalog.session() as session:
-            chosen = get_store(session, get_tenant(session, tenant_name), store)
-        yield catalog, chosen
 
 
 def _show(done: Maintained, as_json: bool) -> None:

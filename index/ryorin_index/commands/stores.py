@@ -13,6 +13,7 @@ import click
 from ryorin.catalog.tenants import get_tenant
 from ryorin.commands.common import json_option, opened_catalog, print_json, say, tenant_option
 from ryorin.models.registry import get_embedder
+from ryorin_index.commands.common import opened_store
 from ryorin_index.commands.snapshots import ask
 from ryorin_index.store import get_store, store_counts
 
@@ -81,9 +82,7 @@ def purge(store: str, tenant_name: str, dry_run: bool, as_json: bool) -> None:
     """
     from ryorin_index.purge import purge_store
 
-    with opened_catalog() as catalog:
-        with catalog.session() as session:
-            chosen = get_store(session, get_tenant(session, tenant_name), store)
+    with opened_store(store, tenant_name) as (catalog, chosen):
         done = purge_store(catalog, chosen, dry_run=dry_run)
     if as_json:
         print_json(asdict(done) | {"dry_run": dry_run})
