@@ -14,13 +14,14 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import delete, select
 from word_embedder import WordEmbedder
 
 from ryorin.catalog import Catalog
-from ryorin.catalog.tables import Document, Passage, Tombstone, VectorStore
+from ryorin.catalog.tables import Document, Passage, Tenant, Tombstone, VectorStore
 from ryorin_index import lexical
 from ryorin_index.ingest import Incoming, delete_documents, put_document
 from ryorin_index.lexical import LexicalIndex
@@ -260,8 +261,8 @@ def test_damage_is_seen_and_made_good(sqlite_store: tuple[Catalog, VectorStore])
     files = sorted(path.name for path in folder.iterdir() if path.stat().st_size)
     seen = 0
     for turn in range(int(os.environ.get("RYORIN_DAMAGE_TURNS", "150"))):
-        shutil.rmtree(folder)
-        shutil.copytree(kept, folder)
+        shutil.rmtree(folder, ignore_errors=True)  # tantivy's watching threads may be making a lock file in it
+        shutil.copytree(kept, folder, dirs_exist_ok=True)
         path = folder / files[turn % len(files)]
         data = bytearray(path.read_bytes())
         if turn % 5 == 4:
@@ -274,6 +275,22 @@ def test_damage_is_seen_and_made_good(sqlite_store: tuple[Catalog, VectorStore])
         refresh(catalog, store, other)
         assert [passage for _, passage in other.search(query, 9)] == [passage for _, passage in expected], path.name
     assert seen > 75  # the rest met what changes nothing: white space, a file list that is written anew
+
+
+def test_rebuilt_by_command(cli: Any, catalog: Catalog, tenant: Tenant, store: VectorStore) -> None:
+    fill(catalog, store, 6)
+    place = ("handbook", "--tenant", tenant.name)
+    assert cli("index", "merge", *place).code == 0
+    folder = on_disk(catalog.settings.home, store)
+    assert (folder / "meta.json").exists() and cli("index", "verify", *place).code == 0
+    damaged = next(folder.glob("*.term"))
+    damaged.write_bytes(damaged.read_bytes()[:-3])
+    broken = cli("index", "verify", *place)
+    assert broken.code == 1 and damaged.name in broken.err
+    assert cli("index", "rebuild", *place).code == 0
+    assert cli("index", "verify", *place).code == 0
+    index = refresh(catalog, store, index_of(catalog, store))
+    assert {passage for _, passage in index.search("kettle", 99)} == plain_bm25(catalog, store, "kettle").keys()
 
 
 def test_killed_while_it_writes(sqlite_store: tuple[Catalog, VectorStore], tmp_path: Path) -> None:
