@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,10 @@ def test_a_postgres_schema_that_is_behind_is_refused(postgres: str, home: Path) 
         open_catalog(behind)
 
 
-def test_upgrade_of_postgres(postgres_url: str, home: Path) -> None:
-    settings = Settings(home=home, database_url=postgres_url)
-    engine = create_engine(postgres_url.replace("postgresql://", "postgresql+psycopg://"))
+def test_upgrade_of_postgres(make_postgres_database: Callable[[], str], home: Path) -> None:
+    address = make_postgres_database()
+    settings = Settings(home=home, database_url=address)
+    engine = create_engine(address.replace("postgresql://", "postgresql+psycopg://"))
     Base.metadata.drop_all(engine)
     with engine.begin() as connection:
         connection.execute(text("DROP TABLE alembic_version"))

@@ -9,22 +9,11 @@ from typing import Any
 
 import pytest
 
-from ryorin.models.registry import DEFAULT_EMBEDDER, pull
-from ryorin.settings import Settings
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of models that holds the bundled embedder, converted once."""
-    home = tmp_path_factory.mktemp("models")
-    pull(Settings(home=home, database_url=f"sqlite:///{home / 'catalog.db'}"), DEFAULT_EMBEDDER)
-    return home / "models"
-
 
 @pytest.fixture
-def ready(cli: Any, home: Path, models: Path) -> Any:
+def ready(cli: Any, home: Path, pulled_models: Path) -> Any:
     """The command line on a home with a tenant, a store and the bundled embedder."""
-    (home / "models").symlink_to(models, target_is_directory=True)
+    (home / "models").symlink_to(pulled_models, target_is_directory=True)
     assert cli("tenant", "create", "support").code == 0
     assert cli("index", "create", "handbook", "--tenant", "support").code == 0
     return lambda *words: cli("index", *words, "--tenant", "support")

@@ -6,13 +6,15 @@ import hashlib
 import time
 
 import httpx
-import openai
 import pytest
+from lazily import Lazily
 from scripted_house import House
 from sqlalchemy import select, update
 
 from ryorin.catalog.tables import File
 from ryorin_serve.files import clear_away
+
+openai = Lazily("openai")
 
 TEXT = b"# Returns\n\nUnopened goods go back within 30 days.\n"
 

@@ -8,13 +8,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-import openai
 import pytest
+from lazily import Lazily
 from scripted_house import House, built, eventually
 
 from ryorin.catalog import tenants
 from ryorin.release import get_release, promote, rollback
 from ryorin_serve.server import QuietServer
+
+openai = Lazily("openai")
 
 QUESTION = [{"role": "user", "content": "How long does a refund take?"}]
 ANSWER = "Refunds take 30 days [2]."
