@@ -54,10 +54,21 @@ class Ran:
 Cli = Callable[..., Ran]
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Where tests run in several processes, a file stays in one, and so do all that share the real engine."""
-    live = item.path.parent.name == "live"
-    item.add_marker(pytest.mark.xdist_group("live" if live else item.path.stem))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """
+    Where tests run in several processes, a file stays in one, and so do all that share the real engine.
+
+    Not by xdist's own `xdist_group`: xdist 3.8 writes it into a field that pytest 9.2 no longer reads, and deals
+    every test by itself.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "live" if path.startswith("tests/live/") else path
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -17,4 +17,6 @@ class Lazily:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith(("_", "pytest")):  # pytest looks at every name of a test file for what it knows
+            raise AttributeError(name)
         return getattr(import_module(self._name), name)
