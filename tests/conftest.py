@@ -28,10 +28,12 @@ from typing import Any
 
 import pytest
 from hypothesis import settings as hypothesis_settings
+from long_runs import turns
 from run_folder import made_once, postgres_server, run_folder
 
-hypothesis_settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
-hypothesis_settings.load_profile("untimed")
+# Untimed, since a busy machine is no failure; without a database, which would be a folder where the tests run.
+hypothesis_settings.register_profile("ryorin", deadline=None, max_examples=turns(30, 1000), database=None)
+hypothesis_settings.load_profile("ryorin")
 os.environ.update(HF_HUB_OFFLINE="1", DO_NOT_TRACK="1", VLLM_NO_USAGE_STATS="1")
 for variable in ("RYORIN_HOME", "RYORIN_DATABASE_URL", "RYORIN_PEPPER", "RYORIN_TENANT"):
     os.environ.pop(variable, None)
@@ -97,6 +99,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RYORIN_HOME", str(folder))
     monkeypatch.delenv("RYORIN_DATABASE_URL", raising=False)
     return folder
+
+
+@pytest.fixture
+def migrated(home: Path, empty_sqlite: Path) -> Path:
+    """The same home with an empty catalog on SQLite, which spares a test of commands the migrations."""
+    shutil.copy(empty_sqlite, home / "catalog.db")
+    return home
 
 
 @pytest.fixture
@@ -236,7 +245,7 @@ def catalog(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.Monk
     from ryorin.settings import load_settings
 
     if request.param == "sqlite":
-        shutil.copy(request.getfixturevalue("empty_sqlite"), home / "catalog.db")
+        request.getfixturevalue("migrated")
     else:
         monkeypatch.setenv("RYORIN_DATABASE_URL", request.getfixturevalue("postgres_url"))
     opened = open_catalog(load_settings())

@@ -11,9 +11,9 @@ import pytest
 
 
 @pytest.fixture
-def ready(cli: Any, home: Path, pulled_models: Path) -> Any:
+def ready(cli: Any, migrated: Path, pulled_models: Path) -> Any:
     """The command line on a home with a tenant, a store and the bundled embedder."""
-    (home / "models").symlink_to(pulled_models, target_is_directory=True)
+    (migrated / "models").symlink_to(pulled_models, target_is_directory=True)
     assert cli("tenant", "create", "support").code == 0
     assert cli("index", "create", "handbook", "--tenant", "support").code == 0
     return lambda *words: cli("index", *words, "--tenant", "support")

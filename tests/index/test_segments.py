@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from long_runs import turns
 from random_store import add_passages, bring_up, check, opened, random_vectors, remove_passages, truth
 
 from ryorin.catalog import Catalog
@@ -18,7 +19,7 @@ from ryorin_index.maintenance import Maintainer, maintain, rebuild, stats, verif
 from ryorin_index.segments import folder_of
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(turns(2, 20)))
 def test_equals_brute_force_over_any_history(
     catalog: Catalog, store: VectorStore, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
@@ -144,7 +145,7 @@ def test_every_flipped_bit_and_cut_is_found(
     draw = random.Random(5)
     query = random_vectors(1, store.dimensions, 4)[0]
     before = opened(catalog, store).search(query, 10)
-    for turn in range(40):
+    for turn in range(turns(20, 200)):
         path = draw.choice(files_of(catalog, store))
         whole = path.read_bytes()
         if turn % 5:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from long_runs import turns
 from sqlalchemy import delete, select
 from word_embedder import WordEmbedder, fake_embedder
 
@@ -334,7 +335,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=turns(12, 500), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(STEPS, max_size=12))
 def test_after_any_changes_the_store_is_the_folder(
     catalog: Catalog, tenant: Tenant, tmp_path: Path, steps: list[tuple[str, str, str]]
