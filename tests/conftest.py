@@ -55,10 +55,31 @@ class Ran:
 
 Cli = Callable[..., Ran]
 
+# The longest files (a folder: all of its files), longest first.
+FIRST = (
+    "train",
+    "test_index_cli",
+    "test_lexical",
+    "test_hostile",
+    "test_embedder",
+    "test_reembed",
+    "test_serve_command",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no process is left alone with it; the real engine comes last."""
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.parent.name if item.path.parent.name in ("train", "live") else item.path.stem
+        return len(FIRST) + 1 if name == "live" else FIRST.index(name) if name in FIRST else len(FIRST)
+
+    items.sort(key=place)
+
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """
-    Where tests run in several processes, a file stays in one, and so do all that share the real engine.
+    Where tests run in several processes, a file stays in one, and so do all that need torch or share the real engine.
 
     Not by xdist's own `xdist_group`: xdist 3.8 writes it into a field that pytest 9.2 no longer reads, and deals
     every test by itself.
@@ -68,8 +89,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             path = nodeid.partition("::")[0]
-            return "live" if path.startswith("tests/live/") else path
+            together = [folder for folder in ("tests/live/", "tests/train/") if path.startswith(folder)]
+            return together[0] if together else path
 
+    config.option.loadscopereorder = False  # the order is that of `pytest_collection_modifyitems`
     return ByFile(config, log)
 
 
