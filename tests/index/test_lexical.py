@@ -57,6 +57,9 @@ JAPANESE = [
 ]
 
 
+on_sqlite = pytest.mark.parametrize("catalog", ["sqlite"], indirect=True)  # what is asked has nothing to do with SQL
+
+
 def put(catalog: Catalog, store: VectorStore, name: str, text: str) -> str:
     incoming = Incoming(source=name, filename=name, data=text.encode())
     return put_document(catalog, store, incoming, WordEmbedder).document_id
@@ -140,6 +143,7 @@ def test_words_of_long_japanese_without_a_stop() -> None:
     assert len(words_of("領収書の発行" * 20_000)) >= 40_000
 
 
+@on_sqlite
 @pytest.mark.parametrize("folded", [0, 1, 2])
 def test_scores_are_those_of_a_plain_bm25(catalog: Catalog, store: VectorStore, folded: int) -> None:
     """All in memory, all on disk, and half of each: the same scores, near enough for another length's rounding."""
@@ -188,6 +192,7 @@ def test_follows_every_kind_of_change(catalog: Catalog, store: VectorStore, monk
     assert on_disk(catalog.settings.home, store).exists()
 
 
+@on_sqlite
 def test_another_process_reads_what_was_written(catalog: Catalog, store: VectorStore) -> None:
     fill(catalog, store, 12)
     written = fold(catalog, store, index_of(catalog, store))
@@ -196,6 +201,7 @@ def test_another_process_reads_what_was_written(catalog: Catalog, store: VectorS
     assert len(other._tail) == 0  # it was read from disk, not from SQL
 
 
+@on_sqlite
 def test_allowed_passages_are_chosen_before_the_search(
     catalog: Catalog, store: VectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +235,7 @@ def test_a_purge_of_tombstones_loads_anew(catalog: Catalog, store: VectorStore) 
         assert {passage for _, passage in reader.search(query, 99)} == plain_bm25(catalog, store, query).keys()
 
 
+@on_sqlite
 def test_a_disk_that_refuses_is_not_needed(
     catalog: Catalog, store: VectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
