@@ -173,7 +173,7 @@ def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pulled_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
-    A folder of models that holds the default embedder, converted once a run (a dozen seconds); to be read only.
+    A folder of models that holds the default embedder, converted once a run (some seconds); to be read only.
 
     A test's home gets it by `(home / "models").symlink_to(pulled_models, target_is_directory=True)`.
     """
