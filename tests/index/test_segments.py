@@ -19,6 +19,9 @@ from ryorin_index.maintenance import Maintainer, maintain, rebuild, stats, verif
 from ryorin_index.segments import folder_of
 
 
+on_sqlite = pytest.mark.parametrize("catalog", ["sqlite"], indirect=True)  # of files, whatever the database
+
+
 @pytest.mark.parametrize("seed", range(turns(2, 20)))
 def test_equals_brute_force_over_any_history(
     catalog: Catalog, store: VectorStore, monkeypatch: pytest.MonkeyPatch, seed: int
@@ -55,6 +58,7 @@ def test_equals_brute_force_over_any_history(
     assert np.array_equal(index.vectors_of(ids), vectors)
 
 
+@on_sqlite
 def test_a_graph_is_chosen_by_recall_and_filters_come_first(
     catalog: Catalog, store: VectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +132,7 @@ def files_of(catalog: Catalog, store: VectorStore) -> list[Path]:
     return sorted(path for path in folder_of(catalog.settings, store).iterdir() if path.name != ".lock")
 
 
+@on_sqlite
 def test_every_flipped_bit_and_cut_is_found(
     catalog: Catalog, store: VectorStore, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,15 +114,6 @@ def test_an_engine_that_cannot_start_is_an_error_that_shows_its_log(stage: Stage
     eventually(stage.none_left)
 
 
-def test_killed_it_leaves_no_process(stage: Stage):
-    with serving(stage, "--json") as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.kill()
-        process.communicate(timeout=60)
-    eventually(stage.none_left)
-
-
 def test_a_taken_port_is_an_error_before_anything_starts(stage: Stage, serve_here):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
