@@ -18,7 +18,6 @@ from ryorin_index.dense import LOOK_EVERY_S
 from ryorin_index.maintenance import Maintainer, maintain, rebuild, stats, verify
 from ryorin_index.segments import folder_of
 
-
 on_sqlite = pytest.mark.parametrize("catalog", ["sqlite"], indirect=True)  # of files, whatever the database
 
 
