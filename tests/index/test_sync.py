@@ -403,13 +403,15 @@ sync_store(catalog, store, sources, Slow, lambda at: print("told", at.done, flus
 """
 
 
+@pytest.mark.parametrize(("catalog", "kills"), [("sqlite", (3, 40)), ("postgresql", (30,))], indirect=["catalog"])
 def test_a_killed_sync_is_taken_up(
-    catalog: Catalog, store: VectorStore, folder: Path, sync: Sync, embedder: WordEmbedder
+    catalog: Catalog, store: VectorStore, folder: Path, sync: Sync, kills: tuple[int, ...]
 ) -> None:
+    """It is killed when it has said so many lines, two a document."""
     for number in range(60):
         (folder / f"{number}.md").write_text(f"# Document {number}\n\nWords {number}.")
     script = KILLED.format(tests=str(Path(__file__).parent))
-    for lines in (3, 40):
+    for lines in kills:
         process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=os.environ)
         assert process.stdout is not None
         for _ in range(lines):

@@ -18,7 +18,7 @@ import numpy as np
 from ryorin.models.e5_file import E5File
 
 METASPACE = "▁"
-_ROOM = 1 << 16  # units of a trie at most; that of e5 has 14,600
+_ROOM = 1 << 16  # units of a trie at most; that of e5 has 9,984
 _NUMBERS = np.arange(_ROOM)
 _LEAF_FOLLOWS, _IS_VALUE = 1 << 8, 1 << 31  # bits of a unit: darts-clone, include/darts.h, class DoubleArrayUnit
 
