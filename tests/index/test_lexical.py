@@ -309,7 +309,9 @@ def test_killed_while_it_writes(sqlite_store: tuple[Catalog, VectorStore], tmp_p
         textwrap.dedent(
             """
             import sys
-            sys.path[:0] = [sys.argv[2]]
+            from pathlib import Path
+            here = Path(sys.argv[2])
+            sys.path[:0] = [str(here), str(here.parent)]
             from test_lexical import fill, fold, index_of, put
             from ryorin.catalog import open_catalog
             from ryorin.catalog.tables import VectorStore
