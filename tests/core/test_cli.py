@@ -62,7 +62,7 @@ def base(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def support(cli: Cli, tmp_path: Path) -> str:
+def support(cli: Cli, migrated: Path, tmp_path: Path) -> str:
     """A tenant with a prompt."""
     prompt = tmp_path / "prompt.txt"
     prompt.write_text("You answer.")
@@ -276,15 +276,21 @@ def test_a_database_that_fails_in_the_middle(cli: Cli, catalog: Catalog, support
     if catalog.engine.dialect.name == "postgresql":
         body = "BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END"
         statements = (
-            f"CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$",
+            f"CREATE OR REPLACE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$",
             "CREATE TRIGGER die BEFORE INSERT ON api_keys FOR EACH ROW EXECUTE FUNCTION die()",
         )
+        on_table = " ON api_keys"
     else:
         statements = ("CREATE TRIGGER die BEFORE INSERT ON api_keys BEGIN SELECT RAISE(ABORT, 'disk is full'); END",)
+        on_table = ""
     with catalog.engine.begin() as connection:
         for statement in statements:
             connection.exec_driver_sql(statement)
-    ran = cli("key", "create", "--tenant", support, "--json")
+    try:
+        ran = cli("key", "create", "--tenant", support, "--json")
+    finally:
+        with catalog.engine.begin() as connection:
+            connection.exec_driver_sql(f"DROP TRIGGER die{on_table}")
     assert (ran.code, ran.out, len(ran.err.splitlines())) == (2, "", 1)
     assert ran.err.startswith("error: the catalog's database failed: ")
     assert asked(cli, "key", "list", "--tenant", support) == []

@@ -49,9 +49,9 @@ def put(catalog: Catalog, store: VectorStore, file: File, **more) -> Document:
         return attach(session, store, Attachment(file, **more))
 
 
-def work(catalog: Catalog, embedder, lease_s: float = 60) -> Worker:
+def work(catalog: Catalog, embedder, lease_s: float = 60, poll_s: float = 0.01) -> Worker:
     handler = IndexFile(catalog, lambda store: embedder)
-    worker = Worker(catalog, handlers={"index_file": handler}, poll_s=0.01, retry_delay_s=0, lease_s=lease_s)
+    worker = Worker(catalog, handlers={"index_file": handler}, poll_s=poll_s, retry_delay_s=0, lease_s=lease_s)
     worker.run(drain=True)
     return worker
 
@@ -167,7 +167,7 @@ def test_a_killed_worker_s_file_is_finished_by_the_next_one(catalog, tenant, sto
         assert child.stdout.readline() == "embedding\n"
         child.send_signal(signal.SIGKILL)
     assert (document(catalog, waiting.id).status, passages(catalog, store)) == ("in_progress", 0)
-    work(catalog, embedder)
+    work(catalog, embedder, poll_s=0.1)  # the dead one's lease is of a second
     assert (document(catalog, waiting.id).status, passages(catalog, store)) == ("completed", 1)
     with catalog.session() as session:
         assert session.execute(select(Job.status, Job.attempts)).one() == ("succeeded", 2)

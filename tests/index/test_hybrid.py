@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from long_runs import LONG
 from sqlalchemy import select
 from word_embedder import WordEmbedder, fake_embedder
 
@@ -184,7 +184,7 @@ def test_a_reranker_has_the_last_word(catalog: Catalog, store: VectorStore) -> N
     assert hits[0].explanation is not None and hits[0].explanation.rerank == len(f"{hits[0].title}\n{hits[0].text}")
 
 
-@pytest.mark.skipif(not os.environ.get("RYORIN_LONG_TESTS"), reason="loads sentence-transformers: RYORIN_LONG_TESTS=1")
+@pytest.mark.skipif(not LONG, reason="loads sentence-transformers: RYORIN_LONG_TESTS=1")
 def test_a_real_cross_encoder(sqlite_store: tuple[Catalog, VectorStore], tmp_path: Path) -> None:
     """A tiny one with random weights: its own scores decide."""
     catalog, store = sqlite_store

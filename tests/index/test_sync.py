@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from long_runs import turns
 from sqlalchemy import delete, select
 from word_embedder import WordEmbedder, fake_embedder
 
@@ -334,7 +335,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=turns(12, 500), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(STEPS, max_size=12))
 def test_after_any_changes_the_store_is_the_folder(
     catalog: Catalog, tenant: Tenant, tmp_path: Path, steps: list[tuple[str, str, str]]
@@ -402,13 +403,15 @@ sync_store(catalog, store, sources, Slow, lambda at: print("told", at.done, flus
 """
 
 
+@pytest.mark.parametrize(("catalog", "kills"), [("sqlite", (3, 40)), ("postgresql", (30,))], indirect=["catalog"])
 def test_a_killed_sync_is_taken_up(
-    catalog: Catalog, store: VectorStore, folder: Path, sync: Sync, embedder: WordEmbedder
+    catalog: Catalog, store: VectorStore, folder: Path, sync: Sync, kills: tuple[int, ...]
 ) -> None:
-    for number in range(300):
+    """It is killed when it has said so many lines, two a document."""
+    for number in range(60):
         (folder / f"{number}.md").write_text(f"# Document {number}\n\nWords {number}.")
     script = KILLED.format(tests=str(Path(__file__).parent))
-    for lines in (3, 60):
+    for lines in kills:
         process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=os.environ)
         assert process.stdout is not None
         for _ in range(lines):
@@ -418,7 +421,7 @@ def test_a_killed_sync_is_taken_up(
     with catalog.session() as session:
         rows = session.execute(select(Document.id, Document.sha256)).all()
         counted = {row[0] for row in session.execute(select(Passage.document_id).distinct())}
-    assert {row[0] for row in rows} == counted and 0 < len(rows) < 303
+    assert {row[0] for row in rows} == counted and 0 < len(rows) < 63
     report = sync()
-    assert len(report.added) == 303 - len(rows) and report.failed == []
+    assert len(report.added) == 63 - len(rows) and report.failed == []
     assert held(catalog, store) == on_disk(folder)

@@ -42,6 +42,7 @@ from ryorin_serve.server import QuietServer
 if TYPE_CHECKING:
     import openai
 
+NO_CERTIFICATES = False  # `verify` of a client on loopback: without TLS, reading them is most of what a request costs
 BASE = BaseModel(name="scripted", digest="b" * 64, path=Path("/nowhere"), source="test")
 
 
@@ -269,7 +270,13 @@ class House:
         """The unmodified client, strict, without retries of its own."""
         import openai  # takes half a second, which `serve_with_fake_engine.py` need not wait
 
-        options = {"api_key": self.keys.get(tenant, tenant), "max_retries": 0, "timeout": 60} | options
+        plain = openai.DefaultHttpxClient(verify=NO_CERTIFICATES)  # the client's own in all else
+        options = {
+            "api_key": self.keys.get(tenant, tenant),
+            "max_retries": 0,
+            "timeout": 60,
+            "http_client": plain,
+        } | options
         client = openai.OpenAI(base_url=f"{self.url}/v1", _strict_response_validation=True, **options)
         self.clients.append(client)
         return client

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 
-import openai
 import pytest
 from gated_embedder import GatedEmbedder
+from lazily import Lazily
 from scripted_house import House
 from sqlalchemy import select, update
 from test_files_api import error_of, send
@@ -16,6 +16,8 @@ from ryorin import release as releases
 from ryorin.catalog import tenants
 from ryorin.catalog.tables import Prompt, VectorStore
 from ryorin_index.ingest import Incoming, put_document
+
+openai = Lazily("openai")
 
 GOODS = b"# Returns\n\nUnopened goods go back within 30 days.\n"
 RICE = "# 定期便\n\nお米は毎月届きます。\n".encode()
