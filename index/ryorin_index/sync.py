@@ -53,6 +53,7 @@ class Report:
     """
     What a run did, by file name. failed: (file, reason). errors: (source, reason) of sources that could not be listed.
 
+    notes: (source, what the operator is told of it, such as that not all of it was seen).
     deleted is what was deleted, kept what a source lost and was not deleted because nobody said so.
     """
 
@@ -65,6 +66,7 @@ class Report:
     failed: list[tuple[str, str]] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
     passages: int = 0
     embedded: int = 0
     seconds: float = 0.0
@@ -230,6 +232,7 @@ def _report_of(plan: Plan) -> Report:
         unchanged=list(plan.unchanged),
         failed=list(plan.failed),
         errors=list(plan.errors),
+        notes=list(plan.notes),
         skipped=[suffix or "(no suffix)" for suffix in plan.skipped.elements()],
     )
 

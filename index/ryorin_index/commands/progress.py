@@ -59,6 +59,8 @@ def show_report(report: Report) -> None:
         say(printable(f"error: {reason}  ({path})"))
     for source, reason in report.errors:
         say(printable(f"error: source {source}: {reason}"))
+    for source, note in report.notes:
+        say(printable(f"note: source {source}: {note}"))
     if report.skipped:
         kinds = Counter(name[name.rfind(".") :].lower() if "." in name[1:] else name for name in report.skipped)
         say("passed over: " + printable(", ".join(f"{count} {kind}" for kind, count in kinds.most_common(10))))

@@ -19,6 +19,7 @@ KINDS: dict[str, frozenset[str]] = {
     "folder": frozenset({"include", "exclude"}),
     "git": frozenset({"include", "exclude", "branch", "subfolder"}),
     "s3": frozenset({"include", "exclude", "endpoint_url", "key_env", "secret_env", "anonymous"}),
+    "web": frozenset({"include", "exclude", "depth", "max_pages", "whole_site", "allow_private", "delay_s"}),
 }
 _SCP = re.compile(r"[\w.-]+@[\w.-]+:(?!//).+")  # git's short form of an SSH address
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]*", re.IGNORECASE)
@@ -50,9 +51,13 @@ def check_source(uri: str, options: Mapping[str, Any], kind: str | None = None) 
             raise InvalidInput(f"{uri}: no such folder", param="uri")
         return chosen, str(path)
     scheme = urlsplit(address).scheme
-    schemes = {"git": ("https", "http", "ssh", "git", ""), "s3": ("s3",)}[chosen]
+    schemes = {"git": ("https", "http", "ssh", "git", ""), "s3": ("s3",), "web": ("https", "http")}[chosen]
     if scheme not in schemes and not _SCP.fullmatch(address):
         raise InvalidInput(f"a {chosen} source has the scheme {' or '.join(filter(None, schemes))}", param="uri")
+    if chosen == "web":
+        from ryorin_index.sources.web import check_web
+
+        address = check_web(address, options)
     return chosen, address
 
 
@@ -67,6 +72,10 @@ def open_connector(settings: Settings, source: Source) -> Connector:
         from ryorin_index.sources.git import GitRepository
 
         return GitRepository(source.uri, settings.home / "sources" / source.id, **options)
+    if source.kind == "web":
+        from ryorin_index.sources.web import WebSite
+
+        return WebSite(source.uri, settings.home / "sources" / source.id, source.state, **options)
     from ryorin_index.sources.bucket import Bucket
 
     return Bucket(source.uri, **options)
@@ -78,10 +87,11 @@ def _guess(uri: str) -> str:
     scheme, colon, _ = uri.partition("://")
     if not colon:
         return "folder"
-    kinds = {"s3": "s3"}
+    kinds = {"s3": "s3", "https": "web", "http": "web"}
     if scheme not in kinds:
         raise InvalidInput(
-            f"{scheme}:// is no kind of source; give a folder's path, git+https://… or s3://BUCKET/PREFIX",
+            f"{scheme}:// is no kind of source; give a folder's path, git+https://…, s3://BUCKET/PREFIX or "
+            "https://SITE/",
             param="uri",
         )
     return kinds[scheme]
@@ -90,7 +100,10 @@ def _guess(uri: str) -> str:
 def _refuse_secrets(kind: str, address: str) -> None:
     if "://" not in address:
         return
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise InvalidInput(f"{address!r} is no address: {error}", param="uri") from error
     # Of SSH a user's name is part of the address; of HTTP it is a token more often than not.
     if parts.password is not None or (parts.username and parts.scheme != "ssh"):
         instead = {
