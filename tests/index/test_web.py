@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +23,7 @@ from ryorin.catalog.tables import Document, Passage, Source, VectorStore
 from ryorin.catalog.tenants import create_tenant
 from ryorin.digests import sha256_bytes
 from ryorin.settings import load_settings
+from ryorin_index.ingest import remove_documents
 from ryorin_index.source_rows import add_source, find_sources
 from ryorin_index.sources.web import addresses, door, fetch
 from ryorin_index.store import create_store
@@ -38,6 +41,7 @@ class Page:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     etag: bool = True
+    drip_s: float = 0.0  # before each byte
 
 
 @dataclass
@@ -90,7 +94,10 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
                 if value and not (status == 304 and name == "Content-Length"):
                     self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(body)
+            with contextlib.suppress(ConnectionError):
+                for at in range(0, len(body), 1 if page.drip_s else 1 << 20):
+                    self.wfile.write(body[at : at + (1 if page.drip_s else 1 << 20)])
+                    time.sleep(page.drip_s)
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""
@@ -325,7 +332,7 @@ def test_endless_links_end_and_nothing_beyond_the_limit_is_lost(kept: Store, sit
     report = kept.sync()
     assert len(report.added) == 10 and len([entry for entry in site.log if entry[0] != "/robots.txt"]) == 10
     assert "stopped at 10 pages" in report.notes[0][1] and "1 more addresses" in report.notes[0][1]
-    site.page("/", "Home", *(f"/new{number}" for number in range(9)))  # which push all the days beyond the limit
+    site.page("/", "Home", *(f"/new{number}" for number in range(9)), "/day1")  # the days lie beyond the limit now
     for number in range(9):
         site.page(f"/new{number}", f"New {number}")
     report = kept.sync()
@@ -333,8 +340,7 @@ def test_endless_links_end_and_nothing_beyond_the_limit_is_lost(kept: Store, sit
     site.page("/", "Home", "/day1")
     site.other = lambda path: None
     site.pages["/day1"] = Page(status=404)
-    report = kept.sync()
-    assert len(report.deleted or report.kept) == 18
+    assert len(kept.sync().kept) == 18 and len(kept.sync(allow_deletions=True).deleted) == 18
 
 
 def test_robots_and_what_pages_say_of_themselves(kept: Store, site: Site) -> None:
@@ -376,7 +382,8 @@ def test_redirects(kept: Store, site: Site) -> None:
     assert [source for source, _ in report.failed] == [f"{site.address}/loop2"] and "circle" in report.failed[0][1]
     site.pages |= {"/aside": to("https://login.example.org/", 302), "/moved": to("https://new.example.org/")}
     report = kept.sync()
-    assert report.deleted == [f"{site.address}/moved"] and "for now" in report.failed[0][1]
+    assert report.deleted == [f"{site.address}/moved"]
+    assert "for now" in dict(report.failed)[f"{site.address}/aside"]
     site.pages["/"] = to("https://www.example.org/")
     assert "add its address instead" in kept.sync().errors[0][1] and kept.paths() == {"", "to", "aside"}
 
@@ -422,9 +429,9 @@ def test_a_page_that_drips_is_ended(kept: Store, site: Site, monkeypatch: pytest
     monkeypatch.setattr(fetch, "PAGE_TIMEOUT_S", 0.2)
     monkeypatch.setattr(fetch, "ATTEMPTS", 1)
     site.page("/", "Home", "/slow")
-    site.pages["/slow"] = Page(b"a", headers={"Content-Length": "100"})  # the rest never comes
+    site.pages["/slow"] = Page(b"<p>words</p>" * 20, drip_s=0.01)
     kept.add(site.address)
-    assert "the time for one page is over" in kept.sync().failed[0][1]
+    assert "does not answer" in kept.sync().failed[0][1]
 
 
 def test_what_is_listed_but_not_kept_is_read_again(kept: Store, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -432,8 +439,7 @@ def test_what_is_listed_but_not_kept_is_read_again(kept: Store, site: Site, monk
     site.page("/a", "A")
     source = kept.add(site.address)
     kept.sync()
-    with kept.catalog.session() as session:  # as after a run that was killed when it had seen the site
-        session.delete(session.scalars(select(Document).where(Document.source == f"{site.address}/a")).one())
+    remove_documents(kept.catalog, kept.store, [f"{site.address}/a"])  # as if its turn had not come in a run
     site.forget()
     assert kept.sync().added == ["a.html"]
     assert [entry[1] for entry in site.log if entry[0] == "/a"] == [304, 200]
@@ -550,7 +556,7 @@ def test_the_command_line(cli: Callable[..., Any], site: Site, home: Path, empty
     options = {"depth": 0, "allow_private": True}
     assert added.code == 0 and json.loads(added.out)["options"] == options, added.err
     again = cli("index", "source", "add", "handbook", f"{site.address}/#top", "--allow-private", *words)
-    assert again.code == 1 and "has that source already" in again.err
+    assert again.code == 2 and "has that source already" in again.err
     planned = cli("index", "sync", "handbook", "--source", site.address, "--dry-run", *words)
     assert planned.code == 0 and len(json.loads(planned.out)["added"]) == 1 and not site.asked("/a")
     listed = cli("index", "source", "list", "handbook", *words)

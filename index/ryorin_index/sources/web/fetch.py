@@ -30,6 +30,10 @@ SILENCE_S = 20.0  # without a byte
 ATTEMPTS = 3
 BACK_OFF_S = 1.0  # before the second attempt, doubled before each further one
 MAX_RETRY_AFTER_S = 60.0
+MOVED_FOR_GOOD = (301, 308)
+REDIRECTS = (*MOVED_FOR_GOOD, 302, 303, 307)
+GONE = (404, 410)
+NOT_THERE = tuple(f"http_{status}" for status in GONE)  # the codes of their errors
 _ASK_LATER = (429, 503)
 _TIMEOUTS = {"connect": CONNECT_TIMEOUT_S, "read": SILENCE_S, "write": SILENCE_S, "pool": PAGE_TIMEOUT_S}
 
@@ -45,6 +49,22 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+    @property
+    def leads_to(self) -> str:
+        """Where a redirect points, as it says; empty for what is none."""
+        return self.headers.get("location", "") if self.status in REDIRECTS else ""
+
+
+def refusal(address: str, status: int) -> Unavailable:
+    """The error of what was asked for and answered with a status that brings nothing."""
+    code = f"http_{status}"
+    if status in _ASK_LATER:
+        return NoAnswer(f"{address} answers {status}: it asks to come later", code=code)
+    if status in GONE:
+        return Unavailable(f"{address} answers {status}: it is not there", code=code)
+    login = "; pages that need a login are not supported" if status in (401, 403, 407) else ""
+    return Unavailable(f"{address} answers {status}{login}", code=code)
 
 
 class Fetcher:
@@ -67,19 +87,19 @@ class Fetcher:
         self,
         address: str,
         headers: Mapping[str, str] | None = None,
-        limit: int = MAX_PAGE_BYTES,
         wanted: Callable[[Mapping[str, str]], bool] = lambda headers: True,
     ) -> Answer:
         """
         Ask for a normalised address. wanted: told the headers of a 200; where it says no, the body is not read.
 
-        Raises InvalidInput for an address that may not be reached and a body beyond `limit`, NoAnswer after ATTEMPTS.
+        Raises InvalidInput for an address that may not be reached and a body beyond MAX_PAGE_BYTES, NoAnswer when none
+        of ATTEMPTS was answered.
         """
         wait_s = BACK_OFF_S
         for attempt in range(1, ATTEMPTS + 1):
             self._pace()
             try:
-                answer = self._once(address, headers or {}, limit, wanted)
+                answer = self._once(address, headers or {}, wanted)
             except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
                 if attempt == ATTEMPTS:
                     raise NoAnswer(f"{address} does not answer: {error or type(error).__name__}") from error
@@ -96,9 +116,7 @@ class Fetcher:
         """End the connections."""
         self._pool.close()
 
-    def _once(
-        self, address: str, headers: Mapping[str, str], limit: int, wanted: Callable[[Mapping[str, str]], bool]
-    ) -> Answer:
+    def _once(self, address: str, headers: Mapping[str, str], wanted: Callable[[Mapping[str, str]], bool]) -> Answer:
         sent = {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "gzip", **headers}
         with (
             self._door.deadline(PAGE_TIMEOUT_S),
@@ -115,7 +133,7 @@ class Fetcher:
                 return Answer(response.status, received, b"")
             if not wanted(received):
                 return Answer(response.status, received, b"")
-            body = _Body(address, received.get("content-encoding", ""), limit)
+            body = _Body(address, received.get("content-encoding", ""))
             for part in response.iter_stream():
                 body.add(part)
             return Answer(response.status, received, body.whole())
@@ -132,8 +150,8 @@ class Fetcher:
 class _Body:
     """A body as it comes in, decompressed piece by piece: what packs a thousandfold is stopped at the limit."""
 
-    def __init__(self, address: str, encoding: str, limit: int) -> None:
-        self._address, self._limit, self._data = address, limit, bytearray()
+    def __init__(self, address: str, encoding: str) -> None:
+        self._address, self._data = address, bytearray()
         self._encoding = encoding.strip().lower()
         if self._encoding not in ("", "identity", "gzip", "x-gzip"):
             raise InvalidInput(f"{address} comes in the encoding {encoding[:40]!r}, which was not asked for")
@@ -141,7 +159,7 @@ class _Body:
 
     def add(self, part: bytes) -> None:
         """Take in what was received. Raises InvalidInput beyond the limit."""
-        room = self._limit + 1 - len(self._data)
+        room = MAX_PAGE_BYTES + 1 - len(self._data)
         if self._unpacker is None:
             self._data += part[:room]
         else:
@@ -149,9 +167,9 @@ class _Body:
                 self._data += self._unpacker.decompress(part, room)
             except zlib.error as error:
                 raise InvalidInput(f"{self._address} comes in damaged {self._encoding}: {error}") from error
-        if len(self._data) > self._limit:
+        if len(self._data) > MAX_PAGE_BYTES:
             raise InvalidInput(
-                f"{self._address} has more than {self._limit:,} bytes, the limit of a page; "
+                f"{self._address} has more than {MAX_PAGE_BYTES:,} bytes, the limit of a page; "
                 "leave it out with --exclude",
                 code="invalid_file",
             )

@@ -43,7 +43,7 @@ class Memory:
     """The pages by address, and the sitemaps that could be read."""
 
     pages: dict[str, Remembered] = field(default_factory=dict)
-    sitemaps: tuple[str, ...] = ()
+    sitemaps: list[str] = field(default_factory=list)
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Memory:
@@ -55,7 +55,7 @@ class Memory:
             table[at]: Remembered(etag, modified, mark, name, tuple(table[link] for link in links), canonical, indexed)
             for at, etag, modified, mark, name, links, canonical, indexed in state["pages"]
         }
-        return cls(pages, tuple(state["sitemaps"]))
+        return cls(pages, list(state["sitemaps"]))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON; every address is written once, since most pages of a site lead to the same ones."""
@@ -73,7 +73,7 @@ class Memory:
             ]
             for address, page in self.pages.items()
         ]
-        return {"version": VERSION, "addresses": list(table), "pages": rows, "sitemaps": list(self.sitemaps)}
+        return {"version": VERSION, "addresses": list(table), "pages": rows, "sitemaps": self.sitemaps}
 
 
 def validator(value: str) -> str:

@@ -88,6 +88,16 @@ def is_media(address: str) -> bool:
     return guess is not None and guess.startswith(_MEDIA)
 
 
+def media_filename(address: str) -> str:
+    """The file name of such an address."""
+    return filename_of(address, [PurePosixPath(urlsplit(address).path).suffix])
+
+
+def is_readable(address: str, headers: Mapping[str, str]) -> bool:
+    """Whether there is a reader for a response."""
+    return format_of(address, headers).readable
+
+
 def document_bytes(form: Format, body: bytes) -> bytes:
     """The body as the readers take it: a text in the encoding that its header named becomes UTF-8."""
     return in_utf8(body, form.charset) if form.suffix in _TEXT and form.charset else body

@@ -13,17 +13,17 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ryorin.errors import InvalidInput, Unavailable
 from ryorin_index.parse.links import MAX_LINKS
-from ryorin_index.sandbox import call
 from ryorin_index.sources.connector import Connector, Content, Item
-from ryorin_index.sources.web.addresses import DEFAULT_PORTS, Scope, filename_of, is_sitemap, normalised, port_of
+from ryorin_index.sources.web.access import MAX_REDIRECTS, Access
+from ryorin_index.sources.web.addresses import DEFAULT_PORTS, Scope, is_sitemap, normalised, port_of
 from ryorin_index.sources.web.door import is_address, is_public
-from ryorin_index.sources.web.fetch import MAX_PAGE_BYTES, Answer, Fetcher, NoAnswer
+from ryorin_index.sources.web.fetch import GONE, MOVED_FOR_GOOD, NOT_THERE, Answer, Fetcher, NoAnswer, refusal
 from ryorin_index.sources.web.memory import Memory, Remembered, Spool, validator
 from ryorin_index.sources.web.page import (
     document_bytes,
@@ -31,22 +31,19 @@ from ryorin_index.sources.web.page import (
     fingerprint,
     format_of,
     is_media,
+    is_readable,
     links_of,
+    media_filename,
 )
-from ryorin_index.sources.web.robots import Robots, directives
+from ryorin_index.sources.web.robots import directives
+from ryorin_index.sources.web.sitemaps import MAX_SITEMAPS, read_sitemaps
 
 DEFAULT_DEPTH = 3
 DEFAULT_MAX_PAGES = 1_000
 DEFAULT_DELAY_S = 0.5
-MAX_REDIRECTS = 5
-MAX_SITEMAPS = 500
 MAX_ADDRESSES = 100_000  # that a run takes note of
 MAX_NOTES = 20
 SILENT_PAGES = 5  # so many in a row that do not answer are a site that does not
-_REDIRECTS = (301, 302, 303, 307, 308)
-_FOR_GOOD = (301, 308)
-_GONE = (404, 410)
-_OVERLOADED = (429, 503)
 
 
 def check_web(uri: str, options: Mapping[str, Any]) -> str:
@@ -99,13 +96,12 @@ class WebSite(Connector):
         self.notes: list[str] = []
         self._root = uri
         self._scope = Scope(uri, whole_site, include, exclude)
+        self._access = Access(uri, self._scope, Fetcher(allow_private, delay_s))
         self._of_sitemap = is_sitemap(uri)
         self._use_sitemaps = depth is None and not self._of_sitemap
         self._depth = (0 if self._of_sitemap else DEFAULT_DEPTH) if depth is None else depth
         self._max_pages = max_pages
-        self._fetcher = Fetcher(allow_private, delay_s)
         self._spool = Spool(scratch)
-        self._robots: dict[str, Robots] = {}
         self._before, self._now = Memory.from_json(state), Memory()
         self._waiting: deque[tuple[str, int]] = deque()
         self._offered: set[str] = set()
@@ -123,7 +119,7 @@ class WebSite(Connector):
 
         Raises InvalidInput when the address is wrong or robots.txt bars it, Unavailable when the site does not answer.
         """
-        if not self._allowed(self._root):
+        if not self._access.allows(self._root):
             raise InvalidInput(f"the robots.txt of {self._root} does not let ryorin read it", param="uri")
         if self._of_sitemap:
             self._offer(self._pages_of([self._root]), 0)
@@ -131,9 +127,8 @@ class WebSite(Connector):
             self._offer([self._root], 0)
         yield from self._crawl()
         if self._use_sitemaps:
-            origin = _origin(self._root)
             # What only sitemaps name comes last: a page's distance from the start says whether its links are followed.
-            self._offer(self._pages_of(self._robots[origin].sitemaps or [f"{origin}/sitemap.xml"]), self._depth)
+            self._offer(self._pages_of(self._access.sitemaps), self._depth)
             yield from self._crawl()
         for item, canonical in self._aside:
             if canonical not in self._listed:  # the page it points to is none: then it stands for itself
@@ -152,9 +147,9 @@ class WebSite(Connector):
             raise failure
         data = self._spool.get(item.source)
         if data is None:
-            answer = self._fetcher.get(item.source)
+            answer = self._access.get(item.source, {}, partial(is_readable, item.source))
             if answer.status != 200:
-                raise _refusal(item.source, answer.status)
+                raise refusal(item.source, answer.status)
             form = format_of(item.source, answer.headers)
             data = document_bytes(form, answer.body)
             return Content(data, fingerprint(form, data))
@@ -166,7 +161,7 @@ class WebSite(Connector):
 
     def close(self) -> None:
         """End connections, remove what was kept on disk."""
-        self._fetcher.close()
+        self._access.close()
         self._spool.close()
 
     def _crawl(self) -> Iterator[Item]:
@@ -176,11 +171,11 @@ class WebSite(Connector):
             if address in self._asked:
                 continue
             if is_media(address):
-                yield Item(address, filename_of(address, [PurePosixPath(urlsplit(address).path).suffix]), "", -1)
+                yield Item(address, media_filename(address), "", -1)
             elif len(self._asked) >= self._max_pages:
                 self._beyond += 1
                 self._complete = False
-            elif not self._allowed(address):
+            elif not self._access.allows(address):
                 self._barred += 1
             else:
                 yield from self._visit(address, depth)
@@ -190,7 +185,7 @@ class WebSite(Connector):
         chain: list[str] = []
         try:
             answer = self._reach(address, chain)
-            if answer is None or answer.status in _GONE:
+            if answer is None or answer.status in GONE:
                 if answer is not None and address == self._root:
                     raise InvalidInput(f"{address} answers {answer.status}: there is no such page", param="uri")
                 return
@@ -200,7 +195,7 @@ class WebSite(Connector):
             elif answer.status == 200:
                 page, size = self._page(final, answer)
             else:
-                raise _refusal(final, answer.status)
+                raise refusal(final, answer.status)
         except (InvalidInput, Unavailable) as error:
             if address == self._root:
                 raise
@@ -211,7 +206,7 @@ class WebSite(Connector):
         self._follow(page, depth)
         if page.indexed:
             item = Item(final, page.filename, page.fingerprint, size)
-            if page.canonical and self._scope.wants(page.canonical) and self._allowed(page.canonical):
+            if page.canonical and self._scope.wants(page.canonical) and self._access.allows(page.canonical):
                 self._aside.append((item, page.canonical))
                 self._offer([page.canonical], depth)
             else:
@@ -227,21 +222,21 @@ class WebSite(Connector):
             chain.append(address)
             self._asked.add(address)
             before = self._before.pages.get(address)
-            answer = self._fetcher.get(
-                address, before.conditions() if before else {}, wanted=partial(_is_readable, address)
+            answer = self._access.get(
+                address, before.conditions() if before else {}, wanted=partial(is_readable, address)
             )
-            location = answer.headers.get("location", "")
-            if answer.status not in _REDIRECTS or not location:
+            location = answer.leads_to
+            if not location:
                 return answer
-            to = self._place(location, address)
-            if to is None or not self._scope.wants(to) or not self._allowed(to):
+            to = self._access.place(location, address)
+            if to is None or not self._scope.wants(to) or not self._access.allows(to):
                 if chain[0] == self._root:
                     raise InvalidInput(
                         f"{address} redirects to {location}, which the source does not reach; if that is the site that "
                         "is meant, add its address instead",
                         param="uri",
                     )
-                if answer.status in _FOR_GOOD:
+                if answer.status in MOVED_FOR_GOOD:
                     return None
                 self._uncertain.update(chain)
                 if not any(link in self._before.pages for link in chain):
@@ -267,14 +262,14 @@ class WebSite(Connector):
         found = links_of(form, data)
         said = directives(answer.headers.get("x-robots-tag", ""), found.robots)
         base = (normalised(found.base, address) if found.base else None) or address
-        placed = dict.fromkeys(filter(None, (self._place(link, base) for link in found.links)))
+        placed = dict.fromkeys(filter(None, (self._access.place(link, base) for link in found.links)))
         placed.pop(address, None)
         links = tuple(filter(self._scope.wants, placed)) if not said.nofollow else ()
         if address == self._root or address not in self._before.pages:
             self._elsewhere += sum(not self._scope.reaches(link) for link in placed)
         if found.cut:
             self._hides(f"{address} has more links than the {MAX_LINKS:,} that were followed")
-        canonical = self._place(found.canonical, base) if found.canonical else None
+        canonical = self._access.place(found.canonical, base) if found.canonical else None
         if not said.noindex:
             self._spool.put(address, data)
         page = replace(
@@ -304,73 +299,19 @@ class WebSite(Connector):
                 self._listed.add(address)
             yield Item(address, before.filename if before else expected_filename(address), "?", -1)
 
-    def _pages_of(self, sitemaps: Iterable[str]) -> Iterator[str]:
-        """
-        The addresses that sitemaps list, through their indexes.
-
-        Raises InvalidInput or Unavailable when the source's own cannot be read; another one is noted.
-        """
-        waiting = deque(sitemaps)
-        named = bool(self._robots[_origin(self._root)].sitemaps)
-        seen: set[str] = set()
-        while waiting and len(seen) < MAX_SITEMAPS:
-            link = waiting.popleft()
-            address = self._place(link, self._root)
-            if address is None or address in seen:
-                continue
-            seen.add(address)
-            try:
-                answer = self._fetch(address)
-                if answer.status in _GONE and address != self._root:
-                    continue
-                if answer.status != 200:
-                    raise _refusal(address, answer.status)
-                found = call("ryorin_index.parse.sitemap:read", address.rpartition("/")[2], answer.body)[0]
-            except (InvalidInput, Unavailable) as error:
-                if address == self._root:
-                    raise
-                if named or len(seen) > 1 or address in self._before.sitemaps:
-                    self._hides(f"the sitemap {address} could not be read: {error}")
-                continue
-            self._now.sitemaps += (address,)
-            waiting += map(str, found["sitemaps"])
-            for page in found["pages"]:
-                placed = self._place(str(page), address)
-                if placed is not None and self._scope.wants(placed):
-                    yield placed
-        if waiting:
+    def _pages_of(self, sitemaps: Sequence[str]) -> Iterator[str]:
+        """The pages that sitemaps list. Raises InvalidInput or Unavailable when the source's own cannot be read."""
+        listing = read_sitemaps(self._access, sitemaps)
+        for address, error in listing.unread.items():
+            if address == self._root:
+                raise error
+            # One that is not there lists nothing; the one that was guessed at may be anything.
+            if error.code not in NOT_THERE and (self._access.names_sitemaps or address in self._before.sitemaps):
+                self._hides(f"the sitemap {address} could not be read: {error}")
+        if listing.cut:
             self._hides(f"there are more sitemaps than the {MAX_SITEMAPS} that were read")
-
-    def _fetch(self, address: str, limit: int = MAX_PAGE_BYTES) -> Answer:
-        """Ask for what is no page: robots.txt, a sitemap. Redirects are followed on the site."""
-        for _ in range(MAX_REDIRECTS + 1):
-            answer = self._fetcher.get(address, limit=limit)
-            location = answer.headers.get("location", "")
-            if answer.status not in _REDIRECTS or not location:
-                return answer
-            to = self._place(location, address)
-            if to is None:
-                raise InvalidInput(
-                    f"{address} redirects to {location}, another site; if that is the one that is meant, add its "
-                    "address instead",
-                    param="uri",
-                )
-            address = to
-        raise InvalidInput(f"{address} is the end of more than {MAX_REDIRECTS} redirects", param="uri")
-
-    def _allowed(self, address: str) -> bool:
-        """Whether the robots.txt of its host allows a placed address. Raises as `Robots` and `_fetch`."""
-        origin = _origin(address)
-        if origin not in self._robots:
-            at = f"{origin}/robots.txt"
-            self._robots[origin] = robots = Robots(at, self._fetch(at))
-            self._fetcher.delay_s = max(self._fetcher.delay_s, robots.delay_s)
-        return self._robots[origin].allows(address)
-
-    def _place(self, link: str, base: str) -> str | None:
-        """The address a link leads to, None where that is another site."""
-        address = normalised(link, base)
-        return self._scope.placed(address) if address is not None else None
+        self._now.sitemaps = listing.read
+        return filter(self._scope.wants, listing.pages)
 
     def _follow(self, page: Remembered, depth: int) -> None:
         if depth < self._depth:
@@ -411,20 +352,3 @@ class WebSite(Connector):
                 f"its links lead to {self._elsewhere:,} pages of the host, none of them below {self._scope.below}; "
                 "another address, or --whole-site, takes them"
             )
-
-
-def _is_readable(address: str, headers: Mapping[str, str]) -> bool:
-    return format_of(address, headers).readable
-
-
-def _origin(address: str) -> str:
-    parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.netloc}"
-
-
-def _refusal(address: str, status: int) -> Unavailable:
-    """The error of a page that was answered for with something else."""
-    if status in _OVERLOADED:
-        return NoAnswer(f"{address} answers {status}: it asks to come later")
-    login = "; pages that need a login are not supported" if status in (401, 403, 407) else ""
-    return Unavailable(f"{address} answers {status}{login}")
