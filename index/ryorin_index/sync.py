@@ -38,7 +38,7 @@ from ryorin_index.ingest import (
 from ryorin_index.maintenance import maintain_quietly
 from ryorin_index.members import WITHIN, open_incoming, vanished_members
 from ryorin_index.parse import CONTAINERS, MEDIA_TYPES
-from ryorin_index.plan import Feed, Plan, Rename, Work, make_plan, plan_files
+from ryorin_index.plan import Feed, OnListed, Plan, Rename, Work, make_plan, plan_files
 from ryorin_index.sources import Item, open_connector
 from ryorin_index.sources.folder import Files, find_files
 from ryorin_index.vectors import MAX_EMBED_BATCH, embed_missing
@@ -120,18 +120,20 @@ def sync_store(
     confirm: Callable[[str], bool] = lambda question: False,
     *,
     allow_deletions: bool = False,
+    on_listed: OnListed = lambda source, count: None,
 ) -> Report:
     """
     Make the store equal to its sources.
 
     embedder: opens the store's embedder; called only when something must be embedded.
     confirm: asked before the documents go of a source that lost most of them; allow_deletions: it is not asked.
+    on_listed: told of each item that a source lists; the pages of a web site take a while.
     A file that cannot be read is reported in `failed` and keeps the passages it had; a source that cannot be listed
     in `errors`. Raises Conflict while another process syncs the store, Unavailable when the embedder does not answer.
     """
     started = time.monotonic()
     with only_one(catalog, store), _feeds(catalog, sources) as feeds:
-        plan = make_plan(catalog, store, feeds, empty_is_fine=allow_deletions)
+        plan = make_plan(catalog, store, feeds, empty_is_fine=allow_deletions, on_listed=on_listed)
         kept = [] if allow_deletions else _held_back(plan, confirm)
         report = _apply(catalog, store, plan, embedder, on_progress, started)
         report.kept = kept
@@ -142,7 +144,12 @@ def sync_store(
     return report
 
 
-def dry_run(catalog: Catalog, store: VectorStore, sources: Sequence[Source]) -> tuple[Report, list[str]]:
+def dry_run(
+    catalog: Catalog,
+    store: VectorStore,
+    sources: Sequence[Source],
+    on_listed: OnListed = lambda source, count: None,
+) -> tuple[Report, list[str]]:
     """
     What a sync would do, without doing it; and what it would ask.
 
@@ -150,7 +157,7 @@ def dry_run(catalog: Catalog, store: VectorStore, sources: Sequence[Source]) -> 
     """
     started = time.monotonic()
     with only_one(catalog, store), _feeds(catalog, sources) as feeds:
-        plan = make_plan(catalog, store, feeds)
+        plan = make_plan(catalog, store, feeds, on_listed=on_listed)
         questions = [_question(*held) for held in plan.held]
         report = _report_of(plan)
         for work in plan.work:

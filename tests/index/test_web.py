@@ -97,7 +97,8 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
             with contextlib.suppress(ConnectionError):
                 for at in range(0, len(body), 1 if page.drip_s else 1 << 20):
                     self.wfile.write(body[at : at + (1 if page.drip_s else 1 << 20)])
-                    time.sleep(page.drip_s)
+                    if page.drip_s:
+                        time.sleep(page.drip_s)
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""

@@ -21,7 +21,7 @@ from ryorin.commands.common import (
     tenant_option,
 )
 from ryorin.errors import InvalidInput
-from ryorin_index.commands.progress import progress_line, show_report
+from ryorin_index.commands.progress import listing_line, progress_line, show_report
 from ryorin_index.store import get_store
 
 if TYPE_CHECKING:
@@ -185,12 +185,14 @@ def sync(
             chosen = get_store(session, get_tenant(session, tenant_name), store)
             sources = find_sources(session, chosen, only)
         if dry_run:
-            report, questions = plan_only(catalog, chosen, sources)
+            report, questions = plan_only(catalog, chosen, sources, listing_line())
             _show_plan(report, questions, as_json=as_json)
         else:
             opener = _opener(catalog, chosen)
             report = sync_store(
-                catalog, chosen, sources, opener, progress_line(), _ask, allow_deletions=allow_deletions
+                *(catalog, chosen, sources, opener, progress_line(), _ask),
+                allow_deletions=allow_deletions,
+                on_listed=listing_line(),
             )
             if as_json:
                 print_json(asdict(report) | {"unchanged": len(report.unchanged)})
