@@ -8,7 +8,7 @@ new here and has the bytes of one that is gone was renamed, and `ryorin_index.sy
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -23,8 +23,6 @@ from ryorin_index.members import WITHIN
 from ryorin_index.parse import MEDIA_TYPES
 from ryorin_index.sources.connector import Connector, Item
 from ryorin_index.vectors import LOOKUP_BATCH
-
-OnListed = Callable[[str, int], None]  # the source, how many items it has listed so far
 
 MANY_LOST = 10
 LOST_SHARE = 0.5
@@ -96,19 +94,12 @@ class Plan:
     notes: list[tuple[str, str]] = field(default_factory=list)
 
 
-def make_plan(
-    catalog: Catalog,
-    store: VectorStore,
-    feeds: Sequence[Feed],
-    *,
-    empty_is_fine: bool = False,
-    on_listed: OnListed = lambda source, count: None,
-) -> Plan:
+def make_plan(catalog: Catalog, store: VectorStore, feeds: Sequence[Feed], *, empty_is_fine: bool = False) -> Plan:
     """
     Compare sources with the store; reads no content but that of files that may have been renamed.
 
     empty_is_fine: a source that holds nothing at all any more is believed; by default it is an error, for that is how
-    a disk that is not mounted looks. on_listed: told of each item that a source lists.
+    a disk that is not mounted looks.
     """
     plan = Plan()
     known, owners = _known(catalog, store, None)
@@ -118,7 +109,7 @@ def make_plan(
         members[source.partition(WITHIN)[0]].append(known[source])
     for feed in feeds:
         try:
-            seen, nothing = _list_feed(feed, plan, known, members, owners, on_listed)
+            seen, nothing = _list_feed(feed, plan, known, members, owners)
             if nothing and owned[feed.id] and not empty_is_fine:
                 raise InvalidInput(
                     f"holds nothing at all, the store has {owned[feed.id]} documents of it; nothing is deleted. "
@@ -192,16 +183,15 @@ def _list_feed(
     known: Mapping[str, Known],
     members: Mapping[str, list[Known]],
     owners: frozenset[str],
-    on_listed: OnListed,
 ) -> tuple[set[str], bool]:
     """Sort a source's items into the plan; returns the names seen and whether there was nothing at all."""
     mark = feed.mark
     seen: set[str] = set()
-    count = 0
+    nothing = True
     suffixes: dict[str, bool] = {}
     unchanged: list[str] = []
-    for count, item in enumerate(feed.connector.items(), 1):
-        on_listed(feed.name, count)
+    for item in feed.connector.items():
+        nothing = False
         source = item.source
         row = known.get(source)
         if (
@@ -225,7 +215,7 @@ def _list_feed(
         rows = (*((row,) if row is not None else ()), *members.get(source, ()))
         _sort(plan, Work(feed, item, rows), owners)
     plan.unchanged += unchanged
-    return seen, count == 0
+    return seen, nothing
 
 
 def _sort(plan: Plan, work: Work, owners: frozenset[str]) -> None:

@@ -38,7 +38,7 @@ from ryorin_index.ingest import (
 from ryorin_index.maintenance import maintain_quietly
 from ryorin_index.members import WITHIN, open_incoming, vanished_members
 from ryorin_index.parse import CONTAINERS, MEDIA_TYPES
-from ryorin_index.plan import Feed, OnListed, Plan, Rename, Work, make_plan, plan_files
+from ryorin_index.plan import Feed, Plan, Rename, Work, make_plan, plan_files
 from ryorin_index.sources import Item, open_connector
 from ryorin_index.sources.folder import Files, find_files
 from ryorin_index.vectors import MAX_EMBED_BATCH, embed_missing
@@ -87,6 +87,7 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+OnListed = Callable[[str, int], None]  # the source, how much of it was seen so far
 
 
 def add_paths(
@@ -127,13 +128,13 @@ def sync_store(
 
     embedder: opens the store's embedder; called only when something must be embedded.
     confirm: asked before the documents go of a source that lost most of them; allow_deletions: it is not asked.
-    on_listed: told of each item that a source lists; the pages of a web site take a while.
+    on_listed: told by sources whose listing takes a while how much they have seen.
     A file that cannot be read is reported in `failed` and keeps the passages it had; a source that cannot be listed
     in `errors`. Raises Conflict while another process syncs the store, Unavailable when the embedder does not answer.
     """
     started = time.monotonic()
-    with only_one(catalog, store), _feeds(catalog, sources) as feeds:
-        plan = make_plan(catalog, store, feeds, empty_is_fine=allow_deletions, on_listed=on_listed)
+    with only_one(catalog, store), _feeds(catalog, sources, on_listed) as feeds:
+        plan = make_plan(catalog, store, feeds, empty_is_fine=allow_deletions)
         kept = [] if allow_deletions else _held_back(plan, confirm)
         report = _apply(catalog, store, plan, embedder, on_progress, started)
         report.kept = kept
@@ -156,8 +157,8 @@ def dry_run(
     Files whose fingerprint changed are read: those with the bytes they had count as unchanged.
     """
     started = time.monotonic()
-    with only_one(catalog, store), _feeds(catalog, sources) as feeds:
-        plan = make_plan(catalog, store, feeds, on_listed=on_listed)
+    with only_one(catalog, store), _feeds(catalog, sources, on_listed) as feeds:
+        plan = make_plan(catalog, store, feeds)
         questions = [_question(*held) for held in plan.held]
         report = _report_of(plan)
         for work in plan.work:
@@ -207,13 +208,14 @@ def only_one(catalog: Catalog, store: VectorStore) -> Iterator[None]:
 
 
 @contextmanager
-def _feeds(catalog: Catalog, sources: Sequence[Source]) -> Iterator[list[Feed]]:
+def _feeds(catalog: Catalog, sources: Sequence[Source], on_listed: OnListed) -> Iterator[list[Feed]]:
     """The sources with their connectors, which are closed at the end."""
     feeds: list[Feed] = []
     try:
         for source in sources:
             attributes = source.options.get("attributes") or None
-            feeds.append(Feed(open_connector(catalog.settings, source), source.uri, source.id, attributes))
+            connector = open_connector(catalog.settings, source, partial(on_listed, source.uri))
+            feeds.append(Feed(connector, source.uri, source.id, attributes))
         yield feeds
     finally:
         for feed in feeds:

@@ -330,7 +330,9 @@ def test_endless_links_end_and_nothing_beyond_the_limit_is_lost(kept: Store, sit
     site.other = calendar
     site.page("/", "Home", "/day1")
     kept.add(site.address, depth=20, max_pages=10)
-    report = kept.sync()
+    told: list[tuple[str, int]] = []
+    report = kept.sync(on_listed=lambda source, count: told.append((source, count)))
+    assert told[-1] == (f"{site.address}/", 10) and len(told) == 10
     assert len(report.added) == 10 and len([entry for entry in site.log if entry[0] != "/robots.txt"]) == 10
     assert "stopped at 10 pages" in report.notes[0][1] and "1 more addresses" in report.notes[0][1]
     site.page("/", "Home", *(f"/new{number}" for number in range(9)), "/day1")  # the days lie beyond the limit now
@@ -409,6 +411,14 @@ def test_japanese_pages(kept: Store, site: Site, encoding: str, label: str, in_p
     home = documents[f"{site.address}/"]
     assert words in home.text and home.title == "定期便"
     assert documents[f"{site.address}/%E6%AC%A1"].filename == "次.html"
+
+
+def test_an_encoding_that_only_the_header_names(kept: Store, site: Site) -> None:
+    words = "Возврат товара в течение 30 дней"  # too short to be told from its bytes
+    site.pages["/"] = Page(f"<p>{words}</p>".encode("koi8_r"), "text/html; charset=KOI8-R")
+    kept.add(site.address)
+    kept.sync()
+    assert kept.documents()[f"{site.address}/"].text == words
 
 
 def test_bodies_are_bounded(kept: Store, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

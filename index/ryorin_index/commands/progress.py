@@ -41,7 +41,7 @@ def progress_line() -> Callable[[Progress], None]:
 
 
 def listing_line() -> Callable[[str, int], None]:
-    """A function that shows how much of a source was found, where that takes longer than a moment."""
+    """A function that shows how much of a source was seen, where that takes longer than a moment."""
     said_s = time.monotonic()
 
     def show(source: str, count: int) -> None:
@@ -50,7 +50,7 @@ def listing_line() -> Callable[[str, int], None]:
         if time.monotonic() - said_s < (LISTING_S if terminal else PIPED_PROGRESS_S):
             return
         said_s = time.monotonic()
-        line = printable(f"{source}: {count} found so far")
+        line = printable(f"{source}: {count} pages seen")
         click.echo(f"\r\x1b[K{line}" if terminal else line, err=True, nl=not terminal)
 
     return show

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -61,8 +61,10 @@ def check_source(uri: str, options: Mapping[str, Any], kind: str | None = None) 
     return chosen, address
 
 
-def open_connector(settings: Settings, source: Source) -> Connector:
-    """The connector of a source."""
+def open_connector(
+    settings: Settings, source: Source, on_listed: Callable[[int], None] = lambda count: None
+) -> Connector:
+    """The connector of a source. on_listed: told how much it has seen, where that takes a while."""
     options = {name: value for name, value in source.options.items() if name != "attributes"}
     if source.kind == "folder":
         from ryorin_index.sources.folder import Folder
@@ -75,7 +77,7 @@ def open_connector(settings: Settings, source: Source) -> Connector:
     if source.kind == "web":
         from ryorin_index.sources.web import WebSite
 
-        return WebSite(source.uri, settings.home / "sources" / source.id, source.state, **options)
+        return WebSite(source.uri, settings.home / "sources" / source.id, source.state, on_listed, **options)
     from ryorin_index.sources.bucket import Bucket
 
     return Bucket(source.uri, **options)

@@ -10,7 +10,7 @@ that fails hides nothing, and is gone only when the site says so or nothing lead
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -71,6 +71,7 @@ class WebSite(Connector):
     The pages of a site.
 
     uri: a page or a sitemap, normalised. scratch: a folder for what is read. state: that of the last run.
+    on_asked: told how many pages were asked for.
     depth: how many links to follow from it; None for DEFAULT_DEPTH and the site's sitemaps, or for a sitemap's pages.
     max_pages: how many are asked for in a run. whole_site: also those that do not lie below the path of `uri`.
     include, exclude: globs of path and query ('/docs/*'), of what is asked for. delay_s: between two requests; longer
@@ -84,6 +85,7 @@ class WebSite(Connector):
         uri: str,
         scratch: Path,
         state: Mapping[str, Any],
+        on_asked: Callable[[int], None] = lambda count: None,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         depth: int | None = None,
@@ -94,7 +96,7 @@ class WebSite(Connector):
     ) -> None:
         self.state: dict[str, Any] = {}
         self.notes: list[str] = []
-        self._root = uri
+        self._root, self._on_asked = uri, on_asked
         self._scope = Scope(uri, whole_site, include, exclude)
         self._access = Access(uri, self._scope, Fetcher(allow_private, delay_s))
         self._of_sitemap = is_sitemap(uri)
@@ -179,6 +181,7 @@ class WebSite(Connector):
                 self._barred += 1
             else:
                 yield from self._visit(address, depth)
+                self._on_asked(len(self._asked))
 
     def _visit(self, address: str, depth: int) -> Iterator[Item]:
         """Ask for a page and take note of what it leads to."""
