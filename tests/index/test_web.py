@@ -375,20 +375,25 @@ def test_redirects(kept: Store, site: Site) -> None:
         return Page(status=status, headers={"Location": where}, etag=False)
 
     site.page("/", "Home", "/from", "/loop", "/out", "/aside", "/moved")
-    site.pages |= {"/from": to("to"), "/loop": to("/loop2"), "/loop2": to("/loop"), "/out": to("http://10.0.0.1/x")}
-    site.page("/to", "To")
+    site.pages |= {
+        "/from": to("戻る".encode().decode("latin-1")),
+        "/loop": to("/loop2"),
+        "/loop2": to("/loop"),
+        "/out": to("http://10.0.0.1/x"),
+    }
+    site.page("/%E6%88%BB%E3%82%8B", "To")
     site.page("/aside", "Aside")
     site.page("/moved", "Moved")
     kept.add(site.address)
     report = kept.sync()
-    assert kept.paths() == {"", "to", "aside", "moved"}
+    assert kept.paths() == {"", "%E6%88%BB%E3%82%8B", "aside", "moved"}
     assert [source for source, _ in report.failed] == [f"{site.address}/loop2"] and "circle" in report.failed[0][1]
     site.pages |= {"/aside": to("https://login.example.org/", 302), "/moved": to("https://new.example.org/")}
     report = kept.sync()
     assert report.deleted == [f"{site.address}/moved"]
     assert "for now" in dict(report.failed)[f"{site.address}/aside"]
     site.pages["/"] = to("https://www.example.org/")
-    assert "add its address instead" in kept.sync().errors[0][1] and kept.paths() == {"", "to", "aside"}
+    assert "add its address instead" in kept.sync().errors[0][1] and kept.paths() == {"", "%E6%88%BB%E3%82%8B", "aside"}
 
 
 JAPANESE = "お米は毎月届きます。髙島屋の①番。"
@@ -535,6 +540,17 @@ def test_https_keeps_the_name(kept: Store, monkeypatch: pytest.MonkeyPatch) -> N
 )  # fmt: skip
 def test_public_addresses(address: str, public: bool) -> None:
     assert door.is_public(address) is public
+
+
+def test_what_belongs_to_a_source() -> None:
+    scope = addresses.Scope("https://example.org/docs", exclude=["*/old/*"])
+    assert scope.placed("http://example.org/docs/a") == "https://example.org/docs/a"
+    assert addresses.Scope("http://example.org/").placed("https://example.org/a") is None
+    assert scope.placed("https://www.example.org/docs/a") is None is scope.placed("https://example.org:8443/docs/a")
+    paths = ("docs", "docs/", "docs/a?b", "docs/old/a", "docsets", "")
+    assert [scope.wants(f"https://example.org/{path}") for path in paths] == [True, True, True, False, False, False]
+    inner = addresses.Scope("https://example.org/docs/index.html")
+    assert inner.wants("https://example.org/docs/a") and not inner.wants("https://example.org/a")
 
 
 @pytest.mark.parametrize(

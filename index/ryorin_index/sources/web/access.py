@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from urllib.parse import urlsplit
 
 from ryorin.errors import InvalidInput
@@ -14,11 +15,12 @@ MAX_REDIRECTS = 5
 
 
 class Access:
-    """A site as the source `root` sees it. Nothing is asked for before `allows`."""
+    """A site as the source `root` sees it: one scheme, host and port, and so one robots.txt."""
 
     def __init__(self, root: str, scope: Scope, fetcher: Fetcher) -> None:
         self._root, self._scope, self._fetcher = root, scope, fetcher
-        self._robots: dict[str, Robots] = {}
+        parts = urlsplit(root)
+        self._origin = f"{parts.scheme}://{parts.netloc}"
 
     def place(self, link: str, base: str | None = None) -> str | None:
         """The address that a link in `base` leads to; None where that is another site."""
@@ -26,19 +28,21 @@ class Access:
         return self._scope.placed(address) if address is not None else None
 
     def allows(self, address: str) -> bool:
-        """Whether the robots.txt of its host lets a placed address be asked for. Raises as `fetch` and `Robots`."""
-        return self._rules(_origin(address)).allows(address)
+        """Whether robots.txt lets a placed address be asked for. The first call asks for it; raises as `robots`."""
+        return self.robots.allows(address)
+
+    @cached_property
+    def robots(self) -> Robots:
+        """The site's robots.txt; its pace holds from then on. Raises as `fetch` and `Robots`."""
+        address = f"{self._origin}/robots.txt"
+        robots = Robots(address, self.fetch(address))
+        self._fetcher.delay_s = max(self._fetcher.delay_s, robots.delay_s)
+        return robots
 
     @property
     def sitemaps(self) -> tuple[str, ...]:
         """The site's sitemaps: those that robots.txt names, else the usual address."""
-        origin = _origin(self._root)
-        return self._rules(origin).sitemaps or (f"{origin}/sitemap.xml",)
-
-    @property
-    def names_sitemaps(self) -> bool:
-        """Whether the site says where its sitemaps are."""
-        return bool(self._rules(_origin(self._root)).sitemaps)
+        return self.robots.sitemaps or (f"{self._origin}/sitemap.xml",)
 
     def get(self, address: str, conditions: Mapping[str, str], wanted: Callable[[Mapping[str, str]], bool]) -> Answer:
         """Ask for a page, once; see `Fetcher.get`."""
@@ -68,16 +72,3 @@ class Access:
     def close(self) -> None:
         """End the connections."""
         self._fetcher.close()
-
-    def _rules(self, origin: str) -> Robots:
-        if origin not in self._robots:
-            address = f"{origin}/robots.txt"
-            robots = Robots(address, self.fetch(address))
-            self._fetcher.delay_s = max(self._fetcher.delay_s, robots.delay_s)
-            self._robots[origin] = robots
-        return self._robots[origin]
-
-
-def _origin(address: str) -> str:
-    parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.netloc}"

@@ -88,12 +88,14 @@ class Scope:
         """
         The address to ask for instead of a normalised one; None where that is of another site.
 
-        http and https of a host are one site; nobody is led back from https to http.
+        A site of https has old links of http: they are asked for by https. The other way round it is another site.
         """
         parts = urlsplit(address)
-        if parts.netloc != self._parts.netloc or (parts.port and parts.scheme != self._parts.scheme):
+        if parts.netloc != self._parts.netloc:
             return None
-        return f"https{address[4:]}" if (parts.scheme, self._parts.scheme) == ("http", "https") else address
+        if parts.scheme == self._parts.scheme:
+            return address
+        return f"https{address[4:]}" if self._parts.scheme == "https" and not parts.port else None
 
     def reaches(self, address: str) -> bool:
         """Whether a placed address lies below the source's path."""

@@ -53,7 +53,11 @@ class Answer:
     @property
     def leads_to(self) -> str:
         """Where a redirect points, as it says; empty for what is none."""
-        return self.headers.get("location", "") if self.status in REDIRECTS else ""
+        location = self.headers.get("location", "") if self.status in REDIRECTS else ""
+        try:
+            return location.encode("latin-1").decode()  # many servers send UTF-8 as it is
+        except UnicodeDecodeError:
+            return location
 
 
 def refusal(address: str, status: int) -> Unavailable:
@@ -151,7 +155,7 @@ class _Body:
     """A body as it comes in, decompressed piece by piece: what packs a thousandfold is stopped at the limit."""
 
     def __init__(self, address: str, encoding: str) -> None:
-        self._address, self._data = address, bytearray()
+        self._address, self._data, self._empty = address, bytearray(), True
         self._encoding = encoding.strip().lower()
         if self._encoding not in ("", "identity", "gzip", "x-gzip"):
             raise InvalidInput(f"{address} comes in the encoding {encoding[:40]!r}, which was not asked for")
@@ -159,6 +163,7 @@ class _Body:
 
     def add(self, part: bytes) -> None:
         """Take in what was received. Raises InvalidInput beyond the limit."""
+        self._empty = self._empty and not part
         room = MAX_PAGE_BYTES + 1 - len(self._data)
         if self._unpacker is None:
             self._data += part[:room]
@@ -176,7 +181,7 @@ class _Body:
 
     def whole(self) -> bytes:
         """All of it. Raises InvalidInput where a compressed one ends too early."""
-        if self._unpacker is not None and self._data and not self._unpacker.eof:
+        if self._unpacker is not None and not self._empty and not self._unpacker.eof:
             raise InvalidInput(f"{self._address} ends in the middle of its {self._encoding} data")
         return bytes(self._data)
 

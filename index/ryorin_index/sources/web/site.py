@@ -309,7 +309,7 @@ class WebSite(Connector):
             if address == self._root:
                 raise error
             # One that is not there lists nothing; the one that was guessed at may be anything.
-            if error.code not in NOT_THERE and (self._access.names_sitemaps or address in self._before.sitemaps):
+            if error.code not in NOT_THERE and (self._access.robots.sitemaps or address in self._before.sitemaps):
                 self._hides(f"the sitemap {address} could not be read: {error}")
         if listing.cut:
             self._hides(f"there are more sitemaps than the {MAX_SITEMAPS} that were read")
