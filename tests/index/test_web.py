@@ -272,6 +272,19 @@ def test_sitemaps(kept: Store, site: Site) -> None:
     assert kept.sync().deleted == [f"{site.address}/lonely"]
 
 
+def test_a_sitemap_that_nobody_names_fails(kept: Store, site: Site) -> None:
+    site.page("/", "Home")
+    site.page("/lonely", "Lonely")
+    site.sitemap("/sitemap.xml", "/lonely")
+    kept.add(site.address)
+    kept.sync()
+    site.pages["/sitemap.xml"] = Page(status=500)
+    for _ in range(2):
+        assert "could not be read" in kept.sync().notes[0][1] and kept.paths() == {"", "lonely"}
+    del site.pages["/sitemap.xml"]
+    assert kept.sync().deleted == [f"{site.address}/lonely"]
+
+
 def test_a_sitemap_as_the_address(kept: Store, site: Site) -> None:
     site.sitemap("/docs/sitemap.xml", "/docs/a", "/docs/b", "/elsewhere")
     for path in ("/docs/a", "/docs/b", "/docs/c", "/elsewhere", "/"):

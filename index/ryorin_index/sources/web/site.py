@@ -305,15 +305,16 @@ class WebSite(Connector):
     def _pages_of(self, sitemaps: Sequence[str]) -> Iterator[str]:
         """The pages that sitemaps list. Raises InvalidInput or Unavailable when the source's own cannot be read."""
         listing = read_sitemaps(self._access, sitemaps)
+        self._now.sitemaps = listing.read
         for address, error in listing.unread.items():
             if address == self._root:
                 raise error
             # One that is not there lists nothing; the one that was guessed at may be anything.
             if error.code not in NOT_THERE and (self._access.robots.sitemaps or address in self._before.sitemaps):
                 self._hides(f"the sitemap {address} could not be read: {error}")
+                self._now.sitemaps.append(address)
         if listing.cut:
             self._hides(f"there are more sitemaps than the {MAX_SITEMAPS} that were read")
-        self._now.sitemaps = listing.read
         return filter(self._scope.wants, listing.pages)
 
     def _follow(self, page: Remembered, depth: int) -> None:
