@@ -22,6 +22,7 @@ from ryorin.commands.common import (
 )
 from ryorin.errors import InvalidInput
 from ryorin_index.commands.progress import listing_line, progress_line, show_report
+from ryorin_index.sources.kinds import DEFAULT_DELAY_S, DEFAULT_DEPTH, DEFAULT_MAX_PAGES
 from ryorin_index.store import get_store
 
 if TYPE_CHECKING:
@@ -59,11 +60,21 @@ def source() -> None:
 @click.option("--key-env", metavar="VARIABLE", help="s3: the environment variable that holds the access key.")
 @click.option("--secret-env", metavar="VARIABLE", help="s3: the one that holds the secret key.")
 @click.option("--anonymous", is_flag=True, help="s3: without keys.")
-@click.option("--depth", type=click.IntRange(0, 20), help="web: links to follow, and no sitemaps (3, and sitemaps).")
-@click.option("--max-pages", type=click.IntRange(1, 100_000), help="web: pages asked for in a run (1,000).")
+@click.option(
+    "--depth",
+    type=click.IntRange(0, 20),
+    help=f"web: links to follow, and no sitemaps ({DEFAULT_DEPTH}, and sitemaps).",
+)
+@click.option(
+    "--max-pages", type=click.IntRange(1, 100_000), help=f"web: pages asked for in a run ({DEFAULT_MAX_PAGES:,})."
+)
 @click.option("--whole-site", is_flag=True, help="web: also pages that are not below the path of URI.")
 @click.option(
-    "--delay", "delay_s", type=click.FloatRange(0, 60), metavar="SECONDS", help="web: between two requests (0.5)."
+    "--delay",
+    "delay_s",
+    type=click.FloatRange(0, 60),
+    metavar="SECONDS",
+    help=f"web: between two requests ({DEFAULT_DELAY_S}).",
 )
 @click.option("--allow-private", is_flag=True, help="web: reach addresses and ports that are not the public web's.")
 @json_option

@@ -21,6 +21,7 @@ KINDS: dict[str, frozenset[str]] = {
     "s3": frozenset({"include", "exclude", "endpoint_url", "key_env", "secret_env", "anonymous"}),
     "web": frozenset({"include", "exclude", "depth", "max_pages", "whole_site", "allow_private", "delay_s"}),
 }
+DEFAULT_DEPTH, DEFAULT_MAX_PAGES, DEFAULT_DELAY_S = 3, 1_000, 0.5  # of web sources; here, for the help is light
 _SCP = re.compile(r"[\w.-]+@[\w.-]+:(?!//).+")  # git's short form of an SSH address
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]*", re.IGNORECASE)
 

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from ryorin.errors import InvalidInput, Unavailable
 from ryorin_index.parse.links import MAX_LINKS
 from ryorin_index.sources.connector import Connector, Content, Item
+from ryorin_index.sources.kinds import DEFAULT_DELAY_S, DEFAULT_DEPTH, DEFAULT_MAX_PAGES
 from ryorin_index.sources.web.access import MAX_REDIRECTS, Access
 from ryorin_index.sources.web.addresses import DEFAULT_PORTS, Scope, is_sitemap, normalised, port_of
 from ryorin_index.sources.web.door import is_address, is_public
@@ -38,9 +39,6 @@ from ryorin_index.sources.web.page import (
 from ryorin_index.sources.web.robots import directives
 from ryorin_index.sources.web.sitemaps import MAX_SITEMAPS, read_sitemaps
 
-DEFAULT_DEPTH = 3
-DEFAULT_MAX_PAGES = 1_000
-DEFAULT_DELAY_S = 0.5
 MAX_ADDRESSES = 100_000  # that a run takes note of
 MAX_NOTES = 20
 SILENT_PAGES = 5  # so many in a row that do not answer are a site that does not
