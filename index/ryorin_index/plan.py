@@ -36,6 +36,7 @@ class Known(NamedTuple):
     fingerprint: str
     status: str
     source_id: str | None
+    filename: str
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class Rename(NamedTuple):
 class Plan:
     """
     What a sync will do. skipped: how many of each unsupported suffix; errors: (source, reason) for sources that could
-    not be listed, of which nothing is deleted; held: (feed, documents it lost, documents it had).
+    not be listed, of which nothing is deleted; held: (feed, documents it lost, documents it had); notes: (source, what
+    its connector has to say).
     """
 
     work: list[Work] = field(default_factory=list)
@@ -89,6 +91,7 @@ class Plan:
     errors: list[tuple[str, str]] = field(default_factory=list)
     held: list[tuple[Feed, int, int]] = field(default_factory=list)
     listed: list[Feed] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
 
 
 def make_plan(catalog: Catalog, store: VectorStore, feeds: Sequence[Feed], *, empty_is_fine: bool = False) -> Plan:
@@ -117,11 +120,15 @@ def make_plan(catalog: Catalog, store: VectorStore, feeds: Sequence[Feed], *, em
             plan.work = [work for work in plan.work if work.feed is not feed]
             continue
         plan.listed.append(feed)
+        plan.notes += [(feed.name, note) for note in feed.connector.notes]
         if feed.id is not None:
             plan.gone += [
                 (feed, row)
                 for source, row in known.items()
-                if source not in seen and row.source_id == feed.id and source.partition(WITHIN)[0] not in seen
+                if source not in seen
+                and row.source_id == feed.id
+                and source.partition(WITHIN)[0] not in seen
+                and feed.connector.is_gone(source.partition(WITHIN)[0])
             ]
     _find_renames(catalog, plan)
     lost = Counter(feed.id for feed, _ in plan.gone)
@@ -150,7 +157,14 @@ def _known(
     catalog: Catalog, store: VectorStore, sources: Sequence[str] | None
 ) -> tuple[dict[str, Known], frozenset[str]]:
     """The store's documents by source, all or the named ones; and the ids of its sources."""
-    columns = (Document.id, Document.source, Document.fingerprint, Document.status, Document.source_id)
+    columns = (
+        Document.id,
+        Document.source,
+        Document.fingerprint,
+        Document.status,
+        Document.source_id,
+        Document.filename,
+    )
     query = select(*columns).where(Document.store_id == store.id)
     with catalog.session() as session:
         owners = frozenset(session.scalars(select(Source.id).where(Source.store_id == store.id)))
@@ -271,7 +285,7 @@ def _same_format(item: Item, rows: Iterable[Known], lost: Mapping[str, Any]) -> 
     """The first of the lost documents whose suffix is the item's: another suffix would be read in another way."""
     suffix = PurePosixPath(item.filename).suffix.lower()
     for row in rows:
-        if row.id in lost and PurePosixPath(row.source).suffix.lower() == suffix:
+        if row.id in lost and PurePosixPath(row.filename).suffix.lower() == suffix:
             return row
     return None
 

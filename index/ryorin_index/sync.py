@@ -53,6 +53,7 @@ class Report:
     """
     What a run did, by file name. failed: (file, reason). errors: (source, reason) of sources that could not be listed.
 
+    notes: (source, what the operator is told of it, such as that not all of it was seen).
     deleted is what was deleted, kept what a source lost and was not deleted because nobody said so.
     """
 
@@ -65,6 +66,7 @@ class Report:
     failed: list[tuple[str, str]] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
     passages: int = 0
     embedded: int = 0
     seconds: float = 0.0
@@ -85,6 +87,7 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+OnListed = Callable[[str, int], None]  # the source, how much of it was seen so far
 
 
 def add_paths(
@@ -118,17 +121,19 @@ def sync_store(
     confirm: Callable[[str], bool] = lambda question: False,
     *,
     allow_deletions: bool = False,
+    on_listed: OnListed = lambda source, count: None,
 ) -> Report:
     """
     Make the store equal to its sources.
 
     embedder: opens the store's embedder; called only when something must be embedded.
     confirm: asked before the documents go of a source that lost most of them; allow_deletions: it is not asked.
+    on_listed: told by sources whose listing takes a while how much they have seen.
     A file that cannot be read is reported in `failed` and keeps the passages it had; a source that cannot be listed
     in `errors`. Raises Conflict while another process syncs the store, Unavailable when the embedder does not answer.
     """
     started = time.monotonic()
-    with only_one(catalog, store), _feeds(catalog, sources) as feeds:
+    with only_one(catalog, store), _feeds(catalog, sources, on_listed) as feeds:
         plan = make_plan(catalog, store, feeds, empty_is_fine=allow_deletions)
         kept = [] if allow_deletions else _held_back(plan, confirm)
         report = _apply(catalog, store, plan, embedder, on_progress, started)
@@ -140,14 +145,19 @@ def sync_store(
     return report
 
 
-def dry_run(catalog: Catalog, store: VectorStore, sources: Sequence[Source]) -> tuple[Report, list[str]]:
+def dry_run(
+    catalog: Catalog,
+    store: VectorStore,
+    sources: Sequence[Source],
+    on_listed: OnListed = lambda source, count: None,
+) -> tuple[Report, list[str]]:
     """
     What a sync would do, without doing it; and what it would ask.
 
     Files whose fingerprint changed are read: those with the bytes they had count as unchanged.
     """
     started = time.monotonic()
-    with only_one(catalog, store), _feeds(catalog, sources) as feeds:
+    with only_one(catalog, store), _feeds(catalog, sources, on_listed) as feeds:
         plan = make_plan(catalog, store, feeds)
         questions = [_question(*held) for held in plan.held]
         report = _report_of(plan)
@@ -198,13 +208,14 @@ def only_one(catalog: Catalog, store: VectorStore) -> Iterator[None]:
 
 
 @contextmanager
-def _feeds(catalog: Catalog, sources: Sequence[Source]) -> Iterator[list[Feed]]:
+def _feeds(catalog: Catalog, sources: Sequence[Source], on_listed: OnListed) -> Iterator[list[Feed]]:
     """The sources with their connectors, which are closed at the end."""
     feeds: list[Feed] = []
     try:
         for source in sources:
             attributes = source.options.get("attributes") or None
-            feeds.append(Feed(open_connector(catalog.settings, source), source.uri, source.id, attributes))
+            connector = open_connector(catalog.settings, source, partial(on_listed, source.uri))
+            feeds.append(Feed(connector, source.uri, source.id, attributes))
         yield feeds
     finally:
         for feed in feeds:
@@ -230,6 +241,7 @@ def _report_of(plan: Plan) -> Report:
         unchanged=list(plan.unchanged),
         failed=list(plan.failed),
         errors=list(plan.errors),
+        notes=list(plan.notes),
         skipped=[suffix or "(no suffix)" for suffix in plan.skipped.elements()],
     )
 

@@ -298,7 +298,13 @@ def test_documents_added_by_hand_stay(
 @pytest.mark.parametrize(
     ("uri", "options", "message"),
     [
-        ("https://example.org/", {}, "no kind of source"),
+        ("https://example.org/", {"branch": "main"}, "no option 'branch'"),
+        ("https://token@example.org/", {}, "must not hold a user's name or password"),
+        ("https://[::1", {}, "no address"),
+        ("https:///docs", {}, "no address of a web page"),
+        ("http://10.0.0.7/", {}, "--allow-private"),
+        ("http://[::ffff:127.0.0.1]/", {}, "--allow-private"),
+        ("https://example.org:8443/", {}, "port 8443"),
         ("git+https://token@example.org/a.git", {}, "must not hold a user's name or password"),
         ("s3://key:hunter2@bucket", {}, "must not hold a user's name or password"),
         ("file:" + "///etc", {}, "no kind of source"),
