@@ -24,7 +24,7 @@ from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Document, Passage, Tombstone, VectorStore
 from ryorin.digests import new_id, sha256_bytes
 from ryorin.errors import Conflict, InvalidInput, NotFound, RyorinError
-from ryorin_index.chunking import Chunking, chunking_from_json, default_chunking
+from ryorin_index.chunking import Chunking, chunking_from_json, cut_otherwise, default_chunking
 from ryorin_index.counting import TokenCounter, counter_of
 from ryorin_index.embed import Embed
 from ryorin_index.language import document_language
@@ -276,7 +276,12 @@ def _same(document: Document, incoming: Incoming, sha256: str, chunking: Chunkin
     attributes = document.attributes
     if incoming.attributes is not None:
         attributes = document.own_attributes | incoming.attributes
-    return (document.sha256, document.filename, document.attributes, document.chunking) == (
+    return not cut_otherwise(document.fingerprint, incoming.fingerprint) and (
+        document.sha256,
+        document.filename,
+        document.attributes,
+        document.chunking,
+    ) == (
         sha256,
         incoming.filename,
         attributes,
