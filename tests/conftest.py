@@ -158,6 +158,19 @@ def postgres() -> Iterator[str]:
 @pytest.fixture
 def postgres_url(postgres: str) -> Iterator[str]:
     """The address of a migrated database of this test's own."""
+    with _database_of(postgres) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def module_postgres_url(postgres: str) -> Iterator[str]:
+    """The address of a migrated database of this module's own."""
+    with _database_of(postgres) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def _database_of(postgres: str) -> Iterator[str]:
     from sqlalchemy import create_engine, make_url, text
 
     name = f"t{uuid.uuid4().hex}"

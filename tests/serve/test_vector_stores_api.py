@@ -88,7 +88,8 @@ def test_a_store_from_making_to_deleting(library: House, client: openai.OpenAI):
 
 
 def test_stores_are_paged_both_ways_and_an_operators_is_among_them(library: House):
-    client = library.client("people")
+    library.add_tenant("stores")
+    client = library.client("stores")
     made = [client.vector_stores.create(name=str(n)).id for n in range(4)]
     every = [store.id for store in client.vector_stores.list(order="asc", limit=2)]
     assert every[1:] == made
