@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,7 +21,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Source, VectorStore
 from ryorin.errors import Conflict, InvalidInput, NotFound, RequirementMissing, RyorinError
+from ryorin_index.counting import counter_of
 from ryorin_index.embed import Embed, open_embedder
+from ryorin_index.ingest import store_chunking
+from ryorin_index.parse import parse_document
+from ryorin_index.passages import split_document
 from ryorin_index.sources.watching import FolderWatch
 from ryorin_index.store import embedder_of
 from ryorin_index.sync import OnProgress, Report, sync_store
@@ -77,7 +82,7 @@ def watch_store(
                     report = sync_store(catalog, row, chosen, partial(kept.of, row), on_progress)
                     on_round(Round(names, report))
                 if not ready:
-                    kept.of(row)  # before the first edit, which should not wait for it
+                    _warm(catalog, row, kept)
                     ready = True
                 failures = 0
             except (RequirementMissing, NotFound):
@@ -185,6 +190,13 @@ class _KeptEmbedder:
             self._opened = open_embedder(embedder_of(self._catalog.settings, store))
             self._digest = store.embedder_digest
         return self._opened
+
+
+def _warm(catalog: Catalog, store: VectorStore, kept: _KeptEmbedder) -> None:
+    """Load what reading, cutting and embedding need, for which the first edit should not wait."""
+    kept.of(store)
+    counter = counter_of(catalog.settings, store)
+    split_document(parse_document(Path("warm.md"), b"# Warm\n\nWords.\n"), store_chunking(store, counter), counter)
 
 
 def _words(error: Exception) -> str:
