@@ -261,6 +261,12 @@ def postgres_url(empty_postgres: Callable[[], str]) -> str:
     return empty_postgres()
 
 
+@pytest.fixture(scope="module")
+def module_postgres_url(make_postgres_database: Callable[[], str]) -> str:
+    """The address of a migrated database of this module's own."""
+    return make_postgres_database()
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def catalog(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """An empty catalog, on SQLite and on PostgreSQL; the command line in the same test uses it too."""

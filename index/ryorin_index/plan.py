@@ -19,6 +19,7 @@ from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Document, Source, VectorStore
 from ryorin.digests import digest_of, sha256_bytes
 from ryorin.errors import InvalidInput, Unavailable
+from ryorin_index.chunking import cut_otherwise
 from ryorin_index.members import WITHIN
 from ryorin_index.parse import MEDIA_TYPES
 from ryorin_index.sources.connector import Connector, Item
@@ -44,18 +45,20 @@ class Feed:
     """
     A source in a run, with its connector; id is None for files that were named one by one.
 
-    mark: follows every fingerprint and changes with what the source says of its documents, so that they follow.
+    mark: follows every fingerprint and changes with what the source says of its documents and with how the store cuts
+    them, so that they follow. cut: the latter, of `chunking.cut_mark`.
     """
 
     connector: Connector
     name: str
     id: str | None = None
     attributes: dict[str, Any] | None = None
+    cut: str = ""
 
     @property
     def mark(self) -> str:
-        """Digest of the attributes."""
-        return f"~{digest_of(self.attributes)[:8]}" if self.attributes else ""
+        """Digest of the attributes, and the cut."""
+        return f"~{digest_of(self.attributes)[:8] if self.attributes else ''}{self.cut}"
 
 
 class Work(NamedTuple):
@@ -64,6 +67,11 @@ class Work(NamedTuple):
     feed: Feed
     item: Item
     known: tuple[Known, ...]
+
+    @property
+    def cut_otherwise(self) -> bool:
+        """Whether something of it was cut in another way than the store now cuts."""
+        return any(cut_otherwise(row.fingerprint, self.feed.mark) for row in self.known)
 
 
 class Rename(NamedTuple):
@@ -276,6 +284,9 @@ def _find_renames(catalog: Catalog, plan: Plan) -> None:
         else:
             del lost[match.id]
             plan.renamed.append(Rename(match, work, seen))
+            again = work._replace(known=(match,))
+            if again.cut_otherwise:
+                left.append(again)
     renamed = {rename.known.id for rename in plan.renamed}
     plan.work = left
     plan.gone = [(feed, row) for feed, row in plan.gone if row.id not in renamed]

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from sqlalchemy import func, select, update
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Document, Source, VectorStore
 from ryorin.errors import Conflict, InvalidInput, NotFound, RyorinError, Unavailable
+from ryorin_index.chunking import cut_mark, cut_otherwise
+from ryorin_index.counting import counter_of
 from ryorin_index.embed import Embed
 from ryorin_index.ingest import (
     Incoming,
@@ -34,6 +36,7 @@ from ryorin_index.ingest import (
     finish_document,
     prepare_document,
     rename_document,
+    store_chunking,
 )
 from ryorin_index.maintenance import maintain_quietly
 from ryorin_index.members import WITHIN, open_incoming, vanished_members
@@ -106,7 +109,7 @@ def add_paths(
     """
     started = time.monotonic()
     files, skipped = find_files(paths, frozenset(MEDIA_TYPES))
-    plan = plan_files(catalog, store, Feed(Files(files), "files"))
+    plan = plan_files(catalog, store, Feed(Files(files), "files", cut=_cut(catalog, store)))
     report = _apply(catalog, store, plan, embedder, on_progress, started)
     report.skipped += [path.name for path in skipped]
     return report
@@ -133,7 +136,7 @@ def sync_store(
     in `errors`. Raises Conflict while another process syncs the store, Unavailable when the embedder does not answer.
     """
     started = time.monotonic()
-    with only_one(catalog, store), _feeds(catalog, sources, on_listed) as feeds:
+    with only_one(catalog, store), _feeds(catalog, store, sources, on_listed) as feeds:
         plan = make_plan(catalog, store, feeds, empty_is_fine=allow_deletions)
         kept = [] if allow_deletions else _held_back(plan, confirm)
         report = _apply(catalog, store, plan, embedder, on_progress, started)
@@ -157,7 +160,7 @@ def dry_run(
     Files whose fingerprint changed are read: those with the bytes they had count as unchanged.
     """
     started = time.monotonic()
-    with only_one(catalog, store), _feeds(catalog, sources, on_listed) as feeds:
+    with only_one(catalog, store), _feeds(catalog, store, sources, on_listed) as feeds:
         plan = make_plan(catalog, store, feeds)
         questions = [_question(*held) for held in plan.held]
         report = _report_of(plan)
@@ -170,7 +173,7 @@ def dry_run(
             except (InvalidInput, OSError, Unavailable) as error:
                 report.failed.append((work.item.source, str(error)))
                 continue
-            same = hashlib.sha256(data).hexdigest() in _digests_of(catalog, work)
+            same = hashlib.sha256(data).hexdigest() in _digests_of(catalog, work) and not work.cut_otherwise
             (report.unchanged if same else report.changed).append(work.item.filename)
         report.renamed = [(rename.known.source, rename.work.item.source) for rename in plan.renamed]
         report.deleted = [row.source for _, row in plan.gone]
@@ -208,18 +211,26 @@ def only_one(catalog: Catalog, store: VectorStore) -> Iterator[None]:
 
 
 @contextmanager
-def _feeds(catalog: Catalog, sources: Sequence[Source], on_listed: OnListed) -> Iterator[list[Feed]]:
+def _feeds(
+    catalog: Catalog, store: VectorStore, sources: Sequence[Source], on_listed: OnListed
+) -> Iterator[list[Feed]]:
     """The sources with their connectors, which are closed at the end."""
     feeds: list[Feed] = []
+    cut = _cut(catalog, store)
     try:
         for source in sources:
             attributes = source.options.get("attributes") or None
             connector = open_connector(catalog.settings, source, partial(on_listed, source.uri))
-            feeds.append(Feed(connector, source.uri, source.id, attributes))
+            feeds.append(Feed(connector, source.uri, source.id, attributes, cut))
         yield feeds
     finally:
         for feed in feeds:
             feed.connector.close()
+
+
+def _cut(catalog: Catalog, store: VectorStore) -> str:
+    """How the store cuts its documents now."""
+    return cut_mark(store.embedder_digest, store_chunking(store, counter_of(catalog.settings, store)))
 
 
 def _held_back(plan: Plan, confirm: Callable[[str], bool]) -> list[str]:
@@ -371,7 +382,10 @@ def _incoming(feed: Feed, item: Item, data: bytes, fingerprint: str) -> Incoming
 
 
 def _renamed(rename: Rename) -> Incoming:
-    return _incoming(rename.work.feed, rename.work.item, b"", rename.fingerprint)
+    incoming = _incoming(rename.work.feed, rename.work.item, b"", rename.fingerprint)
+    if cut_otherwise(rename.known.fingerprint, incoming.fingerprint):  # the plan has it among what is cut anew
+        return replace(incoming, fingerprint=rename.known.fingerprint)
+    return incoming
 
 
 def _write(

@@ -177,6 +177,23 @@ def test_a_release_takes_what_fits_by_default(cli: Cli, catalog: Catalog, suppor
     assert asked(cli, "release", "show", "2", "--tenant", support) == second
 
 
+def test_a_release_pins_its_reranker(cli: Cli, catalog: Catalog, support: str, base: str, tmp_path: Path) -> None:
+    insert_store(catalog, "handbook")
+    create = ("release", "create", "--tenant", support, "--reranker", tmp_path / "cross")
+    refused = cli(*create)
+    assert refused.code == 2 and "no cross-encoder at" in refused.err
+    (tmp_path / "cross").mkdir()
+    (tmp_path / "cross" / "config.json").write_text("{}")
+    (tmp_path / "cross" / "model.safetensors").write_bytes(b"1")
+    digests = []
+    for weights in (b"1", b"2", b"2"):
+        (tmp_path / "cross" / "model.safetensors").write_bytes(weights)
+        made = asked(cli, *create)
+        assert made["retrieval"]["reranker"] == str(tmp_path / "cross")
+        digests.append(made["retrieval"]["reranker_digest"])
+    assert digests[0] != digests[1] == digests[2]
+
+
 def test_a_release_takes_what_is_named(cli: Cli, catalog: Catalog, support: str, base: str) -> None:
     insert_store(catalog, "handbook")
     insert_store(catalog, "faq")

@@ -75,16 +75,17 @@ def test_a_deleted_file_is_gone_with_its_bytes_unless_another_file_has_the_same(
 
 
 def test_lists_by_page_order_and_purpose(library: House):
-    client = library.client("people")
+    library.add_tenant("files")
+    client = library.client("files")
     made = [client.files.create(file=(f"{n}.txt", b"x"), purpose=("batch", "vision")[n % 2]).id for n in range(5)]
     assert [file.id for file in client.files.list(order="asc")] == made
     assert [file.id for file in client.files.list(limit=2)] == made[::-1]  # the client follows has_more
     page = client.files.list(limit=2, order="asc", after=made[1])
     assert ([file.id for file in page.data], page.has_more) == (made[2:4], True)
     assert [file.id for file in client.files.list(purpose="vision", order="asc")] == made[1::2]
-    raw = send(library, "GET", "/v1/files?limit=2&order=asc", key="people").json()
+    raw = send(library, "GET", "/v1/files?limit=2&order=asc", key="files").json()
     assert (raw["first_id"], raw["last_id"], raw["has_more"]) == (made[0], made[1], True)
-    empty = send(library, "GET", "/v1/files?purpose=evals", key="people").json()
+    empty = send(library, "GET", "/v1/files?purpose=evals", key="files").json()
     assert (empty["data"], empty["first_id"], empty["has_more"]) == ([], None, False)
 
 
