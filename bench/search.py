@@ -3,10 +3,10 @@ Searching 100,000 vectors of real sentences: recall and time against exact searc
 
 The vectors are those of a sentence-transformers model over sentences of the docstrings of the installed Python
 packages; they are embedded once and kept in the folder --cache. Peers, in the same run and taking turns with ours:
-FAISS IndexFlatIP over the same vectors, and the bare FAISS graph that our segment holds, with the same breadth of
-search and the same number of exact scores after it; it gets its queries as codes, which ours makes of them. Ours is
-held against exact search right after it, as a new question would find the caches, and against the bare graph with the
-caches filled. One thread. Held-out sentences are the queries.
+FAISS IndexFlatIP over the same vectors, and the bare FAISS graph that our segment holds, with the same codes, the same
+breadth of search and the same number of exact scores after it. Ours is held against exact search right after it, as a
+new question would find the caches, and against the bare graph with the caches filled. One thread. Held-out sentences
+are the queries.
 
     python bench/search.py --model FOLDER [--quick] [--cache FOLDER]
 """
@@ -122,7 +122,8 @@ def main() -> None:
     parameters = faiss.SearchParametersHNSW()
     parameters.efSearch = max(graph.ef, 10 * REFINE)
 
-    def bare(query: Any, codes: Any) -> Any:
+    def bare(query: Any) -> Any:
+        codes = graph.codes.encode(query)
         found = graph.index.search(codes[None], 10 * REFINE, params=parameters)[1][0]
         scores = vectors[found] @ query
         best = np.argsort(-scores)[:10]
@@ -142,11 +143,10 @@ def main() -> None:
         best = np.sort(vectors[allowed - 1] @ query)[::-1][:10]
         full.append(len(filtered) == 10 and np.allclose([score for score, _ in filtered], best, atol=1e-5))
         # The exact search has emptied the processor's caches: both sides of the layer's cost meet them filled again.
-        codes = graph.codes.encode(query)
-        bare(query, codes)
+        bare(query)
         sides = [
             (warm_s, lambda query=query: index.search(query, 10)),
-            (bare_s, lambda query=query, codes=codes: bare(query, codes)),
+            (bare_s, lambda query=query: bare(query)),
         ]
         for times, work in sides if turn % 2 else reversed(sides):
             times.append(timed(work)[0])

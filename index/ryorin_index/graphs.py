@@ -51,7 +51,7 @@ class Codes:
 
     def encode(self, vectors: Vectors) -> Vectors:
         """The codes as FAISS takes them. Shape: that of `vectors`, float32 from 0 up to and without 256."""
-        codes = vectors * self.steps
+        codes = np.multiply(vectors, self.steps, dtype=np.float32)
         codes += self._offset
         np.maximum(codes, 0, out=codes)
         return np.minimum(codes, _TOP, out=codes)

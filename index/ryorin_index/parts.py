@@ -122,11 +122,11 @@ class Part:
         top_k = min(top_k, len(at))
         if not top_k:
             return np.empty(0, np.float32), np.empty(0, np.int64)
-        scores = self.vectors[at] @ query
+        scores = self.vectors.take(at, axis=0) @ query
         if len(at) > SORTED_WHOLE:
             best = np.argpartition(-scores, top_k - 1)[:top_k]
             at, scores = at[best], scores[best]
-        order = np.argsort(-scores, kind="stable")[:top_k]
+        order = (-scores).argsort(kind="stable")[:top_k]
         return scores[order], self.ids[at[order]]
 
 
