@@ -21,7 +21,9 @@ from ryorin_index.embed import Vectors
 
 Positions = NDArray[np.int64]
 
-REFINE = 3  # candidates per wanted result, which are scored again with the exact vectors
+# Candidates per wanted result, which are scored again with the exact vectors, and the least breadth: of 50 results, as
+# hybrid search wants, 3 found 0.9955 and 2 0.987 (20,000 sentences).
+REFINE = 3
 RECALL = 0.993  # recall@10 aimed at; of 0.99 on questions to come there is little doubt then
 BREADTHS = (16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256, 384, 512)
 SAMPLE = 1000  # queries that recall is measured with
