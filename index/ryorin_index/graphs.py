@@ -4,7 +4,7 @@ Graphs: approximate search among the vectors of one part, as positions; exact sc
 HNSW (https://arxiv.org/abs/1603.09320) over codes of one byte a dimension. Between unit vectors the order by distance
 is the order by cosine, and distances do not change when all vectors are moved or stretched alike; so the vectors are
 centred, stretched to the range of a byte and compared as whole numbers, by FAISS's integer instructions. That takes
-half the time of FAISS's own 8-bit codes, which are turned into floats at every comparison.
+0.6 of the time of FAISS's own 8-bit codes (384 dimensions, AVX2), which are turned into floats at every comparison.
 """
 
 from __future__ import annotations

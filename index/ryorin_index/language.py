@@ -2,7 +2,7 @@
 The language of a document and of each of its passages, as ISO 639-1 codes.
 
 Japanese is told by its kana and English by its small words, at once and surely; other languages by py3langid
-(https://pypi.org/project/py3langid/), which takes half a millisecond.
+(https://pypi.org/project/py3langid/), which takes five times as long.
 A text that is short, or of which that is not sure (a table, code), has the language of its document.
 """
 
