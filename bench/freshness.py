@@ -10,7 +10,9 @@ LlamaIndex's own FAISS store cannot stand here: its FaissVectorStore has no dele
 FaissMapVectorStore.add() fails on faiss 1.15. `MapStore` below does what the latter's source does, an IndexIDMap2 over
 IndexFlatL2 and a table of ids, written whole by persist(). The peer is timed in memory, and with its persist().
 
-The unedited bulk of the stores has random unit vectors. Real embedder, SQLite, one process, one thread.
+The unedited bulk of the stores has made-up vectors that are as hard to search as those of real sentences: of 24
+dimensions, with noise in all (of random ones no graph finds the nearest). Each store has its files, as after any
+command that adds documents. Real embedder, SQLite, one process, one thread.
 
     python bench/freshness.py [--quick]
 """
@@ -41,12 +43,14 @@ from ryorin.models.registry import DEFAULT_EMBEDDER, get_embedder, pull
 from ryorin.settings import Settings
 from ryorin_index.embed import Embed, Vectors, open_embedder
 from ryorin_index.ingest import Incoming, put_document
+from ryorin_index.maintenance import merge
 from ryorin_index.search import Searcher
 from ryorin_index.store import create_store
 from ryorin_index.vectors import keep_vectors
 
 TARGET_RATIO, TARGET_SLOPE, TARGET_BYTES = 1.2, 0.05, 3.0
 SECTIONS, EDITED, PER_DOCUMENT = 10, 2, 20
+INNER_DIMENSIONS, NOISE = 24, 0.3
 QUESTION = "Within how many days can parcels of the spring sale be sent back?"
 FILLER = " ".join(
     f"Parcels of shelf {shelf} are weighed, labelled and handed to the carrier before noon." for shelf in range(9)
@@ -78,7 +82,11 @@ class Ready:
 
 
 def random_vectors(count: int, dimensions: int) -> Vectors:
-    vectors = np.random.default_rng(7).standard_normal((count, dimensions), dtype=np.float32)
+    draw = np.random.default_rng(7)
+    inner = draw.standard_normal((count, INNER_DIMENSIONS), dtype=np.float32)
+    vectors = inner @ draw.standard_normal((INNER_DIMENSIONS, dimensions), dtype=np.float32)
+    vectors /= math.sqrt(INNER_DIMENSIONS)
+    vectors += NOISE * draw.standard_normal((count, dimensions), dtype=np.float32)
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
 
 
@@ -125,6 +133,7 @@ class Ours:
             chosen = get_embedder(catalog.settings, DEFAULT_EMBEDDER)
             self._store = create_store(session, tenant, f"bulk-{size}", chosen)
         fill(catalog, self._store, vectors)
+        merge(catalog, self._store)
         self._searcher = Searcher(catalog, lambda _: embed)
         self.edit([1] * SECTIONS)
 

@@ -96,8 +96,9 @@ class StoreIndex:
         if allowed is not None:
             allowed = np.unique(np.asarray(allowed, dtype=np.int64))
         found = [part.search(query, top_k, allowed) for part in self._state.parts]
-        pairs = [pair for scores, ids in found for pair in zip(scores.tolist(), ids.tolist(), strict=True)]
-        return sorted(pairs, key=lambda pair: (-pair[0], pair[1]))[:top_k]
+        pairs = [pair for scores, ids in found for pair in zip((-scores).tolist(), ids.tolist(), strict=True)]
+        pairs.sort()
+        return [(-score, passage) for score, passage in pairs[:top_k]]
 
     def vectors_of(self, ids: Ids) -> Vectors:
         """The vectors of passages. Shape: (n_ids, dim), float32; zeros for a passage that is gone."""

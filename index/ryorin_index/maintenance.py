@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ from ryorin.catalog.tables import VectorStore
 from ryorin.errors import Conflict, NotFound
 from ryorin_index import disk
 from ryorin_index.dense import passage_ids, read_vectors
+from ryorin_index.graphs import build_graph
 from ryorin_index.lexical import LexicalIndex
-from ryorin_index.parts import GRAPH_AT, Ids, with_graph
+from ryorin_index.parts import Ids
 from ryorin_index.segments import (
     FILE_NAME,
     Damaged,
@@ -45,6 +46,7 @@ from ryorin_index.segments import (
 from ryorin_index.store import store_counts
 
 SEGMENT_AT = 1000  # passages outside the segments from which one is written
+GRAPH_AT = 20_000  # passages of a segment from which a graph is worth its building
 DEAD_SHARE = 0.25  # of a segment, from which it is written anew
 MERGE_RATIO = 4  # a segment is merged into a new one unless it is more than so many times as large
 KEPT_MANIFESTS = 2  # a reader may be about to open the files of the one before
@@ -93,7 +95,8 @@ def maintain(
                 with catalog.session() as session:
                     part = read_vectors(session, store, rest)
                 if part.size:
-                    part = with_graph(part) if part.size >= GRAPH_AT else part
+                    if part.size >= GRAPH_AT:
+                        part = replace(part, graph=build_graph(part.vectors))
                     segments.append(write_segment(folder, part))
                     passages = part.size
             number = max(manifest_numbers(folder), default=0) + 1

@@ -17,7 +17,7 @@ from ryorin.errors import InvalidInput, RequirementMissing
 from ryorin.models.folders import ONNX_GRAPH
 from ryorin.models.registry import Embedder
 from ryorin_index.batches import by_length
-from ryorin_index.tokens import PASSAGE_PROMPTS, QUERY_PROMPTS, Vectors, load_tokenizer, model_limit, prompt
+from ryorin_index.tokens import PASSAGE_PROMPTS, QUERY_PROMPTS, Vectors, load_tokenizer, model_limit, prompt, token_ids
 
 
 class OnnxEmbedder:
@@ -38,8 +38,7 @@ class OnnxEmbedder:
         if folder is None or tokenizer is None or limit is None:
             raise InvalidInput(f"embedder {embedder.name!r} has no tokenizer.json or no limit; pull it again")
         self._session = InferenceSession(str(folder / ONNX_GRAPH), options, providers=["CPUExecutionProvider"])
-        tokenizer.enable_truncation(limit)
-        self._tokenizer = tokenizer
+        self._tokenizer, self._limit = tokenizer, limit
         self._lock = threading.Lock()
         self._query_prompt, self._passage_prompt = prompt(embedder, QUERY_PROMPTS), prompt(embedder, PASSAGE_PROMPTS)
         self._dimensions = embedder.dimensions
@@ -53,7 +52,7 @@ class OnnxEmbedder:
         return self._embed([self._passage_prompt + text for text in texts])
 
     def _embed(self, texts: Sequence[str]) -> Vectors:
-        encoded = [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
+        encoded = token_ids(self._tokenizer, texts, self._limit)
         vectors = np.empty((len(texts), self._dimensions), np.float32)
         for batch in by_length([len(ids) for ids in encoded]):
             shape = (len(batch), len(encoded[batch[0]]))

@@ -11,41 +11,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ryorin_index.embed import Vectors
+from ryorin_index.graphs import Graph
 
 Ids = NDArray[np.int64]
 Scored = tuple[Vectors, Ids]
-REFINE = 3  # candidates per wanted result that are scored again with the exact vectors
-GRAPH_AT = 20_000  # passages of a part from which a graph is worth its building
-EF_CHOICES = (32, 48, 64, 96, 128, 192, 256, 384, 512)
-RECALL = 0.995
-SAMPLE = 400  # queries that recall is measured with
-LINKS, BUILD_EF = 32, 100
+SORTED_WHOLE = 1000  # scores from which the best are picked out before they are sorted
 SCAN_SHARE = 5  # a filter that allows less than one in so many is answered by scanning what it allows
-
-
-@dataclass(frozen=True)
-class Graph:
-    """
-    An HNSW graph over a part's vectors in 8 bits (https://arxiv.org/abs/1603.09320); its labels are positions.
-
-    ef: candidates that a search keeps on its way. recall: recall@10 that was measured with it.
-    """
-
-    index: Any
-    ef: int
-    recall: float
 
 
 @dataclass(frozen=True)
 class Part:
     """
-    ids: shape (n,), ascending. vectors: shape (n, dim), float32, unit length.
+    ids: shape (n,), ascending, which is by age. vectors: shape (n, dim), float32, unit length.
     live: shape (n,), bool; None when all are alive. name: the segment it was loaded from; empty in memory only.
     """
 
@@ -117,7 +99,7 @@ class Part:
             return np.empty(0, np.float32), np.empty(0, np.int64)
         selector = None if bits is None else faiss.IDSelectorBitmap(self.size, faiss.swig_ptr(bits))
         if self.graph is not None:
-            found = self._candidates(query, top_k, selector, self.size / count)
+            found = self.graph.candidates(query, top_k, selector, self.size / count)
             if len(found) >= top_k:
                 return self._score(query, found, top_k)
         query = np.ascontiguousarray(query, np.float32)
@@ -135,27 +117,16 @@ class Part:
         )
         return scores, self.ids[at]
 
-    def _candidates(self, query: Vectors, top_k: int, selector: Any, thin: float) -> Ids:
-        """Positions the graph proposes; where one in `thin` is selected, it keeps so many more candidates."""
-        import faiss
-
-        assert self.graph is not None
-        parameters = faiss.SearchParametersHNSW()  # type: ignore[attr-defined]
-        parameters.efSearch = max(int(np.ceil(self.graph.ef * thin)), top_k * REFINE)
-        parameters.sel = selector
-        found = self.graph.index.search(query[None], top_k * REFINE, params=parameters)[1][0]
-        return found[found >= 0]
-
     def _score(self, query: Vectors, at: Ids, top_k: int) -> Scored:
         """The best of the passages at these positions, by their exact scores."""
         top_k = min(top_k, len(at))
         if not top_k:
             return np.empty(0, np.float32), np.empty(0, np.int64)
-        scores = self.vectors[at] @ query
-        if top_k < len(at):
+        scores = self.vectors.take(at, axis=0) @ query
+        if len(at) > SORTED_WHOLE:
             best = np.argpartition(-scores, top_k - 1)[:top_k]
             at, scores = at[best], scores[best]
-        order = np.argsort(-scores, kind="stable")
+        order = (-scores).argsort(kind="stable")[:top_k]
         return scores[order], self.ids[at[order]]
 
 
@@ -163,31 +134,3 @@ def make_part(ids: Ids, vectors: Vectors, name: str = "") -> Part:
     """A part of passages in any order."""
     order = np.argsort(ids)
     return Part(ids[order], np.ascontiguousarray(vectors[order]), name=name)
-
-
-def with_graph(part: Part) -> Part:
-    """
-    The part with an HNSW graph, its breadth of search chosen by the recall measured on the part's own vectors.
-
-    The queries are the newest passages, before they are put into the graph: real ones, and equal to none in it. The
-    part stays exact when no breadth reaches `RECALL`.
-    """
-    import faiss
-
-    quantizer: Any = faiss.ScalarQuantizer.QT_8bit
-    index = faiss.IndexHNSWSQ(part.vectors.shape[1], quantizer, LINKS, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = BUILD_EF
-    older = part.size - min(SAMPLE, part.size // 4)
-    first, queries = Part(part.ids[:older], part.vectors[:older]), part.vectors[older:]
-    index.train(part.vectors)
-    index.add(first.vectors)
-    truth = [first.search(query, 10)[0] for query in queries]
-    for ef in EF_CHOICES:
-        tried = replace(first, graph=Graph(index, ef, 0.0))
-        shares = [
-            np.mean(tried.search(query, 10)[0] >= best[-1] - 1e-6) for query, best in zip(queries, truth, strict=True)
-        ]
-        if np.mean(shares) >= RECALL:
-            index.add(queries)
-            return replace(part, graph=Graph(index, ef, round(float(np.mean(shares)), 4)))
-    return part

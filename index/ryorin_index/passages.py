@@ -17,10 +17,11 @@ from ryorin_index.chunking import Chunking, default_chunking
 from ryorin_index.counting import E5_LIMIT, EstimatedTokens, TokenCounter
 from ryorin_index.folds import fold_key
 from ryorin_index.language import document_language, passage_language
-from ryorin_index.packing import Piece, longest_characters, pack, strip_span
+from ryorin_index.packing import Piece, pack, strip_span
 from ryorin_index.parse import HEADING, MAX_TITLE_CHARACTERS, ParsedDocument, Section, one_line
 
 COUNTED_AT_ONCE = 64
+LIKELY_CHARACTERS = 5  # of a token: a longer section will hardly be a passage as it is
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,12 @@ def split_document(
 
 def _sections(document: ParsedDocument) -> list[Section]:
     """Sections, their heading lines left out, found by LlamaIndex's Markdown parser."""
-    from llama_index.core.node_parser import MarkdownNodeParser
     from llama_index.core.schema import MetadataMode
 
-    parser = MarkdownNodeParser.from_defaults(header_path_separator="\x1f", include_prev_next_rel=False)
+    parser, source = _markdown_parser()
     found = []
     cursor = 0
-    for node in parser.get_nodes_from_documents([_source_class()(text=document.text)]):
+    for node in parser.get_nodes_from_documents([source(text=document.text)]):
         content = node.get_content(metadata_mode=MetadataMode.NONE)
         start = document.text.index(content, cursor)
         cursor = start + len(content)
@@ -125,8 +125,9 @@ def _sections(document: ParsedDocument) -> list[Section]:
 
 
 @cache
-def _source_class() -> Any:
-    """LlamaIndex's Document without its hash. Made once: for pydantic, a class is milliseconds of work."""
+def _markdown_parser() -> tuple[Any, Any]:
+    """LlamaIndex's parser, and the class of what it reads: made once, since pydantic takes 10 ms for a class."""
+    from llama_index.core.node_parser import MarkdownNodeParser
     from llama_index.core.schema import Document
 
     class Source(Document):
@@ -136,17 +137,21 @@ def _source_class() -> Any:
         def hash(self) -> str:
             return ""
 
-    return Source
+    return MarkdownNodeParser.from_defaults(header_path_separator="\x1f", include_prev_next_rel=False), Source
 
 
 def _pieces(
     text: str, sections: Sequence[Section], chunking: Chunking, counter: TokenCounter
 ) -> Iterator[tuple[Section, Piece]]:
-    """Every section's pieces: itself, stripped of white space, where it is short enough; none for an empty one."""
+    """
+    Every section's pieces: itself, stripped of white space, where it is short enough; none for an empty one.
+
+    What is likely too long is not counted first: packing does it, with the places of the tokens.
+    """
     for at in range(0, len(sections), COUNTED_AT_ONCE):
         batch = sections[at : at + COUNTED_AT_ONCE]
         spans = [strip_span(text, section.start, section.end) for section in batch]
-        short = [span for span in spans if span[1] - span[0] <= longest_characters(chunking.max_tokens)]
+        short = [span for span in spans if span[1] - span[0] <= LIKELY_CHARACTERS * chunking.max_tokens]
         counted = dict(zip(short, counter.counts([text[start:end] for start, end in short]), strict=True))
         for section, (start, end) in zip(batch, spans, strict=True):
             tokens = counted.get((start, end))

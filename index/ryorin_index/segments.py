@@ -28,9 +28,10 @@ from ryorin.digests import SHORT, canonical_json, digest_of, sha256_bytes
 from ryorin.errors import RyorinError
 from ryorin.settings import Settings
 from ryorin_index import disk
-from ryorin_index.parts import Graph, Ids, Part
+from ryorin_index.graphs import graph_from_bytes
+from ryorin_index.parts import Ids, Part
 
-FORMAT = 1
+FORMAT = 2  # files of another one are not read: they are made anew from SQL
 MANIFEST_NAME = re.compile(r"manifest-(\d{1,12})\.json")
 FILE_NAME = re.compile(r"(ids|vectors|graph)-[0-9a-f]{64}")
 _log = logging.getLogger(__name__)
@@ -153,16 +154,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def write_segment(folder: Path, part: Part) -> Segment:
     """Write a part's files; those that are there already are written again. Raises OSError."""
-    graph = None
-    if part.graph is not None:
-        import faiss
-
-        graph = _write(folder, "graph", faiss.serialize_index(part.graph.index))
     return Segment(
         passages=part.size,
-        ids=_write(folder, "ids", part.ids.astype("<i8")),
-        vectors=_write(folder, "vectors", part.vectors.astype("<f4")),
-        graph=graph,
+        ids=_write(folder, "ids", part.ids.astype("<i8").tobytes()),
+        vectors=_write(folder, "vectors", part.vectors.astype("<f4").tobytes()),
+        graph=_write(folder, "graph", part.graph.to_bytes()) if part.graph else None,
         ef=part.graph.ef if part.graph else 0,
         recall=part.graph.recall if part.graph else None,
     )
@@ -183,10 +179,8 @@ def read_segment(folder: Path, segment: Segment, dimensions: int) -> Part:
     vectors = np.frombuffer(_read(folder, segment.vectors), "<f4").reshape(-1, dimensions)
     graph = None
     if segment.graph is not None:
-        import faiss
-
-        index = faiss.deserialize_index(np.frombuffer(_read(folder, segment.graph), np.uint8))
-        graph = Graph(index, segment.ef, segment.recall or 0.0)
+        content = _read(folder, segment.graph)
+        graph = graph_from_bytes(content, dimensions, segment.ef, segment.recall or 0.0)
     return Part(ids, vectors, graph=graph, name=segment.name)
 
 
@@ -219,8 +213,7 @@ def _segment(ids: Any, vectors: Any, graph: Any, **more: Any) -> Segment:
     return Segment(ids=files[0], vectors=files[1], graph=files[2], **more)
 
 
-def _write(folder: Path, kind: str, data: Any) -> StoredFile:
-    content = data.tobytes()
+def _write(folder: Path, kind: str, content: bytes) -> StoredFile:
     file = StoredFile(f"{kind}-{sha256_bytes(content)}", len(content))
     disk.write_file(folder / file.name, content, kind)
     return file

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +20,19 @@ QUERY_PROMPTS = ("query",)
 
 
 def load_tokenizer(embedder: Embedder) -> Any | None:
-    """The embedder's `tokenizers.Tokenizer`, without truncation and padding; None where it has no tokenizer.json."""
+    """
+    The embedder's `tokenizers.Tokenizer`, without truncation and padding; None where it has no tokenizer.json.
+
+    It is read once, which takes most of an engine's loading, and shared: do not change its settings.
+    """
     path = embedder.path / "tokenizer.json" if embedder.path else None
     if path is None or not path.is_file():
         return None
+    return _read_tokenizer(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _read_tokenizer(path: Path, written_ns: int) -> Any:
     try:
         from tokenizers import Tokenizer
     except ModuleNotFoundError as missing:
@@ -31,6 +43,18 @@ def load_tokenizer(embedder: Embedder) -> Any | None:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str], limit: int) -> list[list[int]]:
+    """The texts' token ids; those of a text beyond `limit` are left out, but not the special ones at its end."""
+    found = []
+    for encoding in tokenizer.encode_batch_fast(list(texts)):
+        ids = encoding.ids
+        if len(ids) > limit:
+            last = next(at for at, special in enumerate(reversed(encoding.special_tokens_mask)) if not special)
+            ids = ids[: limit - last] + ids[len(ids) - last :]
+        found.append(ids)
+    return found
 
 
 def model_limit(embedder: Embedder) -> int | None:

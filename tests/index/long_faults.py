@@ -31,7 +31,7 @@ from ryorin.catalog import Catalog, open_catalog
 from ryorin.catalog.tables import VectorStore
 from ryorin.catalog.tenants import create_tenant
 from ryorin.settings import Settings
-from ryorin_index import disk, maintenance, parts
+from ryorin_index import disk, graphs, maintenance
 from ryorin_index.maintenance import maintain, verify
 from ryorin_index.store import create_store
 
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    parts.SAMPLE = 20
+    graphs.SAMPLE = 20
     faiss.omp_set_num_threads(1)
     began = time.monotonic()
     figures = run(options.kills, options.seed)

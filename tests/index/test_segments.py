@@ -13,7 +13,7 @@ from random_store import add_passages, bring_up, check, opened, random_vectors, 
 
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Tenant, VectorStore
-from ryorin_index import disk, maintenance, parts
+from ryorin_index import disk, graphs, maintenance
 from ryorin_index.dense import LOOK_EVERY_S
 from ryorin_index.maintenance import Maintainer, maintain, rebuild, stats, verify
 from ryorin_index.segments import folder_of
@@ -61,13 +61,12 @@ def test_equals_brute_force_over_any_history(
 def test_a_graph_is_chosen_by_recall_and_filters_come_first(
     catalog: Catalog, store: VectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (parts, maintenance):
-        monkeypatch.setattr(module, "GRAPH_AT", 2000)
+    monkeypatch.setattr(maintenance, "GRAPH_AT", 2000)
     with catalog.session() as session:
         ids = np.asarray(add_passages(session, store, random_vectors(3000, store.dimensions, 1)))
     maintain(catalog, store)
     segments = stats(catalog, store)["segments"]
-    assert [each["kind"] for each in segments] == ["hnsw"] and segments[0]["recall"] >= parts.RECALL
+    assert [each["kind"] for each in segments] == ["hnsw"] and segments[0]["recall"] >= graphs.RECALL
     index = opened(catalog, store)
     with catalog.session() as session:
         remove_passages(session, store, ids[:300].tolist())
@@ -136,7 +135,6 @@ def test_every_flipped_bit_and_cut_is_found(
     catalog: Catalog, store: VectorStore, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Verify tells, a search is right all the same, and a rebuild gives the same results."""
-    monkeypatch.setattr(parts, "GRAPH_AT", 150)
     monkeypatch.setattr(maintenance, "GRAPH_AT", 150)
     with catalog.session() as session:
         add_passages(session, store, random_vectors(160, store.dimensions, 1))

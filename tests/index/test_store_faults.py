@@ -13,7 +13,7 @@ from random_store import add_passages, bring_up, check, opened, random_vectors
 
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import VectorStore
-from ryorin_index import disk, maintenance, parts
+from ryorin_index import disk, graphs, maintenance
 from ryorin_index.maintenance import maintain, maintain_quietly, stats, verify
 
 
@@ -21,7 +21,7 @@ from ryorin_index.maintenance import maintain, maintain_quietly, stats, verify
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "SEGMENT_AT", 8)
     monkeypatch.setattr(maintenance, "GRAPH_AT", 40)
-    monkeypatch.setattr(parts, "SAMPLE", 20)
+    monkeypatch.setattr(graphs, "SAMPLE", 20)
 
 
 def test_a_writer_that_is_killed_loses_nothing() -> None:
