@@ -1,8 +1,9 @@
 """
-One run of supervised fine-tuning as a job: from a tenant and a file to an adapter in the catalog.
+One training run as a job: from a tenant and a file to an adapter in the catalog.
 
 Everything is built in `<home>/jobs/<job id>/` and renamed into `<home>/adapters/` at the end, so an interrupted run
-leaves no adapter. The same run again (tenant, base model, prompt, data, recipe, trainer version) is not trained again.
+leaves no adapter; what it leaves are checkpoints, which the same run continues from. The same run again (tenant, base
+model, prompt, data, recipe, trainer version) is not trained again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -33,10 +34,11 @@ from ryorin_train.adapters import (
     keep_dataset,
     write_manifest,
 )
-from ryorin_train.data import dataset_bytes, dataset_digest, read_examples, split
-from ryorin_train.recipe import Recipe
-from ryorin_train.render import Renderer, load_tokenizer
-from ryorin_train.sft import check_recipe, check_start, train
+from ryorin_train.checkpoints import checkpoints_of
+from ryorin_train.data import Row, dataset_bytes, dataset_digest, read_examples, read_preferences, split
+from ryorin_train.recipe import PreferenceRecipe, Recipe
+from ryorin_train.render import Renderer, TokenPair, TokenRow, load_tokenizer
+from ryorin_train.training import check_recipe, check_start, train
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from ryorin.catalog import Catalog
     from ryorin.catalog.tables import Adapter
     from ryorin.models.registry import BaseModel
+    from ryorin_train.checkpoints import Checkpoints
+    from ryorin_train.data import Example, Preference
 
 LOCK_FILE = "lock"
 PACKAGES = ("torch", "transformers", "trl", "peft", "safetensors")
@@ -84,107 +88,172 @@ def run_sft(
     again: bool = False,
 ) -> Finished:
     """
-    Train an adapter for the tenant's current prompt, or return the one that an identical run gave (unless `again`).
+    Train an adapter for the tenant's current prompt on examples, or return the one that an identical run gave (unless
+    `again`).
 
     start_from: the name of an adapter, of any tenant, whose weights are the first ones; its data shaped them.
     Raises NotFound for an unknown tenant, prompt, base model, adapter or file; RowError for lines that cannot be used;
     InvalidInput for a recipe that cannot be trained or served. All of them before anything is written or trained.
+    Conflict while another process trains the same run.
     """
-    from ryorin.catalog.tables import Adapter
-    from ryorin.catalog.tenants import current_prompt, get_tenant
-    from ryorin.models.registry import DEFAULT_BASE, get_base
-    from ryorin.prompt import Prompt
+    run = _Run(catalog, "sft", tenant_name, data, base_name, recipe, say, start_from)
+    return run.finished(read_examples(data), Renderer.rows, again=again)
 
-    began = time.monotonic()
-    settings = catalog.settings
-    with catalog.session() as session:
-        tenant = get_tenant(session, tenant_name)
-        prompt_row = current_prompt(session, tenant)
-        prompt = Prompt.from_spec(prompt_row.spec)
-    base = get_base(settings, base_name or DEFAULT_BASE)
-    check_recipe(recipe, base.path)
-    start = None if start_from is None else _start(catalog, start_from, base, recipe)
-    examples = read_examples(data)
-    run_digest = digest_of(
-        {
-            "trainer": TRAINER_VERSION,
-            "kind": "sft",
-            "tenant": tenant.id,
-            "base": base.digest,
-            "prompt": prompt_row.digest,
-            "data": dataset_digest(examples),
-            "recipe": recipe.spec(),
-            "start": start.digest if start else None,
-        }
-    )
-    if not again:
+
+def run_dpo(
+    catalog: Catalog,
+    tenant_name: str,
+    data: Path,
+    base_name: str | None,
+    recipe: PreferenceRecipe,
+    say: Callable[[str], None],
+    *,
+    start_from: str | None = None,
+    again: bool = False,
+) -> Finished:
+    """Train an adapter on preference pairs; else as `run_sft`. What it starts from is the reference."""
+    run = _Run(catalog, "dpo", tenant_name, data, base_name, recipe, say, start_from)
+    return run.finished(read_preferences(data), Renderer.pairs, again=again)
+
+
+class _Run:
+    """What the methods have in common."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        kind: str,
+        tenant_name: str,
+        data: Path,
+        base_name: str | None,
+        recipe: Recipe,
+        say: Callable[[str], None],
+        start_from: str | None,
+    ) -> None:
+        from ryorin.catalog.tenants import current_prompt, get_tenant
+        from ryorin.models.registry import DEFAULT_BASE, get_base
+        from ryorin.prompt import Prompt
+
+        self.began = time.monotonic()
+        self.catalog, self.settings, self.kind = catalog, catalog.settings, kind
+        self.data, self.recipe, self.say = data, recipe, say
         with catalog.session() as session:
-            known = find_run(session, settings, tenant, run_digest, base.digest)
-        if known is not None:
-            say(f"{known.name} was trained with the same data and recipe; --again trains it anew")
-            seconds = round(time.monotonic() - began, 1)
-            return Finished(known.name, known.digest, known.manifest["metrics"], True, seconds, known.job_id)
+            self.tenant = get_tenant(session, tenant_name)
+            row = current_prompt(session, self.tenant)
+            self.prompt, self.prompt_digest = Prompt.from_spec(row.spec), row.digest
+        self.base = get_base(self.settings, base_name or DEFAULT_BASE)
+        check_recipe(recipe, self.base.path)
+        self.start = None if start_from is None else _start(catalog, start_from, self.base, recipe)
 
-    renderer = Renderer(load_tokenizer(base.path), prompt, recipe.max_row_tokens)
-    renderer.rows(data.name, examples)  # every bad line is named, of both sides of the split
-    for_training, for_judging = split(examples, recipe.held_out, recipe.seed)
-    training, held_out = (renderer.rows(data.name, side) for side in (for_training, for_judging))
-    if not training:
-        raise RowError(data.name, 1, "no row is left for training")
+    def finished(
+        self,
+        examples: Sequence[Row],
+        rows_of: Callable[[Renderer, str, Sequence[Row]], Sequence[TokenRow] | Sequence[TokenPair]],
+        *,
+        again: bool,
+    ) -> Finished:
+        """The adapter of these examples: an identical run's, or a new one."""
+        digest = self._digest(examples)
+        if not again:
+            with self.catalog.session() as session:
+                known = find_run(session, self.settings, self.tenant, digest, self.base.digest)
+            if known is not None:
+                self.say(f"{known.name} was trained with the same data and recipe; --again trains it anew")
+                return Finished(known.name, known.digest, known.manifest["metrics"], True, self._seconds, known.job_id)
 
-    with keeping(settings.blobs_dir), catalog.session() as session:
-        dataset = keep_dataset(session, settings, tenant, data.name, dataset_bytes(examples))
-    params = {"base": base.name, "dataset": dataset.id, "recipe": recipe.spec(), "run_digest": run_digest}
-    with _job(catalog, tenant.id, "sft", params) as (job_id, folder):
-        build = folder / "adapter"
-        build.mkdir()
-        trained = train(
-            base.path, training, held_out, recipe, build, say, settings.adapters_dir / start.name if start else None
+        renderer = Renderer(load_tokenizer(self.base.path), self.prompt, self.recipe.max_row_tokens)
+        source = self.data.name
+        rows_of(renderer, source, examples)  # every bad line is named, of both sides of the split
+        for_training, for_judging = split(examples, self.recipe.held_out, self.recipe.seed)
+        training, held_out = (rows_of(renderer, source, side) for side in (for_training, for_judging))
+        if not training:
+            raise RowError(source, 1, "no row is left for training")
+        with checkpoints_of(self.settings, digest) as checkpoints:
+            if again:
+                checkpoints.forget()
+            return self._trained(examples, training, held_out, digest, checkpoints)
+
+    def _digest(self, examples: Sequence[Example] | Sequence[Preference]) -> str:
+        """Of everything that decides which adapter comes out."""
+        return digest_of(
+            {
+                "trainer": TRAINER_VERSION,
+                "kind": self.kind,
+                "tenant": self.tenant.id,
+                "base": self.base.digest,
+                "prompt": self.prompt_digest,
+                "data": dataset_digest(examples),
+                "recipe": self.recipe.spec(),
+                "start": self.start.digest if self.start else None,
+            }
         )
-        digest = adapter_digest(build)
-        name = adapter_name(tenant.name, digest)
-        manifest = {
-            "name": name,
-            "digest": digest,
-            "tenant": tenant.name,
-            "kind": "sft",
-            "base": {"name": base.name, "digest": base.digest},
-            "start_from": {"name": start.name, "digest": start.digest} if start else None,
-            "prompt_digest": prompt_row.digest,
-            "data": {
-                "digest": dataset.digest,
-                "filename": data.name,
-                "rows": len(examples),
-                "trained": len(training),
-                "held_out": len(held_out),
-            },
-            "rank": recipe.rank,
-            "alpha": recipe.alpha,
-            "target_modules": sorted(recipe.targets),
-            "recipe": recipe.spec(),
-            "run_digest": run_digest,
-            "metrics": trained.metrics,
-            "tokens_per_s": trained.tokens_per_s,
-            "train_seconds": trained.seconds,
-            "versions": versions(),
-            "created_at": round(time.time(), 3),
-        }
-        write_manifest(build, manifest)
-        row = Adapter(
-            id=new_id("ad_"),
-            tenant_id=tenant.id,
-            name=name,
-            digest=digest,
-            base_digest=base.digest,
-            prompt_digest=prompt_row.digest,
-            dataset_id=dataset.id,
-            job_id=job_id,
-            rank=recipe.rank,
-            manifest=manifest,
-        )
-        _publish(catalog, build, row, job_id)
-    seconds = round(time.monotonic() - began, 1)
-    return Finished(name, digest, trained.metrics, False, seconds, job_id)
+
+    def _trained(
+        self,
+        examples: Sequence[Example] | Sequence[Preference],
+        training: Sequence[TokenRow] | Sequence[TokenPair],
+        held_out: Sequence[TokenRow] | Sequence[TokenPair],
+        run_digest: str,
+        checkpoints: Checkpoints,
+    ) -> Finished:
+        from ryorin.catalog.tables import Adapter
+
+        base, recipe, start, tenant, settings = self.base, self.recipe, self.start, self.tenant, self.settings
+        with keeping(settings.blobs_dir), self.catalog.session() as session:
+            dataset = keep_dataset(session, settings, tenant, self.data.name, dataset_bytes(examples))
+        params = {"base": base.name, "dataset": dataset.id, "recipe": recipe.spec(), "run_digest": run_digest}
+        with _job(self.catalog, tenant.id, self.kind, params) as (job_id, folder):
+            build = folder / "adapter"
+            build.mkdir()
+            begin_with = settings.adapters_dir / start.name if start else None
+            trained = train(base.path, training, held_out, recipe, build, self.say, checkpoints, begin_with)
+            digest = adapter_digest(build)
+            name = adapter_name(tenant.name, digest)
+            manifest = {
+                "name": name,
+                "digest": digest,
+                "tenant": tenant.name,
+                "kind": self.kind,
+                "base": {"name": base.name, "digest": base.digest},
+                "start_from": {"name": start.name, "digest": start.digest} if start else None,
+                "prompt_digest": self.prompt_digest,
+                "data": {
+                    "digest": dataset.digest,
+                    "filename": self.data.name,
+                    "rows": len(examples),
+                    "trained": len(training),
+                    "held_out": len(held_out),
+                },
+                "rank": recipe.rank,
+                "alpha": recipe.alpha,
+                "target_modules": sorted(recipe.targets),
+                "recipe": recipe.spec(),
+                "run_digest": run_digest,
+                "metrics": trained.metrics,
+                "tokens_per_s": trained.tokens_per_s,
+                "train_seconds": trained.seconds,
+                "versions": versions(),
+                "created_at": round(time.time(), 3),
+            }
+            write_manifest(build, manifest)
+            row = Adapter(
+                id=new_id("ad_"),
+                tenant_id=tenant.id,
+                name=name,
+                digest=digest,
+                base_digest=base.digest,
+                prompt_digest=self.prompt_digest,
+                dataset_id=dataset.id,
+                job_id=job_id,
+                rank=recipe.rank,
+                manifest=manifest,
+            )
+            _publish(self.catalog, build, row, job_id)
+        return Finished(name, digest, trained.metrics, False, self._seconds, job_id)
+
+    @property
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self.began, 1)
 
 
 def _start(catalog: Catalog, name: str, base: BaseModel, recipe: Recipe) -> Adapter:

@@ -56,6 +56,27 @@ class Recipe:
         return {**asdict(self), "targets": sorted(self.targets)}
 
 
+@dataclass(frozen=True)
+class PreferenceRecipe(Recipe):
+    """
+    How an adapter is trained on preference pairs, by DPO (https://arxiv.org/abs/2305.18290).
+
+    beta: how strongly what the run starts from holds; smaller moves further away.
+    chosen_weight: of the chosen answers' cross-entropy in the loss, which keeps them likely in themselves and not only
+    likelier than the rejected ones; 0 for plain DPO.
+    """
+
+    epochs: int = 1
+    learning_rate: float = 1e-4
+    beta: float = 0.1
+    chosen_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _between("beta", self.beta, 1e-4, 10.0)
+        _between("chosen_weight", self.chosen_weight, 0.0, 100.0)
+
+
 def _between(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # also refuses NaN
         raise InvalidInput(f"{name} is {value}; it must be {low:g} to {high:g}", param=name)
