@@ -29,9 +29,9 @@ NAME_LENGTH = 32
 class Checkpoints:
     """The checkpoints of one run, whose lock this process holds; see `checkpoints_of`."""
 
-    def __init__(self, folder: Path, every_s: float = EVERY_S) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.every_s = every_s
+        self.every_s = EVERY_S
 
     @property
     def curve(self) -> Path:
