@@ -61,6 +61,12 @@ def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
             default="all",
         ),
         shown("held_out", float, "Share of rows never trained on."),
+        click.option(
+            "--validation",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Rows to judge by, in a file of their own, instead of that share.",
+        ),
         shown("max_row_tokens", int, "The longest row accepted."),
         shown("seed", int, "Of every random choice."),
         click.option(
@@ -147,17 +153,20 @@ def _run(
     recipe: type[Recipe],
     *,
     tenant_name: str,
-    data: Path,
     base_name: str | None,
+    data: Path,
+    validation: Path | None,
     start_from: str | None,
     again: bool,
     as_json: bool,
     **values: Any,
 ) -> None:
+    from ryorin_train.job import Request
+    from ryorin_train.progress import Listener
+
+    request = Request(tenant_name, data, validation, base_name, start_from, again)
     with stopping_in_order(), opened_catalog() as catalog:
-        finished = method(
-            catalog, tenant_name, data, base_name, recipe(**values), say, start_from=start_from, again=again
-        )
+        finished = method(catalog, request, recipe(**values), Listener(say))
     if as_json:
         print_json(finished.as_json())
         return

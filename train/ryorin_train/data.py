@@ -105,21 +105,22 @@ class Preference:
 Row = TypeVar("Row", Example, Preference)
 
 
-def read_examples(path: Path) -> list[Example]:
+def read_examples(path: Path, name: str | None = None) -> list[Example]:
     """
     The examples of a JSONL file, in its order. A BOM, CRLF and blank lines are tolerated.
 
+    name: what errors call the file.
     Raises NotFound when there is no such file, RowError (RowErrors for several) naming each line that cannot be used.
     """
-    return _read_rows(path, _example)
+    return _read_rows(path, name or path.name, _example)
 
 
-def read_preferences(path: Path) -> list[Preference]:
+def read_preferences(path: Path, name: str | None = None) -> list[Preference]:
     """The preference pairs of a JSONL file; as `read_examples`."""
-    return _read_rows(path, _preference)
+    return _read_rows(path, name or path.name, _preference)
 
 
-def _read_rows(path: Path, parse: Callable[[int, bytes], Result]) -> list[Result]:
+def _read_rows(path: Path, name: str, parse: Callable[[int, bytes], Result]) -> list[Result]:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -129,8 +130,8 @@ def _read_rows(path: Path, parse: Callable[[int, bytes], Result]) -> list[Result
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
-        raise RowError(path.name, 1, "the file is empty; it must hold one example a line")
-    return for_each_row(path.name, numbered, lambda item: item[0], lambda item: parse(*item))
+        raise RowError(name, 1, "the file is empty; it must hold one example a line")
+    return for_each_row(name, numbered, lambda item: item[0], lambda item: parse(*item))
 
 
 def for_each_row(

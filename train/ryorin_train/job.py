@@ -13,9 +13,9 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ from ryorin_train.adapters import (
 )
 from ryorin_train.checkpoints import checkpoints_of
 from ryorin_train.data import Row, dataset_bytes, dataset_digest, read_examples, read_preferences, split
+from ryorin_train.progress import Listener
 from ryorin_train.recipe import PreferenceRecipe, Recipe
 from ryorin_train.render import Renderer, TokenPair, TokenRow, load_tokenizer
 from ryorin_train.training import check_recipe, check_start, train
@@ -59,10 +60,16 @@ class Finished:
 
     adapter: str
     digest: str
-    metrics: dict[str, float]
+    manifest: dict[str, Any]
     reused: bool
     seconds: float
     job: str | None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last losses and held-out scores."""
+        metrics: dict[str, float] = self.manifest["metrics"]
+        return metrics
 
     def as_json(self) -> dict[str, Any]:
         """The result of `ryorin train sft --json`."""
@@ -76,44 +83,46 @@ class Finished:
         }
 
 
+@dataclass(frozen=True)
+class Request:
+    """
+    What is to be trained.
+
+    tenant: its name; its current prompt is the one trained for. data: examples, or for DPO preference pairs.
+    validation: rows to judge by instead of a share of `data`. base: a base model's name; the bundled one unless named.
+    start_from: the name of an adapter, of any tenant, whose weights are the first ones; its data shaped them.
+    again: train even if an identical run was trained, or interrupted, before.
+    names: what errors call the files, where that is not their own name.
+    """
+
+    tenant: str
+    data: Path
+    validation: Path | None = None
+    base: str | None = None
+    start_from: str | None = None
+    again: bool = False
+    names: Mapping[Path, str] = field(default_factory=dict)
+
+
 def run_sft(
-    catalog: Catalog,
-    tenant_name: str,
-    data: Path,
-    base_name: str | None,
-    recipe: Recipe,
-    say: Callable[[str], None],
-    *,
-    start_from: str | None = None,
-    again: bool = False,
+    catalog: Catalog, request: Request, recipe: Recipe, listener: Listener, *, job_id: str | None = None
 ) -> Finished:
     """
-    Train an adapter for the tenant's current prompt on examples, or return the one that an identical run gave (unless
-    `again`).
+    Train an adapter on examples, or return the one that an identical run gave (unless `request.again`).
 
-    start_from: the name of an adapter, of any tenant, whose weights are the first ones; its data shaped them.
+    job_id: of a job that the caller holds and will finish; without it the run has a job of its own.
     Raises NotFound for an unknown tenant, prompt, base model, adapter or file; RowError for lines that cannot be used;
     InvalidInput for a recipe that cannot be trained or served. All of them before anything is written or trained.
     Conflict while another process trains the same run.
     """
-    run = _Run(catalog, "sft", tenant_name, data, base_name, recipe, say, start_from)
-    return run.finished(read_examples(data), Renderer.rows, again=again)
+    return _Run(catalog, "sft", request, recipe, listener, job_id).finished(read_examples, Renderer.rows)
 
 
 def run_dpo(
-    catalog: Catalog,
-    tenant_name: str,
-    data: Path,
-    base_name: str | None,
-    recipe: PreferenceRecipe,
-    say: Callable[[str], None],
-    *,
-    start_from: str | None = None,
-    again: bool = False,
+    catalog: Catalog, request: Request, recipe: PreferenceRecipe, listener: Listener, *, job_id: str | None = None
 ) -> Finished:
     """Train an adapter on preference pairs; else as `run_sft`. What it starts from is the reference."""
-    run = _Run(catalog, "dpo", tenant_name, data, base_name, recipe, say, start_from)
-    return run.finished(read_preferences(data), Renderer.pairs, again=again)
+    return _Run(catalog, "dpo", request, recipe, listener, job_id).finished(read_preferences, Renderer.pairs)
 
 
 class _Run:
@@ -123,57 +132,68 @@ class _Run:
         self,
         catalog: Catalog,
         kind: str,
-        tenant_name: str,
-        data: Path,
-        base_name: str | None,
+        request: Request,
         recipe: Recipe,
-        say: Callable[[str], None],
-        start_from: str | None,
+        listener: Listener,
+        job_id: str | None,
     ) -> None:
         from ryorin.catalog.tenants import current_prompt, get_tenant
         from ryorin.models.registry import DEFAULT_BASE, get_base
         from ryorin.prompt import Prompt
 
         self.began = time.monotonic()
-        self.catalog, self.settings, self.kind = catalog, catalog.settings, kind
-        self.data, self.recipe, self.say = data, recipe, say
+        self.catalog, self.settings, self.kind, self.job_id = catalog, catalog.settings, kind, job_id
+        self.request, self.recipe, self.listener = request, recipe, listener
+        self.source = self._name(request.data)
         with catalog.session() as session:
-            self.tenant = get_tenant(session, tenant_name)
+            self.tenant = get_tenant(session, request.tenant)
             row = current_prompt(session, self.tenant)
             self.prompt, self.prompt_digest = Prompt.from_spec(row.spec), row.digest
-        self.base = get_base(self.settings, base_name or DEFAULT_BASE)
+        self.base = get_base(self.settings, request.base or DEFAULT_BASE)
         check_recipe(recipe, self.base.path)
-        self.start = None if start_from is None else _start(catalog, start_from, self.base, recipe)
+        self.start = None if request.start_from is None else _start(catalog, request.start_from, self.base, recipe)
 
     def finished(
         self,
-        examples: Sequence[Row],
+        read: Callable[[Path, str], Sequence[Row]],
         rows_of: Callable[[Renderer, str, Sequence[Row]], Sequence[TokenRow] | Sequence[TokenPair]],
-        *,
-        again: bool,
     ) -> Finished:
-        """The adapter of these examples: an identical run's, or a new one."""
-        digest = self._digest(examples)
-        if not again:
+        """The adapter of the request's data: an identical run's, or a new one."""
+        request = self.request
+        examples = read(request.data, self.source)
+        validation = None if request.validation is None else read(request.validation, self._name(request.validation))
+        digest = self._digest(examples, validation)
+        if not request.again:
             with self.catalog.session() as session:
                 known = find_run(session, self.settings, self.tenant, digest, self.base.digest)
             if known is not None:
-                self.say(f"{known.name} was trained with the same data and recipe; --again trains it anew")
-                return Finished(known.name, known.digest, known.manifest["metrics"], True, self._seconds, known.job_id)
+                self.listener.say(f"{known.name} was trained with the same data and recipe; --again trains it anew")
+                return Finished(known.name, known.digest, known.manifest, True, self._seconds, known.job_id)
 
         renderer = Renderer(load_tokenizer(self.base.path), self.prompt, self.recipe.max_row_tokens)
-        source = self.data.name
-        rows_of(renderer, source, examples)  # every bad line is named, of both sides of the split
-        for_training, for_judging = split(examples, self.recipe.held_out, self.recipe.seed)
-        training, held_out = (rows_of(renderer, source, side) for side in (for_training, for_judging))
+        rows_of(renderer, self.source, examples)  # every bad line is named, of both sides of the split
+        if validation is None or request.validation is None:
+            for_training, for_judging = split(examples, self.recipe.held_out, self.recipe.seed)
+            held_out = rows_of(renderer, self.source, for_judging)
+        else:
+            for_training = list(examples)
+            held_out = rows_of(renderer, self._name(request.validation), validation)
+        training = rows_of(renderer, self.source, for_training)
         if not training:
-            raise RowError(source, 1, "no row is left for training")
+            raise RowError(self.source, 1, "no row is left for training")
         with checkpoints_of(self.settings, digest) as checkpoints:
-            if again:
+            if request.again:
                 checkpoints.forget()
             return self._trained(examples, training, held_out, digest, checkpoints)
 
-    def _digest(self, examples: Sequence[Example] | Sequence[Preference]) -> str:
+    def _name(self, path: Path) -> str:
+        return self.request.names.get(path, path.name)
+
+    def _digest(
+        self,
+        examples: Sequence[Example] | Sequence[Preference],
+        validation: Sequence[Example] | Sequence[Preference] | None,
+    ) -> str:
         """Of everything that decides which adapter comes out."""
         return digest_of(
             {
@@ -183,6 +203,7 @@ class _Run:
                 "base": self.base.digest,
                 "prompt": self.prompt_digest,
                 "data": dataset_digest(examples),
+                "validation": None if validation is None else dataset_digest(validation),
                 "recipe": self.recipe.spec(),
                 "start": self.start.digest if self.start else None,
             }
@@ -200,13 +221,13 @@ class _Run:
 
         base, recipe, start, tenant, settings = self.base, self.recipe, self.start, self.tenant, self.settings
         with keeping(settings.blobs_dir), self.catalog.session() as session:
-            dataset = keep_dataset(session, settings, tenant, self.data.name, dataset_bytes(examples))
+            dataset = keep_dataset(session, settings, tenant, self.source, dataset_bytes(examples))
         params = {"base": base.name, "dataset": dataset.id, "recipe": recipe.spec(), "run_digest": run_digest}
-        with _job(self.catalog, tenant.id, self.kind, params) as (job_id, folder):
+        with _job(self.catalog, tenant.id, self.kind, params, self.job_id) as (job_id, folder):
             build = folder / "adapter"
             build.mkdir()
             begin_with = settings.adapters_dir / start.name if start else None
-            trained = train(base.path, training, held_out, recipe, build, self.say, checkpoints, begin_with)
+            trained = train(base.path, training, held_out, recipe, build, self.listener, checkpoints, begin_with)
             digest = adapter_digest(build)
             name = adapter_name(tenant.name, digest)
             manifest = {
@@ -219,7 +240,7 @@ class _Run:
                 "prompt_digest": self.prompt_digest,
                 "data": {
                     "digest": dataset.digest,
-                    "filename": self.data.name,
+                    "filename": self.source,
                     "rows": len(examples),
                     "trained": len(training),
                     "held_out": len(held_out),
@@ -230,6 +251,7 @@ class _Run:
                 "recipe": recipe.spec(),
                 "run_digest": run_digest,
                 "metrics": trained.metrics,
+                "trained_tokens": trained.tokens,
                 "tokens_per_s": trained.tokens_per_s,
                 "train_seconds": trained.seconds,
                 "versions": versions(),
@@ -248,8 +270,8 @@ class _Run:
                 rank=recipe.rank,
                 manifest=manifest,
             )
-            _publish(self.catalog, build, row, job_id)
-        return Finished(name, digest, trained.metrics, False, self._seconds, job_id)
+            _publish(self.catalog, build, row, own_job=self.job_id is None)
+        return Finished(name, digest, manifest, False, self._seconds, job_id)
 
     @property
     def _seconds(self) -> float:
@@ -281,9 +303,11 @@ def versions() -> dict[str, str]:
     }
 
 
-def _publish(catalog: Catalog, build: Path, row: Adapter, job_id: str) -> None:
+def _publish(catalog: Catalog, build: Path, row: Adapter, *, own_job: bool) -> None:
     """
     Give the folder its name, then make it known. A folder that no row names in the end is taken away again.
+
+    own_job: the adapter's job ends with it.
 
     One process at a time: of two identical runs the second finds the first one's folder and row, or neither.
     """
@@ -293,7 +317,7 @@ def _publish(catalog: Catalog, build: Path, row: Adapter, job_id: str) -> None:
         try:
             install(build, adapters_dir, row.name)
             with catalog.session() as session:
-                _record(session, row, job_id)
+                _record(session, row, own_job=own_job)
         except BaseException:
             if not _is_known(catalog, row.name):
                 shutil.rmtree(adapters_dir / row.name, ignore_errors=True)
@@ -319,7 +343,7 @@ def _is_known(catalog: Catalog, name: str) -> bool:
         return session.scalar(select(Adapter.id).where(Adapter.name == name)) is not None
 
 
-def _record(session: Session, row: Adapter, job_id: str) -> None:
+def _record(session: Session, row: Adapter, *, own_job: bool) -> None:
     """The adapter's row, unless training again gave the very same one, and the end of the job."""
     from sqlalchemy import select
 
@@ -327,22 +351,28 @@ def _record(session: Session, row: Adapter, job_id: str) -> None:
 
     if session.scalar(select(Adapter).where(Adapter.name == row.name)) is None:
         session.add(row)
-    _finish(session, job_id, "succeeded", result={"adapter": row.name, "metrics": row.manifest["metrics"]})
+    if own_job and row.job_id is not None:
+        _finish(session, row.job_id, "succeeded", result={"adapter": row.name, "metrics": row.manifest["metrics"]})
 
 
 @contextmanager
-def _job(catalog: Catalog, tenant_id: str, kind: str, params: dict[str, Any]) -> Iterator[tuple[str, Path]]:
+def _job(
+    catalog: Catalog, tenant_id: str, kind: str, params: dict[str, Any], held: str | None = None
+) -> Iterator[tuple[str, Path]]:
     """
     A job's row and its working folder. Ctrl-C makes the row `cancelled`, an error `failed`; the folder is gone after
     either. The block itself writes `succeeded`, in the transaction that makes its result known.
+
+    held: a job whose row somebody else keeps; only the folder is made then.
     """
     from ryorin.catalog.tables import Job
 
     clear_away_dead_jobs(catalog)
-    job_id = new_id("job_")
+    job_id = held or new_id("job_")
     folder = catalog.settings.jobs_dir / job_id
-    with catalog.session() as session:
-        session.add(Job(id=job_id, tenant_id=tenant_id, kind=kind, params=params))
+    if held is None:
+        with catalog.session() as session:
+            session.add(Job(id=job_id, tenant_id=tenant_id, kind=kind, params=params))
     try:
         folder.mkdir(parents=True)
         unlocked = folder / f"{LOCK_FILE}.new"
@@ -351,6 +381,8 @@ def _job(catalog: Catalog, tenant_id: str, kind: str, params: dict[str, Any]) ->
             unlocked.rename(folder / LOCK_FILE)  # only now: `clear_away_dead_jobs` looks for one that is not held
             yield job_id, folder
     except BaseException as error:
+        if held is not None:
+            raise
         cancelled = isinstance(error, KeyboardInterrupt)
         with catalog.session() as session:
             _finish(
@@ -374,7 +406,7 @@ def clear_away_dead_jobs(catalog: Catalog) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 with catalog.session() as session:
                     job = session.get(Job, path.parent.name)
-                    if job is not None and job.status == "running":
+                    if job is not None and job.status == "running" and job.lease_token is None:
                         _finish(session, job.id, "failed", error="its process was killed")
                 shutil.rmtree(path.parent, ignore_errors=True)
         except (BlockingIOError, FileNotFoundError):  # it is at work, or another process has just cleared it away

@@ -9,25 +9,33 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 EVERY_S = 4.0
 
 
+@dataclass(frozen=True)
+class Listener:
+    """Who follows a run. say: lines for a person. record: each line of the loss curve, with the number of steps."""
+
+    say: Callable[[str], None]
+    record: Callable[[dict[str, Any]], None] = lambda values: None
+
+
 class Progress:
     """
     Counts steps and tokens, says a line at most every `EVERY_S` seconds, and appends to the loss curve.
 
-    say: where lines go. curve: a JSONL file; one line a step (`train_loss`) and one an epoch (`mean_train_loss`,
+    curve: a JSONL file; one line a step (`train_loss`) and one an epoch (`mean_train_loss`,
     and `held_out_loss` when rows are held out). Losses are nats a learned token. resumed: the step that the run
     continues from; the curve's lines up to it stay, later ones are written anew.
     """
 
-    def __init__(
-        self, say: Callable[[str], None], curve: Path, steps: int, epochs: int, resumed: int | None = None
-    ) -> None:
-        self._say = say
+    def __init__(self, listener: Listener, curve: Path, steps: int, epochs: int, resumed: int | None = None) -> None:
+        self._say = listener.say
+        self._listen = listener.record
         self.steps, self.epochs = steps, epochs
         self.step = self._resumed = resumed or 0
         self.tokens = 0
@@ -42,7 +50,7 @@ class Progress:
                 self.recent.append(line["train_loss"])
         self._curve: TextIO = curve.open("w", encoding="utf-8")
         for line in kept:
-            self._record(line)
+            self._write(line)
         self.started = self._spoke = time.monotonic()
         self._paused_s = 0.0
 
@@ -97,6 +105,10 @@ class Progress:
         self._curve.close()
 
     def _record(self, values: dict[str, Any]) -> None:
+        self._write(values)
+        self._listen({**values, "steps": self.steps})
+
+    def _write(self, values: dict[str, Any]) -> None:
         self._curve.write(json.dumps(values) + "\n")
         self._curve.flush()
 

@@ -19,6 +19,7 @@ class Recipe:
     layers: how many of the uppermost layers are adapted; None for all. The layers below are computed once a run.
     learning_rate: its peak; it rises over `warmup` of the steps and falls to zero along a cosine.
     batch_tokens: tokens of one step, counted without the beginning that all prompts share.
+    batch_rows: rows of one step, on average, instead; None goes by tokens.
     weight_decay, max_grad_norm: of AdamW and of clipping.
     held_out: share of the rows that is never trained on.
     max_row_tokens: the longest row that is accepted, prompt and answer together.
@@ -33,6 +34,7 @@ class Recipe:
     learning_rate: float = 1e-3
     warmup: float = 0.05
     batch_tokens: int = 1024
+    batch_rows: int | None = None
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     held_out: float = 0.1
@@ -48,6 +50,8 @@ class Recipe:
         _between("held_out", self.held_out, 0.0, 0.5)
         _between("max_row_tokens", self.max_row_tokens, 16, 1_000_000)
         _between("seed", self.seed, 0, 2**31 - 1)
+        if self.batch_rows is not None:
+            _between("batch_rows", self.batch_rows, 1, 10_000)
         if self.layers is not None:
             _between("layers", self.layers, 1, 10_000)
 

@@ -24,7 +24,7 @@ from ryorin.errors import InvalidInput, RyorinError
 from ryorin_train import servable
 from ryorin_train.checkpoints import CURVE_FILE, Checkpoints
 from ryorin_train.memory import keep_freed_memory
-from ryorin_train.progress import Progress
+from ryorin_train.progress import Listener, Progress
 from ryorin_train.recipe import PreferenceRecipe, Recipe
 from ryorin_train.render import TokenPair, TokenRow, load_tokenizer
 
@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run gave: metrics (losses in nats a token, shares 0 to 1) and how fast it was."""
+    """What a run gave: metrics (losses in nats a token, shares 0 to 1), tokens of rows it took in, how fast it was."""
 
     metrics: dict[str, float]
+    tokens: int
     tokens_per_s: float
     seconds: float
 
@@ -63,14 +64,24 @@ def lora_config(recipe: Recipe, model_layers: int, base_path: Path) -> dict[str,
 
 def check_recipe(recipe: Recipe, base_path: Path) -> None:
     """What can be refused before a model is loaded. Raises InvalidInput naming the field."""
-    config = json.loads((base_path / "config.json").read_text(encoding="utf-8"))
-    text = config.get("text_config", config)
-    lora_config(recipe, text["num_hidden_layers"], base_path)
-    longest = text.get("max_position_embeddings")
-    if longest is not None and recipe.max_row_tokens > longest:
+    lora_config(recipe, _text_config(base_path)["num_hidden_layers"], base_path)
+    longest = max_row_tokens(base_path)
+    if recipe.max_row_tokens > longest:
         raise InvalidInput(
             f"max_row_tokens is {recipe.max_row_tokens}; the base model reads {longest}", param="max_row_tokens"
         )
+
+
+def max_row_tokens(base_path: Path) -> int:
+    """The longest row that a base model can read, in tokens."""
+    longest: int = _text_config(base_path).get("max_position_embeddings") or 2**31
+    return longest
+
+
+def _text_config(base_path: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((base_path / "config.json").read_text(encoding="utf-8"))
+    text: dict[str, Any] = config.get("text_config", config)
+    return text
 
 
 def train(
@@ -79,7 +90,7 @@ def train(
     held_out: Sequence[TokenRow] | Sequence[TokenPair],
     recipe: Recipe,
     folder: Path,
-    say: Callable[[str], None],
+    listener: Listener,
     checkpoints: Checkpoints,
     start: Path | None = None,
 ) -> Trained:
@@ -102,7 +113,7 @@ def train(
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     keep_freed_memory()
-    began = time.monotonic()
+    began, say = time.monotonic(), listener.say
     on_gpu = torch.cuda.is_available()
     torch.manual_seed(recipe.seed)
     model = AutoModelForCausalLM.from_pretrained(
@@ -124,6 +135,9 @@ def train(
     shared = shared_tokens([*training, *held_out])
     packed, packed_held = PackedRows(training, shared), PackedRows(held_out, shared)
     total = sum(row.tokens for row in training)
+    step_tokens = recipe.batch_tokens
+    if recipe.batch_rows is not None:
+        step_tokens = max(1, round(recipe.batch_rows * sum(packed.lengths) / len(training)))
     say(
         f"{len(training)} rows to train on, {len(held_out)} held out; {total:,} tokens, "
         f"{total - (len(training) - 1) * shared:,} of them computed: {shared} begin every row"
@@ -138,16 +152,24 @@ def train(
         if held_out:
             packed_held.trunk = compute_trunk(model, frozen, packed_held, batch_tokens, lambda _: None)
 
-    epoch_steps = len(TokenBatches(packed.lengths, recipe.batch_tokens, recipe.seed))
+    epoch_steps = len(TokenBatches(packed.lengths, step_tokens, recipe.seed))
     steps = epoch_steps * recipe.epochs
     tokenizer = load_tokenizer(base_path)
     trainer = build_trainer(
-        model, tokenizer, packed, packed_held if held_out else None, recipe, config, steps, checkpoints.folder
+        model,
+        tokenizer,
+        packed,
+        packed_held if held_out else None,
+        recipe,
+        config,
+        steps,
+        checkpoints.folder,
+        step_tokens,
     )
     done, resumed = checkpoints.latest() or (None, None)
     if done is not None:
         say(f"an interrupted run is continued at step {done} of {steps}")
-    progress = Progress(say, checkpoints.curve, steps, recipe.epochs, done)
+    progress = Progress(listener, checkpoints.curve, steps, recipe.epochs, done)
     reporter = ProgressReporter(trainer, progress, row_tokens=total / epoch_steps)
     trainer.add_callback(reporter)
     trainer.add_callback(CheckpointAsker(checkpoints, epoch_steps))
@@ -167,6 +189,7 @@ def train(
     metrics = {"train_loss": progress.train_losses[-1], **reporter.held_out}
     return Trained(
         metrics={name: round(value, 5) for name, value in metrics.items()},
+        tokens=total * recipe.epochs,
         tokens_per_s=round(tokens_per_s, 1),
         seconds=round(time.monotonic() - began, 1),
     )
@@ -181,11 +204,13 @@ def build_trainer(
     config: dict[str, Any],
     steps: int,
     folder: Path,
+    batch_tokens: int | None = None,
 ) -> PackedTrainer:
     """
     The trainer of a model that was loaded with the packed attention. It adapts the model in place.
 
     config: as `lora_config` gives it. steps: of the whole run. folder: where the trainer may write.
+    batch_tokens: of a step; the recipe's unless given.
     """
     import torch
     from datasets import Dataset
@@ -205,7 +230,7 @@ def build_trainer(
         model=model,
         packed=packed,
         held_out=held_out,
-        batch_tokens=recipe.batch_tokens,
+        batch_tokens=batch_tokens or recipe.batch_tokens,
         seed=recipe.seed,
         processing_class=tokenizer,
         train_dataset=Dataset.from_dict({"row": list(range(len(packed.rows)))}),
