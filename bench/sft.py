@@ -41,7 +41,7 @@ from ryorin_train.memory import keep_freed_memory
 from ryorin_train.packing import PackedRows, register_attention, shared_tokens
 from ryorin_train.recipe import Recipe
 from ryorin_train.render import TokenRow
-from ryorin_train.sft import build_trainer, lora_config
+from ryorin_train.training import build_trainer, lora_config
 from ryorin_train.trunk import compute_trunk, skipped_layers
 
 SHAPE = {

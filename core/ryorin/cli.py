@@ -24,11 +24,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "key": ("ryorin.commands.key", "key", "API keys of a tenant: create, list, revoke."),
     "prompt": ("ryorin.commands.prompt", "prompt", "A tenant's prompt: set, show."),
     "index": ("ryorin_index.cli", "index", "Documents: create a store, add, remove, search."),
-    "train": ("ryorin_train.cli", "train", "Train an adapter from examples."),
+    "train": ("ryorin_train.cli", "train", "Train an adapter: from examples, or from preferences."),
     "adapter": ("ryorin_train.cli", "adapter", "Trained adapters: list, show."),
     "release": ("ryorin.commands.release", "release", "Releases: create, list, promote, roll back."),
     "serve": ("ryorin_serve.cli", "serve", "Start vLLM and the OpenAI-compatible gateway."),
-    "worker": ("ryorin.commands.worker", "worker", "Do queued jobs: indexing of uploaded files."),
+    "worker": ("ryorin.commands.worker", "worker", "Do queued jobs: indexing uploaded files, training."),
     "db": ("ryorin.commands.db", "db", "The catalog's database: upgrade its schema."),
 }
 EXTRAS = {"ryorin_index": "index", "ryorin_train": "train", "ryorin_serve": "serve"}

@@ -52,8 +52,13 @@ class Settings:
 
     @property
     def jobs_dir(self) -> Path:
-        """Working folders of jobs: checkpoints, loss curves."""
+        """Working folders of jobs."""
         return self.home / "jobs"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        """What training runs continue from after an interruption: a folder a run, gone when it is done."""
+        return self.home / "checkpoints"
 
     @property
     def logs_dir(self) -> Path:

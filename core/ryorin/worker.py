@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,7 +26,10 @@ from ryorin.catalog.jobs import Lease, LeaseLost
 from ryorin.errors import InvalidInput, RequirementMissing
 
 # kind of job: (module, function that takes a catalog and returns its handler)
-KINDS: dict[str, tuple[str, str]] = {"index_file": ("ryorin_index.attach_job", "index_file")}
+KINDS: dict[str, tuple[str, str]] = {
+    "index_file": ("ryorin_index.attach_job", "index_file"),
+    "fine_tune": ("ryorin_train.fine_tuning", "fine_tune"),
+}
 LEASE_S = 30.0
 POLL_S = 1.0
 MAX_ATTEMPTS = 5
@@ -34,6 +38,11 @@ STOP_WAIT_S = 5.0
 NICENESS = 10  # of a worker beside the gateway and the engine
 
 _logger = logging.getLogger("ryorin.worker")
+
+
+def installed_kinds() -> list[str]:
+    """The kinds of jobs whose package is installed here: a gateway without the trainer leaves training to others."""
+    return [kind for kind, (module, _) in KINDS.items() if importlib.util.find_spec(module.partition(".")[0])]
 
 
 class Stopped(Exception):
@@ -85,7 +94,8 @@ class Worker:
     """
     Does jobs until it is stopped. Several may run, in one process or in many.
 
-    handlers: who does which kind; those of `KINDS` unless given. lease_s: after so many seconds without a sign of life
+    kinds: what it does; all of `KINDS` that is installed unless given. handlers: who does which kind, instead of those
+    that `KINDS` names. lease_s: after so many seconds without a sign of life
     another worker takes over. retry_delay_s: the pause after a first failure; it doubles with each further one.
     """
 
@@ -93,6 +103,7 @@ class Worker:
         self,
         catalog: Catalog,
         *,
+        kinds: Collection[str] | None = None,
         handlers: Mapping[str, Handler] | None = None,
         lease_s: float = LEASE_S,
         poll_s: float = POLL_S,
@@ -100,7 +111,7 @@ class Worker:
     ) -> None:
         self._catalog = catalog
         self._handlers = dict(handlers or {})
-        self._kinds = list(handlers or KINDS)
+        self._kinds = list(handlers or installed_kinds() if kinds is None else kinds)
         self._lease_s = lease_s
         self._poll_s = poll_s
         self._retry_delay_s = retry_delay_s

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -43,6 +43,7 @@ from ryorin_serve.prepare import Prepared, Preparer
 from ryorin_serve.relay import AdapterMissing, StreamRelay, Upstream, error_event
 from ryorin_serve.requests import base_url, read_json
 from ryorin_serve.routes_files import FileRoutes
+from ryorin_serve.routes_fine_tuning import FineTuningRoutes
 from ryorin_serve.routes_store_files import StoreFileRoutes
 from ryorin_serve.routes_vector_stores import StoreRoutes
 from ryorin_serve.tokens import TokenCounter
@@ -76,7 +77,7 @@ class Gateway:
         engine_key: str,
         counter: TokenCounter,
         options: ServeOptions = DEFAULTS,
-        worker: Worker | None = None,
+        workers: Sequence[Worker] = (),
     ) -> None:
         self._catalog = catalog
         self._searcher = searcher
@@ -84,7 +85,8 @@ class Gateway:
         self._base_served_as = base_served_as
         self._engine_key = engine_key
         self._options = options
-        self._worker = worker
+        self._base = base
+        self._workers = workers
         self._pepper = catalog.settings.pepper()
         self._preparer = Preparer(catalog, searcher, counter, base, options)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway")
@@ -106,6 +108,7 @@ class Gateway:
                 *FileRoutes(context).routes(),
                 *StoreRoutes(context).routes(),
                 *StoreFileRoutes(context).routes(),
+                *FineTuningRoutes(context, self._preparer, self._base).routes(),
             ],
             exception_handlers={
                 RyorinError: on_ryorin_error,
@@ -129,8 +132,8 @@ class Gateway:
                 self._engine, http, self._catalog.settings.adapters_dir, self._options.max_lora_rank
             )
             clearing = asyncio.create_task(self._clear_away())
-            if self._worker is not None:
-                self._worker.start()
+            for worker in self._workers:
+                worker.start()
             try:
                 yield
             finally:
@@ -139,8 +142,7 @@ class Gateway:
                     async with asyncio.timeout(UNWIND_S):
                         while self._open_turns:
                             await asyncio.sleep(0.01)
-                if self._worker is not None:
-                    await asyncio.to_thread(self._worker.stop)
+                await asyncio.gather(*(asyncio.to_thread(worker.stop) for worker in self._workers))
                 await asyncio.to_thread(self._log.close)
                 self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -148,8 +150,8 @@ class Gateway:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args))
 
     def _wake(self) -> None:
-        if self._worker is not None:
-            self._worker.wake()
+        for worker in self._workers:
+            worker.wake()
 
     async def _clear_away(self) -> None:
         """Delete expired files, now and then."""

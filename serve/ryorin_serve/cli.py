@@ -59,6 +59,12 @@ from ryorin_serve.options import DEFAULTS, ServeOptions
     help="Embedder of vector stores that are made through the API.",
 )
 @click.option(
+    "--train/--no-train",
+    default=DEFAULTS.train,
+    show_default=True,
+    help="Do fine-tuning jobs here, or leave them to 'ryorin worker' elsewhere.",
+)
+@click.option(
     "--kv-cache-gb",
     default=DEFAULTS.kv_cache_gb,
     show_default=True,

@@ -14,6 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ryorin.catalog import Catalog
+from ryorin.catalog.fine_tuning import finished_models, job_of_model
 from ryorin.catalog.tables import Adapter, Release, Tenant
 from ryorin.catalog.tables import Prompt as PromptRow
 from ryorin.errors import Conflict, InvalidInput, NotFound
@@ -104,7 +105,8 @@ class Preparer:
 
     def pin(self, caller: Caller, model: str) -> PinnedRelease:
         """
-        The release that `model` names for this caller: `<tenant>` is the live one, `<tenant>@<version>` that version.
+        The release that `model` names for this caller: `<tenant>` is the live one, `<tenant>@<version>` that version,
+        `ft:…` the one that a fine-tuning job made.
 
         Raises NotFound in the same words for what does not exist and for what is another tenant's.
         """
@@ -114,9 +116,12 @@ class Preparer:
             param="model",
         )
         named = _MODEL.fullmatch(model)
-        if named is None or named["tenant"] != caller.tenant_name:
-            raise unknown
         with self._catalog.session() as session:
+            job = job_of_model(session, caller.tenant_id, model)
+            if job is not None and job.result is not None:
+                named = _MODEL.fullmatch(f"{caller.tenant_name}@{job.result['release_version']}")
+            if named is None or named["tenant"] != caller.tenant_name:
+                raise unknown
             mine = select(Release).where(Release.tenant_id == caller.tenant_id)
             if named["version"]:
                 release = session.scalar(mine.where(Release.version == int(named["version"])))
@@ -135,15 +140,17 @@ class Preparer:
             return _pinned(session, release)
 
     def models(self, caller: Caller) -> list[tuple[str, float]]:
-        """The caller's models as (name, created at): the alias when a release is live, then its releases."""
+        """The caller's models as (name, created at): the alias when a release is live, releases, fine-tuned ones."""
         with self._catalog.session() as session:
             tenant = session.get_one(Tenant, caller.tenant_id)
             releases = session.scalars(
                 select(Release).where(Release.tenant_id == caller.tenant_id).order_by(Release.version.desc())
             ).all()
+            tuned = finished_models(session, caller.tenant_id)
         models = [(f"{caller.tenant_name}@{release.version}", release.created_at) for release in releases]
         live = [release for release in releases if release.id == tenant.live_release_id]
-        return [(caller.tenant_name, live[0].created_at), *models] if live else models
+        alias = [(caller.tenant_name, live[0].created_at)] if live else []
+        return [*alias, *models, *tuned]
 
     def _search(self, caller: Caller, release: PinnedRelease, question: str, top_k: int) -> list[Hit]:
         question = question[:MAX_QUERY_CHARACTERS]

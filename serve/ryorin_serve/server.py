@@ -22,12 +22,12 @@ from typing import Any
 import uvicorn
 from sqlalchemy import select
 
-from ryorin.catalog import Catalog
+from ryorin.catalog import Catalog, fine_tuning
 from ryorin.catalog.tables import Release, Tenant
 from ryorin.errors import Conflict, InvalidInput
 from ryorin.models.registry import BaseModel, get_base
 from ryorin.release import Retrieval
-from ryorin.worker import Worker
+from ryorin.worker import Worker, installed_kinds
 from ryorin_index.search import Searcher
 from ryorin_serve.app import Gateway
 from ryorin_serve.engine import Engine, Policy
@@ -126,7 +126,7 @@ async def _serve(
         engine_key=engine_key,
         counter=counter,
         options=options,
-        worker=Worker(catalog),
+        workers=_workers(catalog, train=options.train),
     )
     server = QuietServer(
         uvicorn.Config(
@@ -170,6 +170,14 @@ def _warm(catalog: Catalog, searcher: Searcher, say: Callable[[str], None]) -> N
                 searcher.warm(release.tenant_id, release.store_ids, Retrieval.stored(release.retrieval))
             except Exception as error:  # whoever asks will be told; the others are served
                 say(f"warning: the stores of release {release.id} cannot be searched: {error}")
+
+
+def _workers(catalog: Catalog, *, train: bool) -> list[Worker]:
+    """One for quick jobs, and one for training, so that files are indexed while an adapter is trained."""
+    kinds = installed_kinds()
+    quick = [kind for kind in kinds if kind != fine_tuning.KIND]
+    slow = [kind for kind in kinds if kind == fine_tuning.KIND and train]
+    return [Worker(catalog, kinds=some) for some in (quick, slow) if some]
 
 
 def _on_signals(engine: Engine, say: Callable[[str], None]) -> asyncio.Future[int]:

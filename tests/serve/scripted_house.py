@@ -27,7 +27,8 @@ from ryorin.catalog import Catalog, open_catalog, tenants
 from ryorin.catalog.tables import Adapter, RequestLog, VectorStore
 from ryorin.digests import new_id
 from ryorin.errors import NotFound
-from ryorin.models.registry import BaseModel
+from ryorin.models.install import add_folder
+from ryorin.models.registry import BaseModel, get_base
 from ryorin.prompt import Prompt
 from ryorin.release import Retrieval
 from ryorin.settings import Settings
@@ -260,6 +261,7 @@ class House:
     catalog: Catalog
     engine: Engine
     shelf: Shelf
+    base: BaseModel = BASE
     url: str = ""
     keys: dict[str, str] = field(default_factory=dict)
     key_ids: dict[str, str] = field(default_factory=dict)
@@ -315,7 +317,7 @@ class House:
                     tenant_id=tenant.id,
                     name=adapter,
                     digest="a" * 64,
-                    base_digest=BASE.digest,
+                    base_digest=self.base.digest,
                     prompt_digest=prompt.digest,
                     rank=16,
                     manifest={},
@@ -325,7 +327,7 @@ class House:
             made = releases.create_release(
                 session,
                 tenant,
-                base_digest=BASE.digest,
+                base_digest=self.base.digest,
                 prompt=prompt,
                 adapter=row,
                 stores=stores,
@@ -359,12 +361,14 @@ def built(
     options: ServeOptions,
     kind: type[QuietServer] = PromptServer,
     embed: Embed | None = None,
+    base_folder: Path | None = None,
 ) -> Iterator[House]:
     """
     The house, with everything in it running; the gateway on a server of this kind.
 
     database: an empty catalog on SQLite, to be copied, or the address of one on PostgreSQL.
     embed: in place of the shelf stand a real searcher and a real worker, with this embedder.
+    base_folder: a real base model, for which a real worker trains.
     """
     home.mkdir()
     if isinstance(database, Path):
@@ -372,26 +376,32 @@ def built(
     catalog = open_catalog(Settings(home=home, database_url=database))
     engine, shelf = Engine(), Shelf()
     engine.start()
-    house = House(catalog, engine, shelf)
+    base = BASE
+    if base_folder is not None:
+        add_folder(catalog.settings, "tiny", base_folder, "base", lambda _: None)
+        base = get_base(catalog.settings, "tiny")
+    house = House(catalog, engine, shelf, base)
     for name in ("support", "people"):
         house.add_tenant(name)
     shelf.put(house.ids["support"], "Returns: unused goods only.", "Refunds: within 30 days.", "Shipping: 2 days.")
     shelf.put(house.ids["people"], "Leave: 20 days a year.")
-    searcher, worker = shelf, None
+    searcher, workers = shelf, []
+    if base_folder is not None:
+        workers.append(Worker(catalog, kinds=["fine_tune"], poll_s=0.05))
     if embed is not None:
         searcher = Searcher(catalog, lambda _: embed)  # type: ignore[assignment]
         handler = IndexFile(catalog, lambda _: embed)
-        worker = Worker(catalog, handlers={"index_file": handler}, poll_s=0.05, retry_delay_s=0.01)
+        workers.append(Worker(catalog, handlers={"index_file": handler}, poll_s=0.05, retry_delay_s=0.01))
     gateway = Gateway(
         catalog,
         searcher,  # type: ignore[arg-type]
         engine,  # type: ignore[arg-type]
-        BASE,
+        base,
         base_served_as="ryorin-base",
         engine_key="engine-key",
         counter=WordCounter(),  # type: ignore[arg-type]
         options=options,
-        worker=worker,
+        workers=workers,
     )
     with running(gateway.app(), kind) as house.url:
         yield house

@@ -141,7 +141,7 @@ def test_a_sliding_window_is_kept() -> None:
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, 2, 9, 4) for _ in range(3))
     result, _ = packing.packed_attention(
-        None, query, key, value, None, shared_tokens=2, row_tokens=[4, 3], sliding_window=3
+        None, query, key, value, None, shared_tokens=2, row_tokens=[(4,), (3,)], sliding_window=3
     )
     places = [0, 1, 6, 7, 8]  # the second row behind the shared tokens
     row = [states[:, :, places] for states in (query, key, value)]
@@ -154,7 +154,7 @@ def test_attention_that_would_be_wrong_is_refused() -> None:
     states = torch.zeros(1, 1, 2, 4)
     for field in ({"softcap": 50.0}, {"s_aux": states}):
         with pytest.raises(ValueError, match="cannot be trained packed"):
-            packing.packed_attention(None, states, states, states, None, shared_tokens=0, row_tokens=[2], **field)
+            packing.packed_attention(None, states, states, states, None, shared_tokens=0, row_tokens=[(2,)], **field)
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=80), st.integers(16, 1000), st.integers(0, 3))

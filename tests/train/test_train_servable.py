@@ -9,7 +9,7 @@ import pytest
 from ryorin.errors import InvalidInput
 from ryorin_train.recipe import Recipe
 from ryorin_train.servable import check_config, check_folder, check_targets
-from ryorin_train.sft import check_recipe, lora_config
+from ryorin_train.training import check_recipe, lora_config
 
 GOOD: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj"], "bias": "none"}
 MODULE = "model.layers.0.self_attn.q_proj"

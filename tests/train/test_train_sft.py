@@ -306,6 +306,81 @@ def start_long_run(catalog: Any, base: Path, data: Path) -> Any:
     raise AssertionError(said)
 
 
+def test_a_killed_run_is_continued_to_the_same_curve_and_weights(
+    cli: Any, sqlite: Any, home: Path, tiny_base: Path, write_rows: Callable[..., Path]
+) -> None:
+    from ryorin.models.install import add_folder
+
+    add_folder(sqlite.settings, "tiny", tiny_base, "base", lambda _: None)
+    with sqlite.session() as session:
+        for name in ("whole", "killed"):
+            set_prompt(session, create_tenant(session, name), PROMPT)
+
+    def words(tenant: str) -> list[str]:
+        data = ["--data", str(write_rows(a_dozen())), "--base", "tiny"]
+        return ["train", "sft", "--tenant", tenant, *data, *QUICK, "--epochs", "12", "--json"]
+
+    program = """if True:
+        from ryorin.cli import main
+        from ryorin_train import checkpoints
+
+        checkpoints.EVERY_S = 0
+        main()
+    """
+    command = [sys.executable, "-c", program, *words("killed")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith(b"epoch 5/12"):
+                process.kill()
+                break
+    assert len(list(home.glob("checkpoints/*/checkpoint-*/complete"))) >= 1
+
+    runs = {tenant: cli(*words(tenant)) for tenant in ("killed", "whole")}
+    assert "an interrupted run is continued at step" in runs["killed"].err
+    assert "continued" not in runs["whole"].err
+    whole, killed = (json.loads(runs[tenant].out) for tenant in ("whole", "killed"))
+    curves = [(home / "adapters" / run["adapter"] / "loss.jsonl").read_text() for run in (whole, killed)]
+    assert curves[0] == curves[1]
+    assert len(curves[0].splitlines()) > 24
+    assert whole["digest"] == killed["digest"]
+    assert whole["metrics"] == killed["metrics"]
+    assert left_in(home, "checkpoints") == []
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_says_where(
+    cli: Any, tenant: str, write_rows: Callable[..., Path], sqlite: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ryorin_train import trainer
+
+    compute = trainer.PackedTrainer.compute_loss
+    calls = []
+
+    def diverge(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return compute(self, *args, **kwargs) * (float("nan") if len(calls) == 3 else 1)
+
+    monkeypatch.setattr(trainer.PackedTrainer, "compute_loss", diverge)
+    ran = cli("train", "sft", "--tenant", tenant, "--data", write_rows(a_dozen()), *QUICK)
+    assert ran.code != 0
+    assert "the loss is nan at step 3" in ran.err and "--learning-rate" in ran.err
+    assert [row.status for row in all_of(sqlite, Job)] == ["failed"]
+
+
+def test_the_same_run_is_trained_by_one_process_at_a_time(
+    cli: Any, sqlite: Any, home: Path, tiny_base: Path, write_rows: Callable[..., Path]
+) -> None:
+    from ryorin.errors import Conflict
+    from ryorin_train.checkpoints import checkpoints_of
+
+    with checkpoints_of(sqlite.settings, "a" * 64) as mine:
+        with pytest.raises(Conflict, match="another process"), checkpoints_of(sqlite.settings, "a" * 64):
+            pass
+        assert mine.folder.exists()
+    assert left_in(home, "checkpoints") == []
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -346,7 +421,7 @@ def test_a_tenant_without_a_prompt_is_told_how_to_set_one(
 
 
 def test_help_has_an_example_and_imports_no_torch(cli: Any) -> None:
-    for words in (("train", "sft"), ("adapter", "list"), ("adapter", "show")):
+    for words in (("train", "sft"), ("train", "dpo"), ("adapter", "list"), ("adapter", "show")):
         assert "Example" in cli(*words, "--help").out
     code = "import sys, ryorin_train.cli, ryorin_train.job; print([m for m in ('torch', 'trl') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""What the tests of training share: a chat template, a prompt and rows."""
+"""What the tests of training share: a prompt and rows."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ from typing import Any
 
 from ryorin.prompt import Prompt
 
-TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 PROMPT = Prompt(system="Answer from the documents.")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,15 +17,20 @@ from ryorin.commands.common import (
     stopping_in_order,
     tenant_option,
 )
-from ryorin_train.recipe import Recipe
+from ryorin_train.recipe import PreferenceRecipe, Recipe
 
-DEFAULTS = Recipe()
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ryorin_train.job import Finished
+
+PREFERENCE = PreferenceRecipe()
 
 
 @click.group()
 def train() -> None:
     """
-    Train an adapter from examples.
+    Train an adapter: from examples (sft), or from pairs of a better and a worse answer (dpo).
 
     \b
     Example:
@@ -33,41 +38,58 @@ def train() -> None:
     """
 
 
+def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
+    """The options that every method has, with its defaults."""
+
+    def shown(name: str, kind: Any, text: str, *, default: Any = None) -> Callable[[Any], Any]:
+        value = getattr(defaults, name)
+        option = "--" + name.replace("_", "-")
+        return click.option(option, type=kind, default=value, show_default=default or True, help=text)
+
+    options = (
+        tenant_option,
+        click.option("--base", "base_name", metavar="NAME", help="The base model; the bundled one unless named."),
+        shown("epochs", int, "Passes over the rows."),
+        shown("rank", int, "LoRA rank: 1, 8, 16, 32 or 64."),
+        shown("alpha", int, "LoRA scaling: alpha / rank."),
+        shown("learning_rate", float, "At its peak."),
+        shown("batch_tokens", int, "Tokens of a step."),
+        shown(
+            "layers",
+            int,
+            "Adapt only this many of the uppermost layers: an epoch then costs that share.",
+            default="all",
+        ),
+        shown("held_out", float, "Share of rows never trained on."),
+        click.option(
+            "--validation",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Rows to judge by, in a file of their own, instead of that share.",
+        ),
+        shown("max_row_tokens", int, "The longest row accepted."),
+        shown("seed", int, "Of every random choice."),
+        click.option(
+            "--start-from", metavar="ADAPTER", help="Begin with this adapter's weights; of the same base and shape."
+        ),
+        click.option(
+            "--again", is_flag=True, help="Train even if an identical run was trained, or interrupted, before."
+        ),
+        json_option,
+    )
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
 @train.command("sft")
-@tenant_option
 @click.option("--data", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Examples, chat JSONL.")
-@click.option("--base", "base_name", metavar="NAME", help="The base model; the bundled one unless named.")
-@click.option("--epochs", type=int, default=DEFAULTS.epochs, show_default=True, help="Passes over the rows.")
-@click.option("--rank", type=int, default=DEFAULTS.rank, show_default=True, help="LoRA rank: 1, 8, 16, 32 or 64.")
-@click.option("--alpha", type=int, default=DEFAULTS.alpha, show_default=True, help="LoRA scaling: alpha / rank.")
-@click.option("--learning-rate", type=float, default=DEFAULTS.learning_rate, show_default=True, help="At its peak.")
-@click.option("--batch-tokens", type=int, default=DEFAULTS.batch_tokens, show_default=True, help="Tokens of a step.")
-@click.option(
-    "--layers",
-    type=int,
-    default=DEFAULTS.layers,
-    show_default="all",
-    help="Adapt only this many of the uppermost layers: an epoch then costs that share.",
-)
-@click.option(
-    "--held-out", type=float, default=DEFAULTS.held_out, show_default=True, help="Share of rows never trained on."
-)
-@click.option(
-    "--max-row-tokens", type=int, default=DEFAULTS.max_row_tokens, show_default=True, help="The longest row accepted."
-)
-@click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True, help="Of every random choice.")
-@click.option("--start-from", metavar="ADAPTER", help="Begin with this adapter's weights; of the same base and shape.")
-@click.option("--again", is_flag=True, help="Train even if an identical run was trained before.")
-@json_option
-def sft_command(
-    tenant_name: str,
-    data: Path,
-    base_name: str | None,
-    start_from: str | None,
-    again: bool,
-    as_json: bool,
-    **values: Any,
-) -> None:
+@recipe_options(Recipe())
+def sft_command(as_json: bool, **given: Any) -> None:
     """
     Train an adapter on example conversations (supervised fine-tuning, LoRA).
 
@@ -78,6 +100,8 @@ def sft_command(
     With --start-from a department's adapter grows out of an earlier one: its own, to add examples, or one that several
     departments share. What that one was trained on lives on in the new one; its manifest names it.
 
+    A run that was interrupted is continued by the same command, from its last checkpoint, at most a minute old.
+
     \b
     Examples:
         ryorin train sft --tenant support --data examples.jsonl
@@ -86,9 +110,63 @@ def sft_command(
     """
     from ryorin_train.job import run_sft
 
-    recipe = Recipe(**values)
+    _run(run_sft, Recipe, as_json=as_json, **given)
+
+
+@train.command("dpo")
+@click.option("--data", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Preference pairs, JSONL.")
+@click.option(
+    "--beta", type=float, default=PREFERENCE.beta, show_default=True, help="How strongly the start holds; DPO's beta."
+)
+@click.option(
+    "--chosen-weight",
+    type=float,
+    default=PREFERENCE.chosen_weight,
+    show_default=True,
+    help="Of the preferred answers' own loss, which keeps them likely; 0: plain DPO.",
+)
+@recipe_options(PREFERENCE)
+def dpo_command(as_json: bool, **given: Any) -> None:
+    """
+    Train an adapter on preference pairs (direct preference optimisation, LoRA).
+
+    FILE holds one pair a line, in OpenAI's form: {"input": {"messages": […]}, "preferred_output": [{"role":
+    "assistant", "content": "…"}], "non_preferred_output": […]}, or in TRL's: "prompt", "chosen" and "rejected", lists
+    of messages; and, where the tenant answers from documents, "passages".
+
+    The answers should differ in what matters alone. Begin with an adapter that can do the task (--start-from); it is
+    also the reference that --beta holds to. Preferences sharpen what is there; they do not teach a format from nothing.
+
+    A run that was interrupted is continued by the same command, from its last checkpoint, at most a minute old.
+
+    \b
+    Example:
+        ryorin train dpo --tenant support --data pairs.jsonl --start-from support-1f0c2a9b7d3e
+    """
+    from ryorin_train.job import run_dpo
+
+    _run(run_dpo, PreferenceRecipe, as_json=as_json, **given)
+
+
+def _run(
+    method: Callable[..., Finished],
+    recipe: type[Recipe],
+    *,
+    tenant_name: str,
+    base_name: str | None,
+    data: Path,
+    validation: Path | None,
+    start_from: str | None,
+    again: bool,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    from ryorin_train.job import Request
+    from ryorin_train.progress import Listener
+
+    request = Request(tenant_name, data, validation, base_name, start_from, again)
     with stopping_in_order(), opened_catalog() as catalog:
-        finished = run_sft(catalog, tenant_name, data, base_name, recipe, say, start_from=start_from, again=again)
+        finished = method(catalog, request, recipe(**values), Listener(say))
     if as_json:
         print_json(finished.as_json())
         return

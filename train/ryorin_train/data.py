@@ -66,16 +66,61 @@ class Example:
             ]
         }
         if self.passages is not None:
-            row["passages"] = [{"title": passage.title, "text": passage.text} for passage in self.passages]
+            row["passages"] = _passages_content(self.passages)
         return row
 
 
-def read_examples(path: Path) -> list[Example]:
+def _passages_content(passages: Sequence[PromptPassage]) -> list[dict[str, str]]:
+    return [{"title": passage.title, "text": passage.text} for passage in passages]
+
+
+@dataclass(frozen=True)
+class Preference:
+    """
+    One preference pair: two answers to the same conversation, of which the first is the better.
+
+    line: where it stands in its file, from 1. messages: the conversation, the last one not the assistant's.
+    passages: what retrieval found; None when it was off.
+    """
+
+    line: int
+    messages: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    passages: tuple[PromptPassage, ...] | None
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """Everything but the line, as JSON, in OpenAI's form."""
+        row: dict[str, Any] = {
+            "input": {"messages": list(self.messages)},
+            "preferred_output": [{"role": "assistant", "content": self.chosen}],
+            "non_preferred_output": [{"role": "assistant", "content": self.rejected}],
+        }
+        if self.passages is not None:
+            row["passages"] = _passages_content(self.passages)
+        return row
+
+
+Row = TypeVar("Row", Example, Preference)
+
+
+def read_examples(path: Path, name: str | None = None) -> list[Example]:
     """
     The examples of a JSONL file, in its order. A BOM, CRLF and blank lines are tolerated.
 
+    name: what errors call the file.
     Raises NotFound when there is no such file, RowError (RowErrors for several) naming each line that cannot be used.
     """
+    return _read_rows(path, name or path.name, _example)
+
+
+def read_preferences(path: Path, name: str | None = None) -> list[Preference]:
+    """The preference pairs of a JSONL file; as `read_examples`."""
+    return _read_rows(path, name or path.name, _preference)
+
+
+def _read_rows(path: Path, name: str, parse: Callable[[int, bytes], Result]) -> list[Result]:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -85,8 +130,8 @@ def read_examples(path: Path) -> list[Example]:
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
-        raise RowError(path.name, 1, "the file is empty; it must hold one example a line")
-    return for_each_row(path.name, numbered, lambda item: item[0], lambda item: _example(*item))
+        raise RowError(name, 1, "the file is empty; it must hold one example a line")
+    return for_each_row(name, numbered, lambda item: item[0], lambda item: parse(*item))
 
 
 def for_each_row(
@@ -105,12 +150,12 @@ def for_each_row(
     return results
 
 
-def dataset_bytes(examples: Sequence[Example]) -> bytes:
+def dataset_bytes(examples: Sequence[Example] | Sequence[Preference]) -> bytes:
     """The dataset as it is kept: canonical JSONL. Its SHA-256 is the dataset's digest."""
     return "".join(canonical_json(example.content) + "\n" for example in examples).encode()
 
 
-def split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+def split(examples: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
     """
     (training, held-out) examples, each in the order given.
 
@@ -129,7 +174,7 @@ def split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Ex
     return training, [example for example, place in zip(examples, places, strict=True) if place in held]
 
 
-def dataset_digest(examples: Sequence[Example]) -> str:
+def dataset_digest(examples: Sequence[Example] | Sequence[Preference]) -> str:
     """Hex SHA-256 of `dataset_bytes`."""
     return sha256_bytes(dataset_bytes(examples))
 
@@ -151,12 +196,53 @@ def _example(line: int, raw: bytes) -> Example:
         parsed.pop()
     if not parsed:
         raise ValueError("every assistant message has weight 0, so there is nothing to learn")
-    passages = None
-    if "passages" in row:
-        if not isinstance(row["passages"], list):
-            raise ValueError("'passages' must be a list; leave it out when retrieval is off")
-        passages = tuple(_passage(number, value) for number, value in enumerate(row["passages"], start=1))
-    return Example(line, tuple(message for message, _ in parsed), tuple(learned for _, learned in parsed), passages)
+    messages, learned = tuple(message for message, _ in parsed), tuple(learned for _, learned in parsed)
+    return Example(line, messages, learned, _passages(row))
+
+
+def _preference(line: int, raw: bytes) -> Preference:
+    """One line's pair, in OpenAI's form or TRL's. Raises ValueError with the reason."""
+    row = _parse(raw)
+    if "input" in row:
+        _known_fields("the row", row, {"input", "preferred_output", "non_preferred_output", "passages"})
+        if not isinstance(row["input"], dict):
+            raise ValueError("'input' must be an object with 'messages'")
+        _known_fields("'input'", row["input"], {"messages"})
+        said, outputs = row["input"].get("messages"), ("preferred_output", "non_preferred_output")
+    else:
+        _known_fields("the row", row, {"prompt", "chosen", "rejected", "passages"})
+        said, outputs = row.get("prompt"), ("chosen", "rejected")
+    if not isinstance(said, list) or not said:
+        raise ValueError(
+            "there is no conversation: 'input' with 'messages', or 'prompt', must hold at least one message"
+        )
+    messages = tuple(_message(number, value)[0] for number, value in enumerate(said, start=1))
+    if messages[-1]["role"] == "assistant":
+        raise ValueError("the conversation ends with an assistant's message; it must end with what is to be answered")
+    chosen, rejected = (_output(row, name) for name in outputs)
+    if chosen == rejected:
+        raise ValueError(f"{outputs[0]} and {outputs[1]} are equal, so nothing is preferred")
+    return Preference(line, messages, chosen, rejected, _passages(row))
+
+
+def _output(row: dict[str, Any], name: str) -> str:
+    """The one assistant message that a field holds."""
+    if name not in row:
+        raise ValueError(f"there is no field {name!r}")
+    if not isinstance(row[name], list) or len(row[name]) != 1:
+        raise ValueError(f"{name!r} must be a list of one message, the assistant's")
+    message, _ = _message(1, row[name][0])
+    if message["role"] != "assistant":
+        raise ValueError(f"{name!r} has role {message['role']!r}; it must be 'assistant'")
+    return message["content"]
+
+
+def _passages(row: dict[str, Any]) -> tuple[PromptPassage, ...] | None:
+    if "passages" not in row:
+        return None
+    if not isinstance(row["passages"], list):
+        raise ValueError("'passages' must be a list; leave it out when retrieval is off")
+    return tuple(_passage(number, value) for number, value in enumerate(row["passages"], start=1))
 
 
 def _parse(raw: bytes) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """
-One run of supervised fine-tuning as a job: from a tenant and a file to an adapter in the catalog.
+One training run as a job: from a tenant and a file to an adapter in the catalog.
 
 Everything is built in `<home>/jobs/<job id>/` and renamed into `<home>/adapters/` at the end, so an interrupted run
-leaves no adapter. The same run again (tenant, base model, prompt, data, recipe, trainer version) is not trained again.
+leaves no adapter; what it leaves are checkpoints, which the same run continues from. The same run again (tenant, base
+model, prompt, data, recipe, trainer version) is not trained again.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,10 +34,12 @@ from ryorin_train.adapters import (
     keep_dataset,
     write_manifest,
 )
-from ryorin_train.data import dataset_bytes, dataset_digest, read_examples, split
-from ryorin_train.recipe import Recipe
-from ryorin_train.render import Renderer, load_tokenizer
-from ryorin_train.sft import check_recipe, check_start, train
+from ryorin_train.checkpoints import checkpoints_of
+from ryorin_train.data import Row, dataset_bytes, dataset_digest, read_examples, read_preferences, split
+from ryorin_train.progress import Listener
+from ryorin_train.recipe import PreferenceRecipe, Recipe
+from ryorin_train.render import Renderer, TokenPair, TokenRow, load_tokenizer
+from ryorin_train.training import check_recipe, check_start, train
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
     from ryorin.catalog import Catalog
     from ryorin.catalog.tables import Adapter
     from ryorin.models.registry import BaseModel
+    from ryorin_train.checkpoints import Checkpoints
+    from ryorin_train.data import Example, Preference
 
 LOCK_FILE = "lock"
 PACKAGES = ("torch", "transformers", "trl", "peft", "safetensors")
@@ -55,10 +60,16 @@ class Finished:
 
     adapter: str
     digest: str
-    metrics: dict[str, float]
+    manifest: dict[str, Any]
     reused: bool
     seconds: float
     job: str | None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last losses and held-out scores."""
+        metrics: dict[str, float] = self.manifest["metrics"]
+        return metrics
 
     def as_json(self) -> dict[str, Any]:
         """The result of `ryorin train sft --json`."""
@@ -72,119 +83,199 @@ class Finished:
         }
 
 
+@dataclass(frozen=True)
+class Request:
+    """
+    What is to be trained.
+
+    tenant: its name; its current prompt is the one trained for. data: examples, or for DPO preference pairs.
+    validation: rows to judge by instead of a share of `data`. base: a base model's name; the bundled one unless named.
+    start_from: the name of an adapter, of any tenant, whose weights are the first ones; its data shaped them.
+    again: train even if an identical run was trained, or interrupted, before.
+    names: what errors call the files, where that is not their own name.
+    """
+
+    tenant: str
+    data: Path
+    validation: Path | None = None
+    base: str | None = None
+    start_from: str | None = None
+    again: bool = False
+    names: Mapping[Path, str] = field(default_factory=dict)
+
+
 def run_sft(
-    catalog: Catalog,
-    tenant_name: str,
-    data: Path,
-    base_name: str | None,
-    recipe: Recipe,
-    say: Callable[[str], None],
-    *,
-    start_from: str | None = None,
-    again: bool = False,
+    catalog: Catalog, request: Request, recipe: Recipe, listener: Listener, *, job_id: str | None = None
 ) -> Finished:
     """
-    Train an adapter for the tenant's current prompt, or return the one that an identical run gave (unless `again`).
+    Train an adapter on examples, or return the one that an identical run gave (unless `request.again`).
 
-    start_from: the name of an adapter, of any tenant, whose weights are the first ones; its data shaped them.
+    job_id: of a job that the caller holds and will finish; without it the run has a job of its own.
     Raises NotFound for an unknown tenant, prompt, base model, adapter or file; RowError for lines that cannot be used;
     InvalidInput for a recipe that cannot be trained or served. All of them before anything is written or trained.
+    Conflict while another process trains the same run.
     """
-    from ryorin.catalog.tables import Adapter
-    from ryorin.catalog.tenants import current_prompt, get_tenant
-    from ryorin.models.registry import DEFAULT_BASE, get_base
-    from ryorin.prompt import Prompt
+    return _Run(catalog, "sft", request, recipe, listener, job_id).finished(read_examples, Renderer.rows)
 
-    began = time.monotonic()
-    settings = catalog.settings
-    with catalog.session() as session:
-        tenant = get_tenant(session, tenant_name)
-        prompt_row = current_prompt(session, tenant)
-        prompt = Prompt.from_spec(prompt_row.spec)
-    base = get_base(settings, base_name or DEFAULT_BASE)
-    check_recipe(recipe, base.path)
-    start = None if start_from is None else _start(catalog, start_from, base, recipe)
-    examples = read_examples(data)
-    run_digest = digest_of(
-        {
-            "trainer": TRAINER_VERSION,
-            "kind": "sft",
-            "tenant": tenant.id,
-            "base": base.digest,
-            "prompt": prompt_row.digest,
-            "data": dataset_digest(examples),
-            "recipe": recipe.spec(),
-            "start": start.digest if start else None,
-        }
-    )
-    if not again:
+
+def run_dpo(
+    catalog: Catalog, request: Request, recipe: PreferenceRecipe, listener: Listener, *, job_id: str | None = None
+) -> Finished:
+    """Train an adapter on preference pairs; else as `run_sft`. What it starts from is the reference."""
+    return _Run(catalog, "dpo", request, recipe, listener, job_id).finished(read_preferences, Renderer.pairs)
+
+
+class _Run:
+    """What the methods have in common."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        kind: str,
+        request: Request,
+        recipe: Recipe,
+        listener: Listener,
+        job_id: str | None,
+    ) -> None:
+        from ryorin.catalog.tenants import current_prompt, get_tenant
+        from ryorin.models.registry import DEFAULT_BASE, get_base
+        from ryorin.prompt import Prompt
+
+        self.began = time.monotonic()
+        self.catalog, self.settings, self.kind, self.job_id = catalog, catalog.settings, kind, job_id
+        self.request, self.recipe, self.listener = request, recipe, listener
+        self.source = self._name(request.data)
         with catalog.session() as session:
-            known = find_run(session, settings, tenant, run_digest, base.digest)
-        if known is not None:
-            say(f"{known.name} was trained with the same data and recipe; --again trains it anew")
-            seconds = round(time.monotonic() - began, 1)
-            return Finished(known.name, known.digest, known.manifest["metrics"], True, seconds, known.job_id)
+            self.tenant = get_tenant(session, request.tenant)
+            row = current_prompt(session, self.tenant)
+            self.prompt, self.prompt_digest = Prompt.from_spec(row.spec), row.digest
+        self.base = get_base(self.settings, request.base or DEFAULT_BASE)
+        check_recipe(recipe, self.base.path)
+        self.start = None if request.start_from is None else _start(catalog, request.start_from, self.base, recipe)
 
-    renderer = Renderer(load_tokenizer(base.path), prompt, recipe.max_row_tokens)
-    renderer.rows(data.name, examples)  # every bad line is named, of both sides of the split
-    for_training, for_judging = split(examples, recipe.held_out, recipe.seed)
-    training, held_out = (renderer.rows(data.name, side) for side in (for_training, for_judging))
-    if not training:
-        raise RowError(data.name, 1, "no row is left for training")
+    def finished(
+        self,
+        read: Callable[[Path, str], Sequence[Row]],
+        rows_of: Callable[[Renderer, str, Sequence[Row]], Sequence[TokenRow] | Sequence[TokenPair]],
+    ) -> Finished:
+        """The adapter of the request's data: an identical run's, or a new one."""
+        request = self.request
+        examples = read(request.data, self.source)
+        validation = None if request.validation is None else read(request.validation, self._name(request.validation))
+        digest = self._digest(examples, validation)
+        if not request.again:
+            with self.catalog.session() as session:
+                known = find_run(session, self.settings, self.tenant, digest, self.base.digest)
+            if known is not None:
+                self.listener.say(f"{known.name} was trained with the same data and recipe; --again trains it anew")
+                return Finished(known.name, known.digest, known.manifest, True, self._seconds, known.job_id)
 
-    with keeping(settings.blobs_dir), catalog.session() as session:
-        dataset = keep_dataset(session, settings, tenant, data.name, dataset_bytes(examples))
-    params = {"base": base.name, "dataset": dataset.id, "recipe": recipe.spec(), "run_digest": run_digest}
-    with _job(catalog, tenant.id, "sft", params) as (job_id, folder):
-        build = folder / "adapter"
-        build.mkdir()
-        trained = train(
-            base.path, training, held_out, recipe, build, say, settings.adapters_dir / start.name if start else None
+        renderer = Renderer(load_tokenizer(self.base.path), self.prompt, self.recipe.max_row_tokens)
+        rows_of(renderer, self.source, examples)  # every bad line is named, of both sides of the split
+        if validation is None or request.validation is None:
+            for_training, for_judging = split(examples, self.recipe.held_out, self.recipe.seed)
+            held_out = rows_of(renderer, self.source, for_judging)
+        else:
+            for_training = list(examples)
+            held_out = rows_of(renderer, self._name(request.validation), validation)
+        training = rows_of(renderer, self.source, for_training)
+        if not training:
+            raise RowError(self.source, 1, "no row is left for training")
+        with checkpoints_of(self.settings, digest) as checkpoints:
+            if request.again:
+                checkpoints.forget()
+            return self._trained(examples, training, held_out, digest, checkpoints)
+
+    def _name(self, path: Path) -> str:
+        return self.request.names.get(path, path.name)
+
+    def _digest(
+        self,
+        examples: Sequence[Example] | Sequence[Preference],
+        validation: Sequence[Example] | Sequence[Preference] | None,
+    ) -> str:
+        """Of everything that decides which adapter comes out."""
+        return digest_of(
+            {
+                "trainer": TRAINER_VERSION,
+                "kind": self.kind,
+                "tenant": self.tenant.id,
+                "base": self.base.digest,
+                "prompt": self.prompt_digest,
+                "data": dataset_digest(examples),
+                "validation": None if validation is None else dataset_digest(validation),
+                "recipe": self.recipe.spec(),
+                "start": self.start.digest if self.start else None,
+            }
         )
-        digest = adapter_digest(build)
-        name = adapter_name(tenant.name, digest)
-        manifest = {
-            "name": name,
-            "digest": digest,
-            "tenant": tenant.name,
-            "kind": "sft",
-            "base": {"name": base.name, "digest": base.digest},
-            "start_from": {"name": start.name, "digest": start.digest} if start else None,
-            "prompt_digest": prompt_row.digest,
-            "data": {
-                "digest": dataset.digest,
-                "filename": data.name,
-                "rows": len(examples),
-                "trained": len(training),
-                "held_out": len(held_out),
-            },
-            "rank": recipe.rank,
-            "alpha": recipe.alpha,
-            "target_modules": sorted(recipe.targets),
-            "recipe": recipe.spec(),
-            "run_digest": run_digest,
-            "metrics": trained.metrics,
-            "tokens_per_s": trained.tokens_per_s,
-            "train_seconds": trained.seconds,
-            "versions": versions(),
-            "created_at": round(time.time(), 3),
-        }
-        write_manifest(build, manifest)
-        row = Adapter(
-            id=new_id("ad_"),
-            tenant_id=tenant.id,
-            name=name,
-            digest=digest,
-            base_digest=base.digest,
-            prompt_digest=prompt_row.digest,
-            dataset_id=dataset.id,
-            job_id=job_id,
-            rank=recipe.rank,
-            manifest=manifest,
-        )
-        _publish(catalog, build, row, job_id)
-    seconds = round(time.monotonic() - began, 1)
-    return Finished(name, digest, trained.metrics, False, seconds, job_id)
+
+    def _trained(
+        self,
+        examples: Sequence[Example] | Sequence[Preference],
+        training: Sequence[TokenRow] | Sequence[TokenPair],
+        held_out: Sequence[TokenRow] | Sequence[TokenPair],
+        run_digest: str,
+        checkpoints: Checkpoints,
+    ) -> Finished:
+        from ryorin.catalog.tables import Adapter
+
+        base, recipe, start, tenant, settings = self.base, self.recipe, self.start, self.tenant, self.settings
+        with keeping(settings.blobs_dir), self.catalog.session() as session:
+            dataset = keep_dataset(session, settings, tenant, self.source, dataset_bytes(examples))
+        params = {"base": base.name, "dataset": dataset.id, "recipe": recipe.spec(), "run_digest": run_digest}
+        with _job(self.catalog, tenant.id, self.kind, params, self.job_id) as (job_id, folder):
+            build = folder / "adapter"
+            build.mkdir()
+            begin_with = settings.adapters_dir / start.name if start else None
+            trained = train(base.path, training, held_out, recipe, build, self.listener, checkpoints, begin_with)
+            digest = adapter_digest(build)
+            name = adapter_name(tenant.name, digest)
+            manifest = {
+                "name": name,
+                "digest": digest,
+                "tenant": tenant.name,
+                "kind": self.kind,
+                "base": {"name": base.name, "digest": base.digest},
+                "start_from": {"name": start.name, "digest": start.digest} if start else None,
+                "prompt_digest": self.prompt_digest,
+                "data": {
+                    "digest": dataset.digest,
+                    "filename": self.source,
+                    "rows": len(examples),
+                    "trained": len(training),
+                    "held_out": len(held_out),
+                },
+                "rank": recipe.rank,
+                "alpha": recipe.alpha,
+                "target_modules": sorted(recipe.targets),
+                "recipe": recipe.spec(),
+                "run_digest": run_digest,
+                "metrics": trained.metrics,
+                "trained_tokens": trained.tokens,
+                "tokens_per_s": trained.tokens_per_s,
+                "train_seconds": trained.seconds,
+                "versions": versions(),
+                "created_at": round(time.time(), 3),
+            }
+            write_manifest(build, manifest)
+            row = Adapter(
+                id=new_id("ad_"),
+                tenant_id=tenant.id,
+                name=name,
+                digest=digest,
+                base_digest=base.digest,
+                prompt_digest=self.prompt_digest,
+                dataset_id=dataset.id,
+                job_id=job_id,
+                rank=recipe.rank,
+                manifest=manifest,
+            )
+            _publish(self.catalog, build, row, own_job=self.job_id is None)
+        return Finished(name, digest, manifest, False, self._seconds, job_id)
+
+    @property
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self.began, 1)
 
 
 def _start(catalog: Catalog, name: str, base: BaseModel, recipe: Recipe) -> Adapter:
@@ -212,9 +303,11 @@ def versions() -> dict[str, str]:
     }
 
 
-def _publish(catalog: Catalog, build: Path, row: Adapter, job_id: str) -> None:
+def _publish(catalog: Catalog, build: Path, row: Adapter, *, own_job: bool) -> None:
     """
     Give the folder its name, then make it known. A folder that no row names in the end is taken away again.
+
+    own_job: the adapter's job ends with it.
 
     One process at a time: of two identical runs the second finds the first one's folder and row, or neither.
     """
@@ -224,7 +317,7 @@ def _publish(catalog: Catalog, build: Path, row: Adapter, job_id: str) -> None:
         try:
             install(build, adapters_dir, row.name)
             with catalog.session() as session:
-                _record(session, row, job_id)
+                _record(session, row, own_job=own_job)
         except BaseException:
             if not _is_known(catalog, row.name):
                 shutil.rmtree(adapters_dir / row.name, ignore_errors=True)
@@ -250,7 +343,7 @@ def _is_known(catalog: Catalog, name: str) -> bool:
         return session.scalar(select(Adapter.id).where(Adapter.name == name)) is not None
 
 
-def _record(session: Session, row: Adapter, job_id: str) -> None:
+def _record(session: Session, row: Adapter, *, own_job: bool) -> None:
     """The adapter's row, unless training again gave the very same one, and the end of the job."""
     from sqlalchemy import select
 
@@ -258,22 +351,28 @@ def _record(session: Session, row: Adapter, job_id: str) -> None:
 
     if session.scalar(select(Adapter).where(Adapter.name == row.name)) is None:
         session.add(row)
-    _finish(session, job_id, "succeeded", result={"adapter": row.name, "metrics": row.manifest["metrics"]})
+    if own_job and row.job_id is not None:
+        _finish(session, row.job_id, "succeeded", result={"adapter": row.name, "metrics": row.manifest["metrics"]})
 
 
 @contextmanager
-def _job(catalog: Catalog, tenant_id: str, kind: str, params: dict[str, Any]) -> Iterator[tuple[str, Path]]:
+def _job(
+    catalog: Catalog, tenant_id: str, kind: str, params: dict[str, Any], held: str | None = None
+) -> Iterator[tuple[str, Path]]:
     """
     A job's row and its working folder. Ctrl-C makes the row `cancelled`, an error `failed`; the folder is gone after
     either. The block itself writes `succeeded`, in the transaction that makes its result known.
+
+    held: a job whose row somebody else keeps; only the folder is made then.
     """
     from ryorin.catalog.tables import Job
 
     clear_away_dead_jobs(catalog)
-    job_id = new_id("job_")
+    job_id = held or new_id("job_")
     folder = catalog.settings.jobs_dir / job_id
-    with catalog.session() as session:
-        session.add(Job(id=job_id, tenant_id=tenant_id, kind=kind, params=params))
+    if held is None:
+        with catalog.session() as session:
+            session.add(Job(id=job_id, tenant_id=tenant_id, kind=kind, params=params))
     try:
         folder.mkdir(parents=True)
         unlocked = folder / f"{LOCK_FILE}.new"
@@ -282,6 +381,8 @@ def _job(catalog: Catalog, tenant_id: str, kind: str, params: dict[str, Any]) ->
             unlocked.rename(folder / LOCK_FILE)  # only now: `clear_away_dead_jobs` looks for one that is not held
             yield job_id, folder
     except BaseException as error:
+        if held is not None:
+            raise
         cancelled = isinstance(error, KeyboardInterrupt)
         with catalog.session() as session:
             _finish(
@@ -305,7 +406,7 @@ def clear_away_dead_jobs(catalog: Catalog) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 with catalog.session() as session:
                     job = session.get(Job, path.parent.name)
-                    if job is not None and job.status == "running":
+                    if job is not None and job.status == "running" and job.lease_token is None:
                         _finish(session, job.id, "failed", error="its process was killed")
                 shutil.rmtree(path.parent, ignore_errors=True)
         except (BlockingIOError, FileNotFoundError):  # it is at work, or another process has just cleared it away

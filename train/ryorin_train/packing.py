@@ -7,9 +7,11 @@ opening and the constant system text: often a third of a row):
     tokens     s s s s | a a a a a a | b b b | c c c c
     positions  0 1 2 3 | 4 5 6 7 8 9 | 4 5 6 | 4 5 6 7
 
-`packed_attention` lets each row attend to the shared tokens and to itself, so losses and gradients are those of the
-padded rows up to rounding (tests/train/test_train_packing.py), for fewer tokens. Logits are computed only where
-something is learned. Only exact without dropout.
+A preference pair is a row with two branches: its prompt stands once, and each answer continues it.
+
+`packed_attention` lets each row attend to the shared tokens and to itself, and each branch to its row's stem, so losses
+and gradients are those of the padded rows up to rounding (tests/train/test_train_packing.py), for fewer tokens. Logits
+are computed only where something is learned. Only exact without dropout.
 
 This module imports torch, so it is imported inside the functions that train, never by the command line.
 """
@@ -18,13 +20,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from ryorin.errors import InvalidInput
-from ryorin_train.render import TokenRow
+from ryorin_train.render import TokenPair, TokenRow
 
 if TYPE_CHECKING:
     from ryorin_train.trunk import Trunk
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 ATTENTION = "ryorin_packed"
 
 
-def shared_tokens(rows: Sequence[TokenRow]) -> int:
+def shared_tokens(rows: Sequence[TokenRow | TokenPair]) -> int:
     """How many first tokens all rows have in common, such that every learned token's predecessor is left to its row."""
     limit = min(row.first_learned for row in rows) - 1
     first = rows[0].ids
@@ -81,13 +83,15 @@ class PackedRows:
     A collator: row numbers to one packed batch.
 
     trunk: the hidden states to begin from instead of token ids, where the lower layers were computed before.
+    reference: (rows, 2), log-probabilities of pairs' answers before training; see preference.py.
     """
 
-    def __init__(self, rows: Sequence[TokenRow], shared: int, trunk: Trunk | None = None) -> None:
+    def __init__(self, rows: Sequence[TokenRow | TokenPair], shared: int, trunk: Trunk | None = None) -> None:
         self.rows = rows
         self.shared = shared
         self.trunk = trunk
-        self.lengths = [len(row.ids) - shared for row in rows]
+        self.reference: Any = None
+        self.lengths = [row.tokens - shared for row in rows]
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The batch of a DataLoader's features, which name their rows."""
@@ -95,33 +99,52 @@ class PackedRows:
 
     def batch(self, numbers: Sequence[int]) -> dict[str, Any]:
         """
-        The model's inputs for these rows, and `targets`. T is the tokens of the batch, L the learned ones.
+        The model's inputs for these rows, and what `expected_of` takes from them. T tokens, L learned ones.
 
         input_ids (1, T) or inputs_embeds (1, T, hidden); position_ids (1, T); logits_to_keep (L,) positions whose
-        logits are wanted; targets (L,) the tokens they should predict; shared_tokens and row_tokens as lengths.
+        logits are wanted; shared_tokens and row_tokens as lengths. targets (L,) the tokens that should be predicted;
+        answers: the learned tokens of each answer; rows: the numbers.
         """
-        shared = self.shared
-        ids = list(self.rows[numbers[0]].ids[:shared])
-        positions = list(range(shared))
+        ids = list(self.rows[numbers[0]].ids[: self.shared])
+        positions = list(range(self.shared))
         keep: list[int] = []
         targets: list[int] = []
+        answers: list[int] = []
+        pieces: list[tuple[int, ...]] = []
         for number in numbers:
-            row = self.rows[number]
-            offset = len(ids) - shared  # from a position in the row to one in the batch
-            keep += [place + offset - 1 for place, learned in enumerate(row.learned) if learned]
-            targets += [token for token, learned in zip(row.ids, row.learned, strict=True) if learned]
-            ids += row.ids[shared:]
-            positions += range(shared, len(row.ids))
+            row = self.rows[number].layout(self.shared)
+            keep += [len(ids) + place for place in row.predictors]
+            ids += row.ids
+            positions += row.positions
+            targets += row.targets
+            answers += row.answers
+            pieces.append(row.pieces)
         batch: dict[str, Any] = {
             "position_ids": torch.tensor([positions]),
             "logits_to_keep": torch.tensor(keep),
+            "shared_tokens": self.shared,
+            "row_tokens": pieces,
             "targets": torch.tensor(targets),
-            "shared_tokens": shared,
-            "row_tokens": [self.lengths[number] for number in numbers],
+            "answers": answers,
+            "rows": list(numbers),
         }
         if self.trunk is None:
             return {"input_ids": torch.tensor([ids]), **batch}
         return {"inputs_embeds": self.trunk.hidden(numbers), **batch}
+
+
+class Expected(NamedTuple):
+    """What a batch should give: targets (L,), the learned tokens of each answer, and the numbers of its rows."""
+
+    targets: torch.Tensor
+    answers: list[int]
+    rows: list[int]
+
+
+def expected_of(batch: dict[str, Any]) -> tuple[dict[str, Any], Expected]:
+    """A batch's inputs to the model, and what is expected of it."""
+    inputs = {name: value for name, value in batch.items() if name not in Expected._fields}
+    return inputs, Expected(*(batch[name] for name in Expected._fields))
 
 
 def packed_attention(
@@ -138,23 +161,25 @@ def packed_attention(
     Causal attention in each row of a packed batch, over the shared tokens and its own.
 
     query (1, heads, T, dim), key and value (1, key heads, T, dim); returns (1, T, heads, dim), as transformers'
-    AttentionInterface asks. A row is computed behind its own copy of the shared queries, whose results are dropped but
-    for the first row's: some work more, but the plain causal kernel.
+    AttentionInterface asks. row_tokens: for each row the lengths of its pieces, a stem and any branches. A row, or a
+    branch, is computed behind its own copy of the queries before it, whose results are dropped but for the first's:
+    some work more, but the plain causal kernel.
     """
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None or dropout:
         raise InvalidInput("this base model's attention (soft cap, sinks or dropout) cannot be trained packed yet")
-    shared, lengths = kwargs["shared_tokens"], kwargs["row_tokens"]
+    shared, rows = kwargs["shared_tokens"], kwargs["row_tokens"]
     window = kwargs.get("sliding_window")
     grouped = query.shape[1] != key.shape[1]
     # One split, not a slice a row: the gradient of a slice is a whole tensor of zeros, that of a split is one copy.
-    queries, keys, values = (states.split([shared, *lengths], dim=2) for states in (query, key, value))
+    sizes = [shared, *(length for pieces in rows for length in pieces)]
+    queries, keys, values = (states.split(sizes, dim=2) for states in (query, key, value))
     outputs: list[torch.Tensor] = []
-    for number, length in enumerate(lengths, start=1):
+    for path, known in _paths(shared, rows):
         row_query, row_key, row_value = (
-            torch.cat([pieces[0], pieces[number]], dim=2) for pieces in (queries, keys, values)
+            torch.cat([split[piece] for piece in path], dim=2) for split in (queries, keys, values)
         )
-        total = shared + length
         mask = None
+        total = row_query.shape[2]
         if window is not None and window < total:
             place = torch.arange(total, device=query.device)
             distance = place[:, None] - place[None, :]
@@ -162,8 +187,18 @@ def packed_attention(
         result = scaled_dot_product_attention(
             row_query, row_key, row_value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
         )
-        outputs.append(result if not outputs else result[:, :, shared:])
+        outputs.append(result[:, :, known:])
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _paths(shared: int, rows: Sequence[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], int]]:
+    """The pieces of each sequence, numbered from 0, the shared one; and how many of its tokens came before."""
+    stem, known = 1, 0
+    for pieces in rows:
+        for branch in range(1, max(2, len(pieces))):
+            yield (0, stem) if len(pieces) == 1 else (0, stem, stem + branch), known
+            known = shared + pieces[0]
+        stem, known = stem + len(pieces), shared
 
 
 def register_attention() -> str:

@@ -9,37 +9,58 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 EVERY_S = 4.0
 
 
+@dataclass(frozen=True)
+class Listener:
+    """Who follows a run. say: lines for a person. record: each line of the loss curve, with the number of steps."""
+
+    say: Callable[[str], None]
+    record: Callable[[dict[str, Any]], None] = lambda values: None
+
+
 class Progress:
     """
     Counts steps and tokens, says a line at most every `EVERY_S` seconds, and appends to the loss curve.
 
-    say: where lines go. curve: a JSONL file; one line a step (`train_loss`) and one an epoch (`mean_train_loss`,
-    and `held_out_loss` when rows are held out). Losses are nats a learned token.
+    curve: a JSONL file; one line a step (`train_loss`) and one an epoch (`mean_train_loss`,
+    and `held_out_loss` when rows are held out). Losses are nats a learned token. resumed: the step that the run
+    continues from; the curve's lines up to it stay, later ones are written anew.
     """
 
-    def __init__(self, say: Callable[[str], None], curve: Path, steps: int, epochs: int) -> None:
-        self._say = say
-        self._curve: TextIO = curve.open("w", encoding="utf-8")
+    def __init__(self, listener: Listener, curve: Path, steps: int, epochs: int, resumed: int | None = None) -> None:
+        self._say = listener.say
+        self._listen = listener.record
         self.steps, self.epochs = steps, epochs
-        self.step = 0
+        self.step = self._resumed = resumed or 0
         self.tokens = 0
         self.recent: list[float] = []
         self.train_losses: list[float] = []
+        kept = [] if resumed is None else [line for line in read_curve(curve) if line["step"] <= resumed]
+        for line in kept:
+            if "epoch" in line:
+                self.train_losses.append(line["mean_train_loss"])
+                self.recent = []
+            else:
+                self.recent.append(line["train_loss"])
+        self._curve: TextIO = curve.open("w", encoding="utf-8")
+        for line in kept:
+            self._write(line)
         self.started = self._spoke = time.monotonic()
         self._paused_s = 0.0
 
-    def stepped(self, loss: float, tokens: int) -> None:
-        """A step ended. tokens: of its rows, with their prompts."""
+    def stepped(self, loss: float, tokens: int, more: dict[str, float] | None = None) -> None:
+        """A step ended. tokens: of its rows, with their prompts. more: what else is kept of it, by name."""
         self.step += 1
         self.tokens += tokens
         self.recent.append(loss)
-        self._record({"step": self.step, "train_loss": round(loss, 5)})
+        told = {f"train_{name}": round(value, 5) for name, value in (more or {}).items()}
+        self._record({"step": self.step, "train_loss": round(loss, 5), **told})
         now = time.monotonic()
         if now - self._spoke >= EVERY_S or self.step == self.steps:
             self._spoke = now
@@ -54,10 +75,10 @@ class Progress:
         self._record({"step": self.step, "epoch": epoch, "mean_train_loss": round(mean, 5), **scores})
         told = f"epoch {epoch}/{self.epochs}: loss {mean:.4f}"
         if held_out:
-            told += (
-                f", held-out loss {held_out['held_out_loss']:.4f},"
-                f" tokens right {held_out['held_out_token_accuracy']:.1%},"
-                f" answers right {held_out['held_out_answer_accuracy']:.1%}"
+            told += ", held out: " + ", ".join(
+                f"{name.removeprefix('held_out_').replace('_', ' ')} "
+                + (f"{value:.1%}" if name.endswith("accuracy") else f"{value:.4f}")
+                for name, value in held_out.items()
             )
         self._say(told)
 
@@ -72,7 +93,7 @@ class Progress:
 
     def line(self, now: float) -> str:
         """How far it is: steps, loss, speed, time left."""
-        left = (now - self.started) / self.step * (self.steps - self.step)
+        left = (now - self.started) / (self.step - self._resumed) * (self.steps - self.step)
         shown = self.recent[-20:]
         return (
             f"step {self.step}/{self.steps}  loss {sum(shown) / len(shown):.4f}  "
@@ -84,8 +105,23 @@ class Progress:
         self._curve.close()
 
     def _record(self, values: dict[str, Any]) -> None:
+        self._write(values)
+        self._listen({**values, "steps": self.steps})
+
+    def _write(self, values: dict[str, Any]) -> None:
         self._curve.write(json.dumps(values) + "\n")
         self._curve.flush()
+
+
+def read_curve(path: Path) -> list[dict[str, Any]]:
+    """The lines of a loss curve; a last one that was cut off is left out."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines
 
 
 def duration(seconds: float) -> str:

@@ -19,6 +19,7 @@ class Recipe:
     layers: how many of the uppermost layers are adapted; None for all. The layers below are computed once a run.
     learning_rate: its peak; it rises over `warmup` of the steps and falls to zero along a cosine.
     batch_tokens: tokens of one step, counted without the beginning that all prompts share.
+    batch_rows: rows of one step, on average, instead; None goes by tokens.
     weight_decay, max_grad_norm: of AdamW and of clipping.
     held_out: share of the rows that is never trained on.
     max_row_tokens: the longest row that is accepted, prompt and answer together.
@@ -33,6 +34,7 @@ class Recipe:
     learning_rate: float = 1e-3
     warmup: float = 0.05
     batch_tokens: int = 1024
+    batch_rows: int | None = None
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     held_out: float = 0.1
@@ -48,12 +50,35 @@ class Recipe:
         _between("held_out", self.held_out, 0.0, 0.5)
         _between("max_row_tokens", self.max_row_tokens, 16, 1_000_000)
         _between("seed", self.seed, 0, 2**31 - 1)
+        if self.batch_rows is not None:
+            _between("batch_rows", self.batch_rows, 1, 10_000)
         if self.layers is not None:
             _between("layers", self.layers, 1, 10_000)
 
     def spec(self) -> dict[str, Any]:
         """The JSON form that is kept in the manifest and digested."""
         return {**asdict(self), "targets": sorted(self.targets)}
+
+
+@dataclass(frozen=True)
+class PreferenceRecipe(Recipe):
+    """
+    How an adapter is trained on preference pairs, by DPO (https://arxiv.org/abs/2305.18290).
+
+    beta: how strongly what the run starts from holds; smaller moves further away.
+    chosen_weight: of the chosen answers' cross-entropy in the loss, which keeps them likely in themselves and not only
+    likelier than the rejected ones; 0 for plain DPO.
+    """
+
+    epochs: int = 1
+    learning_rate: float = 1e-4
+    beta: float = 0.1
+    chosen_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _between("beta", self.beta, 1e-4, 10.0)
+        _between("chosen_weight", self.chosen_weight, 0.0, 100.0)
 
 
 def _between(name: str, value: float, low: float, high: float) -> None:

@@ -11,11 +11,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ryorin.errors import InvalidInput
-from ryorin.prompt import Message, Prompt, render
-from ryorin_train.data import Example, for_each_row
+from ryorin.prompt import Message, Prompt, PromptPassage, render
+from ryorin_train.data import Example, Preference, for_each_row
+
+
+class Layout(NamedTuple):
+    """
+    A row behind the beginning that it shares with others, as packing.py lays it into a batch. T tokens, L learned.
+
+    ids, positions: (T,). pieces: lengths that add up to T: a stem, then branches that each continue the stem.
+    predictors: (L,) indices of the tokens whose logits are wanted. targets: (L,) what those should predict.
+    answers: lengths that add up to L, one an answer.
+    """
+
+    ids: Sequence[int]
+    positions: Sequence[int]
+    pieces: tuple[int, ...]
+    predictors: Sequence[int]
+    targets: Sequence[int]
+    answers: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,65 @@ class TokenRow:
     def first_learned(self) -> int:
         """The index of the first token that counts."""
         return self.learned.index(True)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens there are."""
+        return len(self.ids)
+
+    def layout(self, shared: int) -> Layout:
+        """The row without its first `shared` tokens."""
+        places = [place for place, learned in enumerate(self.learned) if learned]
+        return Layout(
+            ids=self.ids[shared:],
+            positions=range(shared, len(self.ids)),
+            pieces=(len(self.ids) - shared,),
+            predictors=[place - 1 - shared for place in places],
+            targets=[self.ids[place] for place in places],
+            answers=(len(places),),
+        )
+
+
+@dataclass(frozen=True)
+class TokenPair:
+    """A preference pair as tokens: the prompt, and two answers with their ends of turn."""
+
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The tokens that a shared beginning is looked for in."""
+        return self.prompt
+
+    @property
+    def first_learned(self) -> int:
+        """Where the answers begin."""
+        return len(self.prompt)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens there are, the prompt's once."""
+        return len(self.prompt) + len(self.chosen) + len(self.rejected)
+
+    def layout(self, shared: int) -> Layout:
+        """The pair without its first `shared` tokens: the prompt is the stem, the answers are its branches."""
+        stem = len(self.prompt) - shared
+        second = stem + len(self.chosen)
+        end = len(self.prompt)
+        return Layout(
+            ids=(*self.prompt[shared:], *self.chosen, *self.rejected),
+            positions=(*range(shared, end + len(self.chosen)), *range(end, end + len(self.rejected))),
+            pieces=(stem, len(self.chosen), len(self.rejected)),
+            predictors=(
+                *range(stem - 1, second - 1),
+                stem - 1,
+                *range(second, second + len(self.rejected) - 1),
+            ),
+            targets=(*self.chosen, *self.rejected),
+            answers=(len(self.chosen), len(self.rejected)),
+        )
 
 
 class Renderer:
@@ -55,14 +131,14 @@ class Renderer:
     def row(self, example: Example) -> TokenRow:
         """One example as tokens. Raises ValueError with the reason when it cannot be learned."""
         last = len(example.messages) - 1
-        prompt = self.prompt_ids(example.messages[:last], example)
-        answer = self._answer(example, last)
+        prompt = self.prompt_ids(example.messages[:last], example.passages)
+        answer = self._answer(example.messages[last]["content"], f"message {last + 1}")
         ids = [*prompt, *answer]
         learned = [False] * len(prompt) + [True] * len(answer)
         for position, is_learned in enumerate(example.learned[:-1]):
             if is_learned:  # an earlier turn: its tokens stand in the prompt of the last one
-                before = self.prompt_ids(example.messages[:position], example)
-                turn = self._answer(example, position)
+                before = self.prompt_ids(example.messages[:position], example.passages)
+                turn = self._answer(example.messages[position]["content"], f"message {position + 1}")
                 start, end = len(before), len(before) + len(turn)
                 if ids[:end] != [*before, *turn]:
                     raise ValueError(
@@ -70,16 +146,31 @@ class Renderer:
                         "differently; give it weight 0"
                     )
                 learned[start:end] = [True] * len(turn)
-        if len(ids) > self.max_row_tokens:
-            raise ValueError(
-                f"{len(ids)} tokens with the prompt, the limit is {self.max_row_tokens}; shorten it or raise "
-                "--max-row-tokens"
-            )
+        self._check_length(len(ids))
         return TokenRow(tuple(ids), tuple(learned))
 
-    def prompt_ids(self, conversation: Sequence[Message], example: Example) -> list[int]:
+    def pairs(self, source: str, preferences: Sequence[Preference]) -> list[TokenPair]:
+        """All preference pairs as tokens; as `rows`."""
+        return for_each_row(source, preferences, lambda preference: preference.line, self.pair)
+
+    def pair(self, preference: Preference) -> TokenPair:
+        """One preference pair as tokens. Raises ValueError with the reason when it cannot be learned."""
+        prompt = self.prompt_ids(preference.messages, preference.passages)
+        chosen = self._answer(preference.chosen, "the preferred answer")
+        rejected = self._answer(preference.rejected, "the other answer")
+        self._check_length(len(prompt) + max(len(chosen), len(rejected)))
+        return TokenPair(tuple(prompt), tuple(chosen), tuple(rejected))
+
+    def _check_length(self, tokens: int) -> None:
+        if tokens > self.max_row_tokens:
+            raise ValueError(
+                f"{tokens} tokens with the prompt, the limit is {self.max_row_tokens}; shorten it or raise "
+                "--max-row-tokens"
+            )
+
+    def prompt_ids(self, conversation: Sequence[Message], passages: Sequence[PromptPassage] | None) -> list[int]:
         """The tokens that vLLM sees when it is asked to continue `conversation`."""
-        messages = render(self.prompt, conversation, example.passages)
+        messages = render(self.prompt, conversation, passages)
         try:
             ids = self.tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=True, return_dict=False
@@ -88,13 +179,12 @@ class Renderer:
             raise ValueError(f"the base model's chat template refuses it: {error}") from error
         return list(ids)
 
-    def _answer(self, example: Example, position: int) -> list[int]:
-        text = example.messages[position]["content"]
+    def _answer(self, text: str, where: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         for token in ids:
             if token in self._special:
                 name = self.tokenizer.convert_ids_to_tokens(token)
-                raise ValueError(f"message {position + 1} holds the control token {name!r}")
+                raise ValueError(f"{where} holds the control token {name!r}")
         return [*ids, *self.end_of_turn]
 
 

@@ -10,14 +10,16 @@ This module imports torch and trl, so it is imported inside the functions that t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
+from transformers import Trainer
 from trl import SFTTrainer
 
-from ryorin_train.packing import PackedRows, TokenBatches
+from ryorin_train.packing import Expected, PackedRows, TokenBatches, expected_of
 
 
 class PackedTrainer(SFTTrainer):
@@ -42,14 +44,17 @@ class PackedTrainer(SFTTrainer):
         loader = DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.packed)
         return self.accelerator.prepare(loader)
 
+    def prepare(self) -> None:
+        """Called once, with the first weights in place and the lower layers skipped, before training begins."""
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Mean cross-entropy of the learned tokens, in nats."""
-        loss, right, _ = self._score(model, inputs)
-        count = len(right)
+        logits, expected = self.answer(model, inputs)
+        right = logits.detach().argmax(-1) == expected.targets
         self._metrics["train"]["mean_token_accuracy"].append(right.float().mean().item())
-        return loss / count
+        return cross_entropy(logits, expected.targets)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """
@@ -57,30 +62,32 @@ class PackedTrainer(SFTTrainer):
         chosen itself, each given the right tokens before it.
         """
         assert self.held_out is not None
-        self.model.eval()
         total, tokens, tokens_right, answers_right = 0.0, 0, 0, 0
-        for numbers in TokenBatches(self.held_out.lengths, self.batch_tokens, seed=None):
-            batch = self._prepare_inputs(self.held_out.batch(numbers))
-            with torch.no_grad():
-                loss, right, learned = self._score(self.model, batch, [self.held_out.rows[n].learned for n in numbers])
-            total += loss.item()
+        for logits, expected in self.judged(self.held_out):
+            right = logits.argmax(-1) == expected.targets
+            total += cross_entropy(logits, expected.targets, reduction="sum").item()
             tokens += len(right)
             tokens_right += int(right.sum())
-            answers_right += sum(bool(piece.all()) for piece in right.split(learned))
-        self.model.train()
-        metrics = {
+            answers_right += sum(bool(piece.all()) for piece in right.split(expected.answers))
+        return {
             f"{metric_key_prefix}_loss": total / tokens,
             f"{metric_key_prefix}_token_accuracy": tokens_right / tokens,
             f"{metric_key_prefix}_answer_accuracy": answers_right / len(self.held_out.rows),
         }
-        return metrics
 
-    def _score(
-        self, model: Any, inputs: dict[str, Any], masks: list[tuple[bool, ...]] | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-        """(summed loss, whether each learned token is the likeliest (L,), learned tokens of each row)."""
-        targets = inputs["targets"]
-        outputs = model(**{name: value for name, value in inputs.items() if name != "targets"}, use_cache=False)
-        logits = outputs.logits[0].float()
-        loss = cross_entropy(logits, targets, reduction="sum")
-        return loss, logits.detach().argmax(-1) == targets, [sum(mask) for mask in masks or ()]
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """The trainer's own, without the model card that TRL writes beside it."""
+        Trainer._save_checkpoint(self, model, trial)
+
+    def judged(self, packed: PackedRows) -> Iterator[tuple[torch.Tensor, Expected]]:
+        """The logits (L, vocabulary) of every batch of these rows, without gradients."""
+        self.model.eval()
+        for numbers in TokenBatches(packed.lengths, self.batch_tokens, seed=None):
+            with torch.no_grad():
+                yield self.answer(self.model, self._prepare_inputs(packed.batch(numbers)))
+        self.model.train()
+
+    def answer(self, model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, Expected]:
+        """The logits (L, vocabulary) of a batch's learned tokens, float32, and what they should predict."""
+        inputs, expected = expected_of(batch)
+        return model(**inputs, use_cache=False).logits[0].float(), expected

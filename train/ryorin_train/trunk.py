@@ -62,7 +62,7 @@ def compute_trunk(
             except _Reached:
                 hidden = captured.pop()[0]
             shared = hidden[: packed.shared].clone()
-            pieces = hidden[packed.shared :].split(batch["row_tokens"])
+            pieces = hidden[packed.shared :].split([packed.lengths[number] for number in numbers])
             for number, piece in zip(numbers, pieces, strict=True):
                 rows[number] = piece.clone()
             on_share(done / len(batches))

@@ -71,16 +71,17 @@ def enqueue(
     *,
     key: str | None = None,
     again: bool = False,
+    job_id: str | None = None,
 ) -> str:
     """
-    Put a job into the queue; its id.
+    Put a job into the queue; its id, a new one unless `job_id` is given.
 
     key: a second job of the tenant with the same key is not made, the first one's id is returned. again: if that one
     has finished, it is queued anew, with these params and all its attempts.
     """
     insert = postgresql_insert if session.get_bind().dialect.name == "postgresql" else sqlite_insert
     row = {
-        "id": new_id("job_"),
+        "id": job_id or new_id("job_"),
         "tenant_id": tenant_id,
         "kind": kind,
         "status": "queued",
@@ -176,6 +177,26 @@ def cancel(session: Session, tenant_id: str, keys: Sequence[str]) -> None:
             finished_at=time.time(),
             **_NO_LEASE,
         )
+
+
+def pause(session: Session, tenant_id: str, job_id: str) -> bool:
+    """Keep a queued or running job from being done until `resume`; a worker that is at it loses its lease."""
+    return _move(session, tenant_id, job_id, ("queued", "running"), status="paused", **_NO_LEASE)
+
+
+def resume(session: Session, tenant_id: str, job_id: str) -> bool:
+    """Put a paused job back into the queue, with all its attempts."""
+    return _move(session, tenant_id, job_id, ("paused",), status="queued", attempts=0)
+
+
+def end(session: Session, tenant_id: str, job_id: str) -> bool:
+    """Cancel a job that has not finished; a worker that is at it loses its lease."""
+    before = ("queued", "running", "paused")
+    return _move(session, tenant_id, job_id, before, status="cancelled", finished_at=time.time(), **_NO_LEASE)
+
+
+def _move(session: Session, tenant_id: str, job_id: str, before: Collection[str], **values: Any) -> bool:
+    return _update(session, (Job.tenant_id == tenant_id, Job.id == job_id, Job.status.in_(before)), **values)
 
 
 _NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_until": None}

@@ -269,7 +269,7 @@ class Dataset(Base):
 
 class Job(Base):
     """
-    A long piece of work. `status`: queued, running, succeeded, failed or cancelled.
+    A long piece of work. `status`: queued, running, paused, succeeded, failed or cancelled.
 
     A worker holds a job until `lease_until`, by the database's clock, and writes only while `lease_token` is its own.
     Of a queued job `lease_until` says before when it is not to be taken.
@@ -294,6 +294,21 @@ class Job(Base):
     lease_until: Mapped[float | None]
     attempts: Mapped[int] = mapped_column(default=0)
     progress: Mapped[dict[str, Any] | None]
+
+
+class JobEvent(Base):
+    """What happened to a job; append-only. `level`: info, warn or error; `type`: message or metrics."""
+
+    __tablename__ = "job_events"
+    __table_args__ = (Index("ix_job_events_job_created", "job_id", "created_at"),)
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    created_at: Mapped[float] = mapped_column(default=time.time)
+    level: Mapped[str] = mapped_column(String(8), default="info")
+    type: Mapped[str] = mapped_column(String(16), default="message")
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any] | None]
 
 
 class Adapter(Base):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @json_option
 def worker(drain: bool, lease_s: float | None, as_json: bool) -> None:
     """
-    Do queued jobs, such as indexing files that were uploaded; until Ctrl-C or SIGTERM.
+    Do queued jobs, such as indexing uploaded files and training adapters; until Ctrl-C or SIGTERM.
 
     'ryorin serve' has a worker of its own; more of them may run beside it, on every machine that reaches the catalog
     and the blobs.

@@ -1,5 +1,5 @@
 """
-Supervised fine-tuning: token rows in, a folder with an adapter out. LoRA by PEFT, the loop by TRL (trainer.py).
+A training run: rows as tokens in, a folder with an adapter out. LoRA by PEFT, the loop by TRL (trainer.py).
 
 On a CPU everything is float32: bfloat16 falls back to slow kernels without AVX512-BF16 or AMX. Products of matrices may
 use oneDNN's kernels, which on an AMD processor with AVX512 are twice as fast as MKL's and as exact (docs/log.md). On a
@@ -11,32 +11,34 @@ It knows no catalog, tenant or prompt: see job.py.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ryorin.errors import InvalidInput, RyorinError
 from ryorin_train import servable
+from ryorin_train.checkpoints import CURVE_FILE, Checkpoints
 from ryorin_train.memory import keep_freed_memory
-from ryorin_train.progress import Progress
-from ryorin_train.recipe import Recipe
-from ryorin_train.render import TokenRow, load_tokenizer
+from ryorin_train.progress import Listener, Progress
+from ryorin_train.recipe import PreferenceRecipe, Recipe
+from ryorin_train.render import TokenPair, TokenRow, load_tokenizer
 
 if TYPE_CHECKING:
     from ryorin_train.packing import PackedRows
     from ryorin_train.trainer import PackedTrainer
 
-CURVE_FILE = "loss.jsonl"
-
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run gave: metrics (losses in nats a token, shares 0 to 1) and how fast it was."""
+    """What a run gave: metrics (losses in nats a token, shares 0 to 1), tokens of rows it took in, how fast it was."""
 
     metrics: dict[str, float]
+    tokens: int
     tokens_per_s: float
     seconds: float
 
@@ -62,43 +64,56 @@ def lora_config(recipe: Recipe, model_layers: int, base_path: Path) -> dict[str,
 
 def check_recipe(recipe: Recipe, base_path: Path) -> None:
     """What can be refused before a model is loaded. Raises InvalidInput naming the field."""
-    config = json.loads((base_path / "config.json").read_text(encoding="utf-8"))
-    text = config.get("text_config", config)
-    lora_config(recipe, text["num_hidden_layers"], base_path)
-    longest = text.get("max_position_embeddings")
-    if longest is not None and recipe.max_row_tokens > longest:
+    lora_config(recipe, _text_config(base_path)["num_hidden_layers"], base_path)
+    longest = max_row_tokens(base_path)
+    if recipe.max_row_tokens > longest:
         raise InvalidInput(
             f"max_row_tokens is {recipe.max_row_tokens}; the base model reads {longest}", param="max_row_tokens"
         )
 
 
+def max_row_tokens(base_path: Path) -> int:
+    """The longest row that a base model can read, in tokens."""
+    longest: int = _text_config(base_path).get("max_position_embeddings") or 2**31
+    return longest
+
+
+def _text_config(base_path: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((base_path / "config.json").read_text(encoding="utf-8"))
+    text: dict[str, Any] = config.get("text_config", config)
+    return text
+
+
 def train(
     base_path: Path,
-    training: Sequence[TokenRow],
-    held_out: Sequence[TokenRow],
+    training: Sequence[TokenRow] | Sequence[TokenPair],
+    held_out: Sequence[TokenRow] | Sequence[TokenPair],
     recipe: Recipe,
     folder: Path,
-    say: Callable[[str], None],
+    listener: Listener,
+    checkpoints: Checkpoints,
     start: Path | None = None,
 ) -> Trained:
     """
     Train one adapter and leave adapter_config.json, adapter_model.safetensors and loss.jsonl in `folder`.
 
-    start: the folder of an adapter to begin with, as `check_start` allows; otherwise LoRA's own first weights.
-    Raises InvalidInput when vLLM could not serve the adapter: before training, or of its files afterwards.
+    training, held_out: rows, or with a PreferenceRecipe pairs. checkpoints: where to continue from, and for whom comes
+    next. start: the folder of an adapter to begin with, as `check_start` allows; otherwise LoRA's own first weights.
+    Raises InvalidInput when vLLM could not serve the adapter, before training, or of its files afterwards; RyorinError
+    when the loss stops being a number.
     """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    from ryorin_train.callbacks import ProgressReporter
+    from ryorin_train.callbacks import CheckpointAsker, ProgressReporter
     from ryorin_train.packing import PackedRows, TokenBatches, register_attention, shared_tokens
     from ryorin_train.trunk import compute_trunk, decoder_layers, skipped_layers
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     keep_freed_memory()
-    began = time.monotonic()
+    began, say = time.monotonic(), listener.say
     on_gpu = torch.cuda.is_available()
     torch.manual_seed(recipe.seed)
     model = AutoModelForCausalLM.from_pretrained(
@@ -119,7 +134,10 @@ def train(
 
     shared = shared_tokens([*training, *held_out])
     packed, packed_held = PackedRows(training, shared), PackedRows(held_out, shared)
-    total = sum(len(row.ids) for row in training)
+    total = sum(row.tokens for row in training)
+    step_tokens = recipe.batch_tokens
+    if recipe.batch_rows is not None:
+        step_tokens = max(1, round(recipe.batch_rows * sum(packed.lengths) / len(training)))
     say(
         f"{len(training)} rows to train on, {len(held_out)} held out; {total:,} tokens, "
         f"{total - (len(training) - 1) * shared:,} of them computed: {shared} begin every row"
@@ -134,26 +152,44 @@ def train(
         if held_out:
             packed_held.trunk = compute_trunk(model, frozen, packed_held, batch_tokens, lambda _: None)
 
-    steps = len(TokenBatches(packed.lengths, recipe.batch_tokens, recipe.seed)) * recipe.epochs
+    epoch_steps = len(TokenBatches(packed.lengths, step_tokens, recipe.seed))
+    steps = epoch_steps * recipe.epochs
     tokenizer = load_tokenizer(base_path)
-    trainer = build_trainer(model, tokenizer, packed, packed_held if held_out else None, recipe, config, steps, folder)
-    progress = Progress(say, folder / CURVE_FILE, steps, recipe.epochs)
-    reporter = ProgressReporter(trainer, progress, row_tokens=total / (steps / recipe.epochs))
+    trainer = build_trainer(
+        model,
+        tokenizer,
+        packed,
+        packed_held if held_out else None,
+        recipe,
+        config,
+        steps,
+        checkpoints.folder,
+        step_tokens,
+    )
+    done, resumed = checkpoints.latest() or (None, None)
+    if done is not None:
+        say(f"an interrupted run is continued at step {done} of {steps}")
+    progress = Progress(listener, checkpoints.curve, steps, recipe.epochs, done)
+    reporter = ProgressReporter(trainer, progress, row_tokens=total / epoch_steps)
     trainer.add_callback(reporter)
+    trainer.add_callback(CheckpointAsker(checkpoints, epoch_steps))
     if start is not None:
         load_weights(trainer.model, start)
     try:
         with skipped_layers(trainer.model, frozen) if frozen else nullcontext():
-            trainer.train()
+            trainer.prepare()
+            trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         tokens_per_s = progress.tokens_per_s
     finally:
         progress.close()
     trainer.model.save_pretrained(str(folder), safe_serialization=True)
+    shutil.move(checkpoints.curve, folder / CURVE_FILE)
     tidy(folder, base_path)
     servable.check_folder(folder, linears)
     metrics = {"train_loss": progress.train_losses[-1], **reporter.held_out}
     return Trained(
         metrics={name: round(value, 5) for name, value in metrics.items()},
+        tokens=total * recipe.epochs,
         tokens_per_s=round(tokens_per_s, 1),
         seconds=round(time.monotonic() - began, 1),
     )
@@ -168,11 +204,13 @@ def build_trainer(
     config: dict[str, Any],
     steps: int,
     folder: Path,
+    batch_tokens: int | None = None,
 ) -> PackedTrainer:
     """
     The trainer of a model that was loaded with the packed attention. It adapts the model in place.
 
     config: as `lora_config` gives it. steps: of the whole run. folder: where the trainer may write.
+    batch_tokens: of a step; the recipe's unless given.
     """
     import torch
     from datasets import Dataset
@@ -181,20 +219,24 @@ def build_trainer(
     from trl import SFTConfig
 
     from ryorin_train.fused_lora import fuse_lora
+    from ryorin_train.preference import PreferenceTrainer
     from ryorin_train.trainer import PackedTrainer
 
     on_gpu = torch.cuda.is_available()
-    trainer = PackedTrainer(
+    kind: Any = PackedTrainer
+    if isinstance(recipe, PreferenceRecipe):
+        kind = partial(PreferenceTrainer, beta=recipe.beta, chosen_weight=recipe.chosen_weight)
+    trainer: PackedTrainer = kind(
         model=model,
         packed=packed,
         held_out=held_out,
-        batch_tokens=recipe.batch_tokens,
+        batch_tokens=batch_tokens or recipe.batch_tokens,
         seed=recipe.seed,
         processing_class=tokenizer,
         train_dataset=Dataset.from_dict({"row": list(range(len(packed.rows)))}),
         peft_config=LoraConfig(**config),
         args=SFTConfig(
-            output_dir=str(folder / "trainer"),
+            output_dir=str(folder),
             dataset_kwargs={"skip_prepare_dataset": True},
             remove_unused_columns=False,
             num_train_epochs=recipe.epochs,
@@ -210,7 +252,8 @@ def build_trainer(
             dataloader_pin_memory=False,
             seed=recipe.seed,
             logging_steps=1,
-            save_strategy="no",
+            logging_nan_inf_filter=False,
+            save_strategy="no",  # checkpoints are asked for by time: callbacks.py
             report_to=[],
             disable_tqdm=True,
         ),
@@ -266,9 +309,6 @@ def tidy(folder: Path, base_path: Path) -> None:
     vLLM's resolver takes an adapter only when its configuration names the served base model's very path. PEFT writes
     sets in an order that changes with every run; sorted, the same training gives the same digest.
     """
-    import shutil
-
-    shutil.rmtree(folder / "trainer", ignore_errors=True)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / servable.CONFIG_FILE
     if not path.is_file():

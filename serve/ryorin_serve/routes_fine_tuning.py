@@ -1,0 +1,388 @@
+"""
+`/v1/fine_tuning/jobs`: asking for adapters and following how they are trained. A worker trains them.
+
+A job that is paused is shown as queued, with an event that says so: OpenAI's statuses have no other word for it. Of a
+job's epochs only the last one's model is kept, so a job that succeeded has one checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from ryorin.catalog import jobs
+from ryorin.catalog.files import get_file
+from ryorin.catalog.fine_tuning import KIND, PREFIX, FineTuning, add_event, get_job
+from ryorin.catalog.tables import Job, JobEvent
+from ryorin.errors import Conflict, InvalidInput, NotFound
+from ryorin.models.registry import BaseModel
+from ryorin_serve.auth import Caller
+from ryorin_serve.context import Context
+from ryorin_serve.paging import Page, list_object, read_page, rows_of
+from ryorin_serve.prepare import Preparer
+from ryorin_serve.requests import (
+    caller_of,
+    choice,
+    fields_of,
+    idempotent_id,
+    integer,
+    pairs,
+    path_id,
+    query_of,
+    read_json,
+    shown_id,
+    text,
+)
+
+JOBS = "/v1/fine_tuning/jobs"
+JOB = f"{JOBS}/{{job_id}}"
+FIELDS = (
+    "model",
+    "training_file",
+    "validation_file",
+    "suffix",
+    "seed",
+    "metadata",
+    "integrations",
+    "hyperparameters",
+    "method",
+)
+COMMON = ("batch_size", "learning_rate_multiplier", "n_epochs")
+HYPERPARAMETERS = {"supervised": COMMON, "dpo": (*COMMON, "beta")}
+SUFFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
+MAX_SEED = 2**31 - 1
+FOLLOW_S = 0.5
+
+
+class FineTuningRoutes:
+    """The handlers. base: the base model that this server runs; others could not answer here."""
+
+    def __init__(self, context: Context, preparer: Preparer, base: BaseModel) -> None:
+        self._context = context
+        self._preparer = preparer
+        self._base = base
+
+    def routes(self) -> list[Route]:
+        """What is served."""
+        return [
+            Route(JOBS, self.create, methods=["POST"]),
+            Route(JOBS, self.list, methods=["GET"]),
+            Route(JOB, self.retrieve, methods=["GET"]),
+            Route(f"{JOB}/cancel", self.cancel, methods=["POST"]),
+            Route(f"{JOB}/pause", self.pause, methods=["POST"]),
+            Route(f"{JOB}/resume", self.resume, methods=["POST"]),
+            Route(f"{JOB}/events", self.events, methods=["GET"]),
+            Route(f"{JOB}/checkpoints", self.checkpoints, methods=["GET"]),
+        ]
+
+    async def create(self, request: Request) -> Response:
+        """Ask for an adapter."""
+        query_of(request, ())
+        body = fields_of(await read_json(request, self._context.options.max_body_bytes), FIELDS)
+        shown = await self._context.in_thread(self._create, request, body)
+        self._context.wake()
+        return JSONResponse(shown)
+
+    async def list(self, request: Request) -> Response:
+        """The caller's jobs, the newest first."""
+        page = read_page(request)
+        return JSONResponse(await self._context.in_thread(self._list, caller_of(request), page))
+
+    async def retrieve(self, request: Request) -> Response:
+        """One job."""
+        query_of(request, ())
+        return JSONResponse(await self._context.in_thread(self._shown, request))
+
+    async def cancel(self, request: Request) -> Response:
+        """Give a job up."""
+        return await self._move(request, jobs.end, "The job was cancelled")
+
+    async def pause(self, request: Request) -> Response:
+        """Let a job rest; what was trained since its last checkpoint is trained again later."""
+        return await self._move(request, jobs.pause, "The job was paused; /resume continues it")
+
+    async def resume(self, request: Request) -> Response:
+        """Continue a paused job."""
+        response = await self._move(request, jobs.resume, "The job was resumed")
+        self._context.wake()
+        return response
+
+    async def events(self, request: Request) -> Response:
+        """What happened to a job, the newest first; with `stream=true` all of it as it happens, the oldest first."""
+        page = read_page(request, ("stream",))
+        if choice(request.query_params.get("stream", "false"), "stream", ("true", "false")) == "true":
+            await self._context.in_thread(self._job_of, request)
+            return StreamingResponse(self._follow(request), media_type="text/event-stream")
+        return JSONResponse(await self._context.in_thread(self._events, request, page))
+
+    async def checkpoints(self, request: Request) -> Response:
+        """The models that a job left: its last one."""
+        read_page(request)
+        return JSONResponse(await self._context.in_thread(self._checkpoints, request))
+
+    def _create(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        caller = caller_of(request)
+        job_id, keyed = idempotent_id(request, PREFIX)
+        model = text(body, "model", 256)
+        if not model:
+            raise InvalidInput("model is missing: a base model, or one of yours to go on from.", param="model")
+        if body.get("integrations"):
+            raise InvalidInput("integrations are not supported here; leave them out.", param="integrations")
+        method, hyperparameters = _method(body)
+        seed = body.get("seed")
+        suffix = text(body, "suffix", 64)
+        if suffix is not None and SUFFIX.fullmatch(suffix) is None:
+            raise InvalidInput(
+                f"suffix is {suffix!r}; use 1 to 64 letters, digits, dots, dashes and underscores.", param="suffix"
+            )
+        start_from = None if model == self._base.name else self._adapter(caller, model)
+        wanted = FineTuning(
+            model=model,
+            base=self._base.name,
+            training_file=text(body, "training_file", 64) or "",
+            method=method,
+            hyperparameters=hyperparameters,
+            seed=0 if seed is None else integer(seed, "seed", 0, MAX_SEED),
+            start_from=start_from,
+            validation_file=text(body, "validation_file", 64),
+            suffix=suffix,
+            metadata=pairs(body, "metadata", strings_only=True),
+        )
+        with self._context.catalog.session() as session:
+            for name in ("training_file", "validation_file"):
+                if name == "training_file" or getattr(wanted, name) is not None:
+                    _check_file(session, caller.tenant_id, getattr(wanted, name), name)
+            made = jobs.enqueue(
+                session, caller.tenant_id, KIND, wanted.to_json(), key=job_id if keyed else None, job_id=job_id
+            )
+            job = session.get_one(Job, made)
+            if job.params != wanted.to_json():
+                raise InvalidInput(
+                    "This Idempotency-Key was used for another job; use a new key for a new job.",
+                    code="idempotency_key_reused",
+                    param="Idempotency-Key",
+                )
+            if session.scalar(select(JobEvent.id).where(JobEvent.job_id == made).limit(1)) is None:
+                add_event(session, caller.tenant_id, made, f"Created fine-tuning job: {made}")
+            return job_object(job, caller.tenant_name)
+
+    def _adapter(self, caller: Caller, model: str) -> str:
+        """The adapter of one of the caller's models, to begin with."""
+        known = f"{self._base.name!r}, which this server runs, or a model of yours that has an adapter"
+        try:
+            adapter = self._preparer.pin(caller, model).adapter
+        except NotFound:
+            raise InvalidInput(f"model is {model!r}; use {known}.", code="model_not_found", param="model") from None
+        if adapter is None:
+            raise InvalidInput(f"model {model!r} has no adapter to go on from; use {known}.", param="model")
+        return adapter
+
+    def _list(self, caller: Caller, page: Page) -> dict[str, Any]:
+        statement = select(Job).where(Job.tenant_id == caller.tenant_id, Job.kind == KIND)
+        with self._context.catalog.session() as session:
+
+            def find(job_id: str) -> tuple[float, str] | None:
+                job = session.scalar(statement.where(Job.id == job_id.replace("\0", "?")))
+                return None if job is None else (job.created_at, job.id)
+
+            rows, more = rows_of(session, statement, Job.created_at, Job.id, page, find)
+            return list_object([job_object(job, caller.tenant_name) for job in rows], more)
+
+    def _shown(self, request: Request) -> dict[str, Any]:
+        return job_object(self._job_of(request), caller_of(request).tenant_name)
+
+    def _job_of(self, request: Request) -> Job:
+        with self._context.catalog.session() as session:
+            try:
+                return get_job(session, caller_of(request).tenant_id, path_id(request, "job_id"))
+            except NotFound as error:
+                raise NotFound(
+                    f"Could not find fine tune: {shown_id(request, 'job_id')}", code=error.code, param=error.param
+                ) from None
+
+    async def _move(self, request: Request, move: Callable[[Session, str, str], bool], said: str) -> Response:
+        query_of(request, ())
+
+        def moved() -> dict[str, Any]:
+            job = self._job_of(request)
+            with self._context.catalog.session() as session:
+                if not move(session, job.tenant_id, job.id):
+                    raise Conflict(f"Job {job.id} is {job.status}; that cannot be done to it now.", code="job_status")
+                add_event(session, job.tenant_id, job.id, said)
+            return self._shown(request)
+
+        return JSONResponse(await self._context.in_thread(moved))
+
+    def _events(self, request: Request, page: Page) -> dict[str, Any]:
+        job = self._job_of(request)
+        statement = select(JobEvent).where(JobEvent.job_id == job.id)
+        with self._context.catalog.session() as session:
+
+            def find(event_id: str) -> tuple[float, str] | None:
+                event = session.scalar(statement.where(JobEvent.id == event_id.replace("\0", "?")))
+                return None if event is None else (event.created_at, event.id)
+
+            rows, more = rows_of(session, statement, JobEvent.created_at, JobEvent.id, page, find)
+            return list_object([event_object(event) for event in rows], more)
+
+    async def _follow(self, request: Request) -> AsyncIterator[bytes]:
+        seen: set[str] = set()
+        since = 0.0
+        over = False
+        while not over:
+            over, events = await self._context.in_thread(self._news, request, since)
+            for event in events:
+                if event.id not in seen:
+                    seen.add(event.id)
+                    since = event.created_at
+                    yield b"data: " + orjson.dumps(event_object(event)) + b"\n\n"
+            if not over:
+                await asyncio.sleep(FOLLOW_S)
+        yield b"data: [DONE]\n\n"
+
+    def _news(self, request: Request, since: float) -> tuple[bool, Sequence[JobEvent]]:
+        """Whether the job has ended, and its events from then on."""
+        job = self._job_of(request)
+        with self._context.catalog.session() as session:
+            found = session.scalars(
+                select(JobEvent)
+                .where(JobEvent.job_id == job.id, JobEvent.created_at >= since)
+                .order_by(JobEvent.created_at, JobEvent.id)
+            ).all()
+        return job.status in jobs.FINISHED, found
+
+    def _checkpoints(self, request: Request) -> dict[str, Any]:
+        job = self._job_of(request)
+        if job.status != "succeeded" or job.result is None:
+            return list_object([], has_more=False)
+        with self._context.catalog.session() as session:
+            newest = session.scalars(
+                select(JobEvent)
+                .where(JobEvent.job_id == job.id, JobEvent.type == "metrics")
+                .order_by(JobEvent.created_at.desc(), JobEvent.id.desc())
+            )
+            last = next((event.data for event in newest if event.data and "epoch" in event.data), {})
+        metrics = {
+            "step": last.get("step"),
+            "train_loss": last.get("mean_train_loss"),
+            "full_valid_loss": last.get("held_out_loss"),
+            "full_valid_mean_token_accuracy": last.get("held_out_token_accuracy"),
+        }
+        shown = {
+            "id": f"ftckpt-{job.id.removeprefix(PREFIX)}",
+            "object": "fine_tuning.job.checkpoint",
+            "created_at": int(job.finished_at or 0),
+            "fine_tuned_model_checkpoint": job.result["fine_tuned_model"],
+            "fine_tuning_job_id": job.id,
+            "metrics": {name: value for name, value in metrics.items() if value is not None},
+            "step_number": last.get("step", 0),
+        }
+        return list_object([shown], has_more=False)
+
+
+def job_object(job: Job, tenant: str) -> dict[str, Any]:
+    """A job as the API shows it."""
+    wanted = FineTuning.from_json(job.params)
+    result, progress = job.result or {}, job.progress or {}
+    asked = {name: wanted.hyperparameters.get(name, "auto") for name in HYPERPARAMETERS[wanted.method]}
+    shown: dict[str, Any] = {
+        "id": job.id,
+        "object": "fine_tuning.job",
+        "created_at": int(job.created_at),
+        "error": result.get("error") if job.status == "failed" else None,
+        "fine_tuned_model": result.get("fine_tuned_model"),
+        "finished_at": None if job.finished_at is None else int(job.finished_at),
+        "hyperparameters": asked if wanted.method == "supervised" else {},
+        "method": {"type": wanted.method, wanted.method: {"hyperparameters": asked}},
+        "model": wanted.model,
+        "organization_id": tenant,
+        "result_files": [],
+        "seed": wanted.seed,
+        "status": _status(job),
+        "trained_tokens": result.get("trained_tokens"),
+        "training_file": wanted.training_file,
+        "validation_file": wanted.validation_file,
+        "integrations": [],
+        "metadata": wanted.metadata or {},
+    }
+    if job.status == "running" and "estimated_finish" in progress:
+        shown["estimated_finish"] = progress["estimated_finish"]
+    return shown
+
+
+def event_object(event: JobEvent) -> dict[str, Any]:
+    """An event as the API shows it."""
+    return {
+        "id": event.id,
+        "object": "fine_tuning.job.event",
+        "created_at": int(event.created_at),
+        "level": event.level,
+        "message": event.message,
+        "type": event.type,
+        "data": event.data or {},
+    }
+
+
+def _status(job: Job) -> str:
+    if job.status == "paused":
+        return "queued"
+    return "validating_files" if job.status == "running" and not job.progress else job.status
+
+
+def _method(body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The method and its hyperparameters, from `method` or, as older scripts send them, from the top."""
+    given = body.get("method")
+    if given is None:
+        return "supervised", _hyperparameters(body.get("hyperparameters"), "supervised", "hyperparameters.")
+    if body.get("hyperparameters") is not None:
+        raise InvalidInput("hyperparameters stand beside method; give them inside it alone.", param="hyperparameters")
+    fields_of(given, ("type", "supervised", "dpo", "reinforcement"), "method.")
+    if given.get("type") == "reinforcement":
+        raise InvalidInput(
+            "method.type 'reinforcement' is not supported here yet; use supervised or dpo.", param="method.type"
+        )
+    kind = choice(given.get("type"), "method.type", tuple(HYPERPARAMETERS))
+    others = [name for name in given if name not in ("type", kind) and given[name] is not None]
+    if others:
+        raise InvalidInput(f"method.{others[0]} does not belong to type {kind!r}.", param=f"method.{others[0]}")
+    where = f"method.{kind}."
+    inner = fields_of(given.get(kind) or {}, ("hyperparameters",), where)
+    return kind, _hyperparameters(inner.get("hyperparameters"), kind, where + "hyperparameters.")
+
+
+def _hyperparameters(value: Any, kind: str, where: str) -> dict[str, Any]:
+    found = fields_of(value or {}, HYPERPARAMETERS[kind], where)
+    for name, each in found.items():
+        if each == "auto":
+            continue
+        if name in ("batch_size", "n_epochs"):
+            integer(each, where + name, 1, 1000)
+        elif isinstance(each, bool) or not isinstance(each, int | float) or not math.isfinite(each) or each <= 0:
+            raise InvalidInput(f"{where}{name} is {each!r}; use a number above 0, or 'auto'.", param=where + name)
+    return {name: each for name, each in found.items() if each != "auto"}
+
+
+def _check_file(session: Session, tenant_id: str, file_id: str, param: str) -> None:
+    """Raises InvalidInput when the tenant has no such file for fine-tuning."""
+    if not file_id:
+        raise InvalidInput(f"{param} is missing: the id of a file with purpose 'fine-tune'.", param=param)
+    try:
+        file = get_file(session, tenant_id, file_id)
+    except NotFound:
+        raise InvalidInput(f"file {file_id} does not exist.", code="file_not_found", param=param) from None
+    if file.purpose != "fine-tune":
+        raise InvalidInput(
+            f"file {file_id} has purpose {file.purpose!r}; upload it with purpose 'fine-tune'.",
+            code="invalid_file_purpose",
+            param=param,
+        )

@@ -1,0 +1,106 @@
+"""
+The process that trains for a worker: a job in, lines of JSON out.
+
+It is a process of its own, so that training shares no lock, memory or crash with what started it, and of the lowest
+priority, so that on the same machine the engine's answers come first. It ends with the process that started it.
+
+On standard input: {"job_id", "tenant", "params", "files"}. On standard output, a line each: {"say": …},
+{"record": {…}} of the loss curve, and at the end {"finished": {…}} or {"error": {"code", "message", "param"}}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ryorin.catalog import Catalog, open_catalog
+from ryorin.catalog.fine_tuning import FineTuning
+from ryorin.commands.common import stopping_in_order
+from ryorin.errors import InvalidInput, NotFound, RowError, RyorinError
+from ryorin.settings import load_settings
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+LOCK_FILE = "training.lock"
+
+
+def main() -> None:
+    """Train what standard input says."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    asked = json.loads(sys.stdin.readline())
+    settings = load_settings()
+    with stopping_in_order():
+        catalog = open_catalog(settings)
+        try:
+            with alone_on_this_machine(settings.home):
+                tell({"finished": train(catalog, asked)})
+        except KeyboardInterrupt:  # paused, cancelled or stopped: the worker knows
+            sys.exit(130)
+        except RyorinError as error:
+            tell({"error": {"code": code_of(error), "message": error.message, "param": error.param}})
+        finally:
+            catalog.close()
+
+
+def train(catalog: Catalog, asked: dict[str, Any]) -> dict[str, Any]:
+    """The adapter, as {"adapter", "trained_tokens"}."""
+    from ryorin_train.fine_tuning import recipe_of
+    from ryorin_train.job import Request, run_dpo, run_sft
+    from ryorin_train.progress import Listener
+
+    wanted = FineTuning.from_json(asked["params"])
+    files = {role: Path(file["path"]) for role, file in asked["files"].items()}
+    request = Request(
+        tenant=asked["tenant"],
+        data=files["training_file"],
+        validation=files.get("validation_file"),
+        base=wanted.base,
+        start_from=wanted.start_from,
+        names={files[role]: file["name"] for role, file in asked["files"].items()},
+    )
+    recipe = recipe_of(catalog, wanted)
+    listener = Listener(lambda line: tell({"say": line}), lambda values: tell({"record": values}))
+    run: Any = run_dpo if wanted.method == "dpo" else run_sft
+    finished = run(catalog, request, recipe, listener, job_id=asked["job_id"])
+    return {"adapter": finished.adapter, "trained_tokens": finished.manifest.get("trained_tokens", 0)}
+
+
+@contextlib.contextmanager
+def alone_on_this_machine(home: Path) -> Iterator[None]:
+    """Wait until no other worker trains on this machine: two would take memory and time from each other."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / LOCK_FILE).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell({"say": "waiting for another training job on this machine"})
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def code_of(error: RyorinError) -> str:
+    """An error's code as the API shows it."""
+    if isinstance(error, RowError):
+        return "invalid_training_file"
+    if isinstance(error, InvalidInput | NotFound):  # to try again would not help
+        return error.code or "invalid_request_error"
+    return error.code or "server_error"
+
+
+def tell(line: dict[str, Any]) -> None:
+    """One line of JSON to whoever started this process."""
+    print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""
+The job that trains an adapter for the API: `/v1/fine_tuning/jobs` puts it into the queue, any worker does it.
+
+The training itself runs in a process of its own (child.py). Its checkpoints outlive it: a job that was paused, or whose
+worker stopped or died, goes on from the last one. When it is done, a release with the new adapter is made, which
+answers by the model's name at once and is live only when it is promoted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import IO, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ryorin.blobs import check_blob
+from ryorin.catalog import Catalog
+from ryorin.catalog.files import get_file
+from ryorin.catalog.fine_tuning import FineTuning, add_event, model_name
+from ryorin.catalog.jobs import Lease
+from ryorin.catalog.tables import Adapter, Job, Prompt, Release, Tenant, VectorStore
+from ryorin.errors import InvalidInput, NotFound, RyorinError
+from ryorin.models.registry import get_base
+from ryorin.release import Retrieval, create_release
+from ryorin.worker import Work
+from ryorin_train.recipe import PreferenceRecipe, Recipe
+from ryorin_train.training import max_row_tokens
+
+LOOK_S = 0.5
+METRICS_S = 1.0  # of a quick run not every step is kept as an event
+STOP_S = 30.0  # a checkpoint that is being written is finished first
+METHODS: dict[str, type[Recipe]] = {"supervised": Recipe, "dpo": PreferenceRecipe}
+# The gateway keeps its own searches to one thread; training takes what the engine leaves.
+SERVERS_OWN = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+KEPT_FROM_START = ("rank", "alpha", "layers", "targets")
+
+
+class TrainingFailed(RyorinError):
+    """The training process ended without a result."""
+
+
+def recipe_of(catalog: Catalog, wanted: FineTuning) -> Recipe:
+    """
+    The recipe of a request: its hyperparameters, the shape of the adapter it starts from, defaults for the rest.
+
+    batch_size counts rows. learning_rate_multiplier is of the method's default rate. Raises InvalidInput.
+    """
+    kind = METHODS[wanted.method]
+    longest = max_row_tokens(get_base(catalog.settings, wanted.base).path)
+    given = {name: value for name, value in wanted.hyperparameters.items() if value != "auto"}
+    values: dict[str, Any] = {"seed": wanted.seed, "max_row_tokens": min(kind().max_row_tokens, longest)}
+    if "n_epochs" in given:
+        values["epochs"] = given["n_epochs"]
+    if "batch_size" in given:
+        values["batch_rows"] = given["batch_size"]
+    if "learning_rate_multiplier" in given:
+        values["learning_rate"] = kind().learning_rate * given["learning_rate_multiplier"]
+    if "beta" in given:
+        values["beta"] = given["beta"]
+    if wanted.start_from is not None:
+        with catalog.session() as session:
+            row = session.scalar(select(Adapter).where(Adapter.name == wanted.start_from))
+        if row is None:
+            raise NotFound(f"the adapter {wanted.start_from!r} of model {wanted.model!r} is gone", param="model")
+        before = row.manifest["recipe"]
+        values.update({name: before[name] for name in KEPT_FROM_START if name in before})
+        values["targets"] = tuple(values["targets"])
+    return kind(**values)
+
+
+class FineTune:
+    """Handler of the jobs 'fine_tune'."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def run(self, work: Work) -> None:
+        """Train; make the adapter, the release and the model's name known."""
+        lease = work.lease
+        wanted = FineTuning.from_json(lease.params)
+        asked = self._asked(lease, wanted)
+        self._event(lease, "Fine-tuning job started" if lease.attempt == 1 else "Fine-tuning job taken up again")
+        finished = self._watch(work, asked)
+        with self._catalog.session() as session:
+            tenant = session.get_one(Tenant, lease.tenant_id)
+            release = self._release(session, tenant, lease, wanted, finished["adapter"])
+            name = model_name(wanted.base, tenant.name, wanted.suffix, lease.job_id)
+            result = {**finished, "release_version": release.version, "fine_tuned_model": name}
+            work.finish(session, result)
+            add_event(session, lease.tenant_id, lease.job_id, f"New fine-tuned model created: {name}")
+            add_event(
+                session,
+                lease.tenant_id,
+                lease.job_id,
+                f"It answers by its name and as {tenant.name}@{release.version}; 'ryorin release promote "
+                f"{release.version} --tenant {tenant.name}' makes it the one that {tenant.name!r} names",
+            )
+            add_event(session, lease.tenant_id, lease.job_id, "The job has successfully completed")
+
+    def failed(self, session: Session, lease: Lease, error: Exception) -> None:
+        """Say why in the job and its events."""
+        known = isinstance(error, RyorinError) and not isinstance(error, TrainingFailed)
+        message = error.message if isinstance(error, RyorinError) else f"{type(error).__name__}: {error}"
+        code = getattr(error, "code", None) if known else "server_error"
+        shown = {"code": code or "invalid_request_error", "message": message, "param": getattr(error, "param", None)}
+        session.get_one(Job, lease.job_id).result = {"error": shown}
+        add_event(session, lease.tenant_id, lease.job_id, message, level="error")
+
+    def _asked(self, lease: Lease, wanted: FineTuning) -> dict[str, Any]:
+        """What the training process is told."""
+        files = {}
+        with self._catalog.session() as session:
+            tenant = session.get_one(Tenant, lease.tenant_id)
+            for role in ("training_file", "validation_file"):
+                file_id = getattr(wanted, role)
+                if file_id is not None:
+                    try:
+                        file = get_file(session, lease.tenant_id, file_id)
+                    except NotFound:
+                        raise InvalidInput(f"the file {file_id} is gone", code="file_not_found", param=role) from None
+                    path = check_blob(self._catalog.settings.blobs_dir, file.sha256)
+                    files[role] = {"path": str(path), "name": file.filename}
+        return {"job_id": lease.job_id, "tenant": tenant.name, "params": lease.params, "files": files}
+
+    def _watch(self, work: Work, asked: dict[str, Any]) -> dict[str, Any]:
+        """Run the training process, tell what it tells, and end it when the job is no longer ours."""
+        lease, started, last = work.lease, time.time(), 0.0
+        first: int | None = None
+        end: dict[str, Any] | None = None
+        with _child(self._catalog, asked) as lines:
+            while True:
+                work.check()
+                try:
+                    line = lines.get(timeout=LOOK_S)
+                except queue.Empty:
+                    continue
+                if line is None:
+                    return _ended(end)
+                if "finished" in line or "error" in line:
+                    end = line
+                    continue
+                if "say" in line:
+                    self._event(lease, line["say"])
+                    continue
+                values = line["record"]
+                step, steps = values["step"], values["steps"]
+                first = step - 1 if first is None else first
+                left = (time.time() - started) / (step - first) * (steps - step) if step > first else 0.0
+                work.progress = {"step": step, "steps": steps, "estimated_finish": round(time.time() + left)}
+                if "epoch" in values or step == steps or time.time() - last >= METRICS_S:
+                    last = time.time()
+                    self._event(lease, _told(values), values)
+
+    def _release(
+        self, session: Session, tenant: Tenant, lease: Lease, wanted: FineTuning, adapter_name: str
+    ) -> Release:
+        """A release of the new adapter; documents and retrieval are those of the live one, if there is one."""
+        adapter = session.scalars(select(Adapter).where(Adapter.name == adapter_name)).one()
+        prompt = session.scalars(
+            select(Prompt).where(Prompt.tenant_id == tenant.id, Prompt.digest == adapter.prompt_digest)
+        ).one()
+        live = session.get(Release, tenant.live_release_id) if tenant.live_release_id else None
+        stores: list[VectorStore] = []
+        if live is not None:
+            stores = [session.get_one(VectorStore, store_id) for store_id in live.store_ids]
+        return create_release(
+            session,
+            tenant,
+            base_digest=adapter.base_digest,
+            prompt=prompt,
+            adapter=adapter,
+            stores=stores,
+            retrieval=None if live is None else Retrieval.stored(live.retrieval),
+            note=f"{lease.job_id}, from {wanted.model}",
+        )
+
+    def _event(self, lease: Lease, message: str, data: dict[str, Any] | None = None) -> None:
+        with self._catalog.session() as session:
+            add_event(session, lease.tenant_id, lease.job_id, message, data=data)
+
+
+def fine_tune(catalog: Catalog) -> FineTune:
+    """The handler, for `ryorin.worker.KINDS`."""
+    return FineTune(catalog)
+
+
+@contextlib.contextmanager
+def _child(catalog: Catalog, asked: dict[str, Any]) -> Iterator[queue.Queue[dict[str, Any] | None]]:
+    """The training process, and the lines that it writes; None after the last. It is ended with the block."""
+    settings = catalog.settings
+    inherited = {name: value for name, value in os.environ.items() if name not in SERVERS_OWN}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ryorin_train.child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C in a terminal is the worker's to hear
+        env=inherited | {"RYORIN_HOME": str(settings.home), "RYORIN_DATABASE_URL": settings.database_url},
+    )
+    assert process.stdin is not None and process.stdout is not None
+    lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
+    reader = threading.Thread(target=_read, args=(process.stdout, lines), name="training", daemon=True)
+    reader.start()
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(asked) + "\n")
+            process.stdin.close()
+        yield lines
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        reader.join()
+        process.stdout.close()
+
+
+def _ended(line: dict[str, Any] | None) -> dict[str, Any]:
+    """What the training process came to, by its last line."""
+    if line is None:
+        raise TrainingFailed("the training process ended without a word; its worker's log may have more")
+    if "error" in line:
+        error = line["error"]
+        kind = TrainingFailed if error["code"] == "server_error" else InvalidInput
+        raise kind(error["message"], code=error["code"], param=error["param"])
+    finished: dict[str, Any] = line["finished"]
+    return finished
+
+
+def _read(stream: IO[str], lines: queue.Queue[dict[str, Any] | None]) -> None:
+    for line in stream:
+        with contextlib.suppress(ValueError):  # what a library prints is no line of ours
+            lines.put(json.loads(line))
+    lines.put(None)
+
+
+def _told(values: dict[str, Any]) -> str:
+    """A line of the loss curve in OpenAI's words."""
+    loss = values.get("train_loss", values.get("mean_train_loss"))
+    words = f"Step {values['step']}/{values['steps']}: training loss={loss:.2f}"
+    if "held_out_loss" in values:
+        words += f", validation loss={values['held_out_loss']:.2f}"
+    return words
