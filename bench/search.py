@@ -189,7 +189,6 @@ def _holding(part: Any) -> StoreIndex:
                 "filename": "f",
                 "title": "t",
                 "media_type": "text/plain",
-                "text": "",
                 "attributes": {},
             }
             session.execute(

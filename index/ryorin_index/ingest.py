@@ -31,6 +31,7 @@ from ryorin_index.language import document_language
 from ryorin_index.parse import ParsedDocument, parse_document
 from ryorin_index.passages import PassageDraft, split_document
 from ryorin_index.store import next_generation
+from ryorin_index.texts import write_text
 from ryorin_index.vectors import LOOKUP_BATCH, VectorsGone, embed_missing, require_vectors
 
 PUT_ATTEMPTS = 10  # with a purge that never rests, 3 were too few
@@ -178,12 +179,13 @@ def _write(
                 session.add(document)
             _touch(document, incoming)
             _set_attributes(document, parsed.attributes, incoming.attributes)
-            document.title, document.media_type, document.text = parsed.title, parsed.media_type, parsed.text
+            document.title, document.media_type = parsed.title, parsed.media_type
             document.language, document.chunking = document_language(parsed.text), prepared.chunking.to_json()
             document.sha256, document.status, document.error = prepared.sha256, "completed", None
             document.generation, document.updated_at = generation, time.time()
             document.usage_bytes = len(parsed.text.encode()) + 4 * store.dimensions * len(drafts)
             session.flush()
+            write_text(session, document.id, parsed.text)
             _swap_passages(session, store, document, drafts, generation)
             session.flush()
             require_vectors(session, store, generation)
@@ -308,6 +310,7 @@ def _swap_passages(
         select(Passage).where(Passage.document_id == document.id).order_by(Passage.ordinal.desc())
     ):
         present[passage.sha256].append(passage)
+    added = []
     for ordinal, draft in enumerate(drafts):
         digest = draft.sha256(document.title)
         place = {
@@ -325,7 +328,7 @@ def _swap_passages(
             for name, value in place.items():
                 setattr(passage, name, value)
             continue
-        session.add(
+        added.append(
             Passage(
                 tenant_id=store.tenant_id,
                 store_id=store.id,
@@ -336,7 +339,9 @@ def _swap_passages(
                 **place,
             )
         )
+    # First what goes, so that the new rows may take its pages.
     bury_passages(session, store, [passage.id for left in present.values() for passage in left], generation)
+    session.add_all(added)
 
 
 def bury_passages(session: Session, store: VectorStore, passage_ids: Sequence[int], generation: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -101,7 +102,8 @@ def make_plan(catalog: Catalog, store: VectorStore, feeds: Sequence[Feed], *, em
     """
     plan = Plan()
     settled, others = _fingerprints(catalog, store, feeds)
-    holders = {name.partition(WITHIN)[0] for names in (others, *settled.values()) for name in names if WITHIN in name}
+    names = chain(others, *settled.values())
+    holders = {name.partition(WITHIN)[0] for name in filter(_is_member, names)}
     owned = Counter(row.source_id for row in others.values())
     owned.update({feed_id: len(names) for feed_id, names in settled.items()})
     listings: list[tuple[Feed, _Listing]] = []
@@ -140,6 +142,10 @@ def plan_files(catalog: Catalog, store: VectorStore, feed: Feed) -> Plan:
     for item in items:
         _sort(plan, Work(feed, item, (known[item.source],) if item.source in known else ()), owners)
     return plan
+
+
+def _is_member(source: str) -> bool:
+    return WITHIN in source
 
 
 class _Listing(NamedTuple):
@@ -201,9 +207,8 @@ def _compare(
         owners = _owners(session, store)
         known = {**others, **_known(session, store, list(names))}
     members: dict[str, list[Known]] = defaultdict(list)
-    for source, row in known.items():
-        if WITHIN in source:
-            members[source.partition(WITHIN)[0]].append(row)
+    for source in filter(_is_member, known):
+        members[source.partition(WITHIN)[0]].append(known[source])
     for feed, listing in listings:
         for item in listing.other:
             row = known.get(item.source)
@@ -225,7 +230,8 @@ def _fingerprints(
     catalog: Catalog, store: VectorStore, feeds: Sequence[Feed]
 ) -> tuple[dict[str | None, dict[str, str]], dict[str, Known]]:
     """
-    Of each feed, by its id, the documents that are as it last had them, source → fingerprint; and all others by source.
+    Of each feed, by its id, the documents that are as it last had them, source → fingerprint; and by source its others
+    and those that lie in files, whoever brought them.
 
     Strings in dictionaries, because there may be very many: tuples would cost twice the time.
     """
@@ -237,7 +243,9 @@ def _fingerprints(
         connection = session.connection()  # its rows cost less than those of a session
         for owner, source, fingerprint in connection.execute(columns.where(Document.store_id == store.id, whole)):
             settled[owner][source] = fingerprint
-        rows = session.execute(select(*_KNOWN).where(Document.store_id == store.id, or_(whole.is_(None), not_(whole))))
+        theirs = or_(Document.source_id.in_(ids), Document.source.contains(WITHIN, autoescape=True))
+        rest = or_(whole.is_(None), not_(whole))
+        rows = session.execute(select(*_KNOWN).where(Document.store_id == store.id, theirs, rest))
         return settled, {row.source: Known(*row) for row in rows}
 
 

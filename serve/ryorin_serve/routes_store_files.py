@@ -23,6 +23,7 @@ from ryorin.catalog.tables import Document, FileBatch, VectorStore
 from ryorin.digests import new_id
 from ryorin.errors import InvalidInput, NotFound
 from ryorin_index.attach import Attachment, attach, attach_batch, cancel_batch, detach, set_attributes, take_store
+from ryorin_index.texts import read_text
 from ryorin_serve.context import IDEMPOTENCY_S, POLL_AFTER, Context, own_store, require_live
 from ryorin_serve.paging import Page, list_object, read_page, rows_of
 from ryorin_serve.requests import choice, fields_of, idempotent_id, ids, pairs, query_of, read_json
@@ -175,7 +176,8 @@ class StoreFileRoutes:
 
     def _text(self, request: Request) -> str:
         with self._context.catalog.session() as session:
-            return own_document(session, own_store(session, request), request).text
+            store = own_store(session, request)
+            return read_text(session, store.tenant_id, own_document(session, store, request).id)
 
     def _create_batch(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         wanted = _wanted(body)
