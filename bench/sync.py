@@ -14,7 +14,7 @@ is a hash of the text: what is measured is not embedding.
 The floor of the first figure. SQLite writes whole pages of 4 KB, into its log and from there into the database. One
 passage must change a page each of: vectors and their index, passages (the old row's and the new one's) and their two
 indexes, tombstones, the block of text, the document and its index, the store, the counter of ids: 12 pages, 98 KB for
-2.1 KB changed, 47 times. Of a whole document (84 KB) the 40 vectors fill 20 pages, passages 8 and text 7; that is 3.3
+2.1 KB changed, 47 times. Of a whole document (84 KB) the 40 vectors fill 20 pages, passages 8 and text 7; that is 3.4
 times with nothing else, and the digests of 40 new texts fall into up to 40 pages of the vectors' index.
 
     python bench/sync.py [--quick]
