@@ -107,7 +107,7 @@ def fill(catalog: Catalog, store: VectorStore, vectors: Vectors) -> None:
                 "filename": f"{at}.md",
                 "title": f"Shelves {at}",
             }
-            more = {"media_type": "text/markdown", "sha256": sha256_bytes(key["id"].encode()), "text": "\n".join(texts)}
+            more = {"media_type": "text/markdown", "sha256": sha256_bytes(key["id"].encode())}
             session.execute(insert(Document).values(**own, **key, **more, attributes={}))
             digests = [sha256_bytes(text.encode()) for text in texts]
             session.execute(

@@ -206,7 +206,6 @@ def _holding(part: Any) -> StoreIndex:
                 "filename": "f",
                 "title": "t",
                 "media_type": "text/plain",
-                "text": "",
                 "attributes": {},
             }
             session.execute(

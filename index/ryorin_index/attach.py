@@ -83,7 +83,6 @@ def attach(session: Session, store: VectorStore, given: Attachment, batch_id: st
             title=file.filename,
             media_type="",
             sha256="",
-            text="",
             attributes=given.attributes or {},
             own_attributes={},
             status="cancelled",

@@ -41,6 +41,7 @@ from ryorin_index.ingest import (
 from ryorin_index.members import WITHIN, Opened, open_incoming, vanished_members
 from ryorin_index.parse import CONTAINERS, MEDIA_TYPES
 from ryorin_index.store import embedder_of
+from ryorin_index.texts import read_text
 
 ERROR_CODES = ("unsupported_file", "invalid_file")
 MAX_TOLD = 5  # members that an error names
@@ -139,7 +140,8 @@ class IndexFile:
         session.flush()
         mine = session.scalar(select(func.count()).where(Passage.document_id == document.id)) or 0
         within = sum(each.usage_bytes for each in documents_within(session, store, document))
-        document.usage_bytes = usage_bytes(store, document.text, mine) + within
+        text = read_text(session, store.tenant_id, document.id)
+        document.usage_bytes = usage_bytes(store, text, mine) + within
         work.finish(session)
 
     def failed(self, session: Session, lease: Lease, error: Exception) -> None:

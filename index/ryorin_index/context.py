@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ryorin.catalog.tables import Document, Passage
+from ryorin.catalog.tables import Passage
+from ryorin_index.texts import read_text
 
 NEIGHBOURS = 1
 Mode = Literal["neighbours", "section"]
@@ -47,12 +48,7 @@ def widen(
         spans += _merged([_grown(rows, hit, mode, max_tokens, around) for hit in mine])
     found: dict[int, tuple[int, int, str]] = {}
     for span in spans:
-        text = session.scalar(
-            select(func.substr(Document.text, span.start + 1, span.end - span.start)).where(
-                Document.tenant_id == tenant_id, Document.id == span.document_id
-            )
-        )
-        if text is not None:
+        if text := read_text(session, tenant_id, span.document_id)[span.start : span.end]:
             found.update((passage_id, (span.start, span.end, text)) for passage_id in span.passage_ids)
     return found
 

@@ -31,6 +31,7 @@ from ryorin_index.language import document_language
 from ryorin_index.parse import ParsedDocument, parse_document
 from ryorin_index.passages import PassageDraft, split_document
 from ryorin_index.store import next_generation
+from ryorin_index.texts import write_text
 from ryorin_index.vectors import LOOKUP_BATCH, VectorsGone, embed_missing, require_vectors
 
 PUT_ATTEMPTS = 10  # with a purge that never rests, 3 were too few
@@ -215,12 +216,13 @@ def _put(session: Session, store: VectorStore, prepared: Prepared, generation: i
         session.add(document)
     _touch(document, incoming)
     _set_attributes(document, parsed.attributes, incoming.attributes)
-    document.title, document.media_type, document.text = parsed.title, parsed.media_type, parsed.text
+    document.title, document.media_type = parsed.title, parsed.media_type
     document.language, document.chunking = document_language(parsed.text), prepared.chunking.to_json()
     document.sha256, document.status, document.error = prepared.sha256, "completed", None
     document.generation, document.updated_at = generation, time.time()
     document.usage_bytes = usage_bytes(store, parsed.text, len(drafts))
     session.flush()
+    write_text(session, document.id, parsed.text)
     _swap_passages(session, store, document, drafts, generation)
     session.flush()
     return document.id
@@ -354,6 +356,7 @@ def _swap_passages(
         select(Passage).where(Passage.document_id == document.id).order_by(Passage.ordinal.desc())
     ):
         present[passage.sha256].append(passage)
+    added = []
     for ordinal, draft in enumerate(drafts):
         digest = draft.sha256(document.title)
         place = {
@@ -371,7 +374,7 @@ def _swap_passages(
             for name, value in place.items():
                 setattr(passage, name, value)
             continue
-        session.add(
+        added.append(
             Passage(
                 tenant_id=store.tenant_id,
                 store_id=store.id,
@@ -382,7 +385,9 @@ def _swap_passages(
                 **place,
             )
         )
+    # First what goes, so that the new rows may take its pages.
     bury_passages(session, store, [passage.id for left in present.values() for passage in left], generation)
+    session.add_all(added)
 
 
 def bury_passages(session: Session, store: VectorStore, passage_ids: Sequence[int], generation: int) -> None:

@@ -26,13 +26,14 @@ from sqlalchemy.orm import Session
 
 from ryorin.blobs import blob_path, check_blob, keep_chunks
 from ryorin.catalog import Catalog
-from ryorin.catalog.tables import Document, File, Passage, Snapshot, Source, VectorStore
+from ryorin.catalog.tables import Document, DocumentText, File, Passage, Snapshot, Source, VectorStore
 from ryorin.digests import canonical_json, digest_of, is_name, new_id
 from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin_index.embed import Embed
 from ryorin_index.ingest import bury_passages, delete_documents
 from ryorin_index.passages import embedded_text
 from ryorin_index.store import next_generation
+from ryorin_index.texts import write_text
 from ryorin_index.vectors import VectorsGone, embed_missing, require_vectors
 
 FORMAT = 1
@@ -249,9 +250,21 @@ def _read_store(session: Session, store: VectorStore) -> Iterator[dict[str, Any]
         .order_by(Document.id),
         execution_options={"yield_per": _FETCH},
     )
-    following = next(passages, None)
+    blocks = session.execute(
+        select(DocumentText.document_id, DocumentText.text)
+        .join(Document, Document.id == DocumentText.document_id)
+        .where(Document.tenant_id == store.tenant_id, Document.store_id == store.id)
+        .order_by(DocumentText.document_id, DocumentText.ordinal),
+        execution_options={"yield_per": _FETCH},
+    )
+    following, block = next(passages, None), next(blocks, None)
     for row in documents:
         document = dict(row._mapping)
+        texts = []
+        while block is not None and block.document_id == document["id"]:
+            texts.append(block.text)
+            block = next(blocks, None)
+        document["text"] = "".join(texts)
         document["passages"] = []
         while following is not None and following.document_id == document["id"]:
             passage = dict(following._mapping)
@@ -352,7 +365,7 @@ def _write(
     generation: int,
 ) -> None:
     """Make a document's row and passages those of the snapshot; passages whose text is there keep their rows."""
-    passages = document.pop("passages")
+    passages, text = document.pop("passages"), document.pop("text")
     values = {column.key: document[column.key] for column in DOCUMENT_COLUMNS if column.key in document}
     values |= {"id": row or document["id"], "generation": generation, "updated_at": time.time()}
     for name, present in known.items():  # its file or its source may have been deleted since
@@ -369,6 +382,7 @@ def _write(
             select(Passage.id, Passage.sha256).where(Passage.document_id == row).order_by(Passage.ordinal.desc())
         ):
             left[digest].append(passage_id)
+    write_text(session, values["id"], text)
     fresh = []
     for passage in passages:
         if left[passage["sha256"]]:

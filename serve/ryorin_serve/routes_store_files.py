@@ -33,6 +33,7 @@ from ryorin_index.attach import (
     stands_alone,
     take_store,
 )
+from ryorin_index.texts import read_text
 from ryorin_serve.context import IDEMPOTENCY_S, POLL_AFTER, Context, own_store, require_live
 from ryorin_serve.paging import Page, list_object, read_page, rows_of
 from ryorin_serve.requests import choice, fields_of, idempotent_id, ids, pairs, query_of, read_json
@@ -187,7 +188,8 @@ class StoreFileRoutes:
         with self._context.catalog.session() as session:
             store = own_store(session, request)
             document = own_document(session, store, request)
-            return [each.text for each in (document, *documents_within(session, store, document))]
+            documents = (document, *documents_within(session, store, document))
+            return [read_text(session, store.tenant_id, each.id) for each in documents]
 
     def _create_batch(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         wanted = _wanted(body)

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, inspect, select, text
+from sqlalchemy import Connection, create_engine, inspect, select, text
+from sqlalchemy.exc import IntegrityError
 
 from ryorin.catalog import Catalog, open_catalog
 from ryorin.catalog.database import HEAD, MIGRATIONS, upgrade, upgrade_database
-from ryorin.catalog.tables import Base, Tenant, Vector, VectorStore
+from ryorin.catalog.tables import Base, Document, Passage, Tenant, Tombstone, Vector, VectorStore
 from ryorin.catalog.tenants import create_tenant, get_tenant
 from ryorin.errors import Conflict, InvalidInput, RequirementMissing, RyorinError, Unavailable
 from ryorin.settings import Settings, load_settings
+from ryorin_index.texts import read_text
 
 PROCESSES = multiprocessing.get_context("forkserver")  # forked from a process that has imported this file, once
 PROCESSES.set_forkserver_preload([__name__])
@@ -57,8 +59,6 @@ def test_an_error_rolls_everything_back(catalog: Catalog) -> None:
 
 
 def test_foreign_keys_hold(catalog: Catalog) -> None:
-    from sqlalchemy.exc import IntegrityError
-
     from ryorin.catalog.tables import ApiKey
 
     with pytest.raises(IntegrityError), catalog.session() as session:
@@ -67,8 +67,6 @@ def test_foreign_keys_hold(catalog: Catalog) -> None:
 
 def test_errors_of_the_database_hold_no_data(catalog: Catalog) -> None:
     """They go to logs; what was asked and answered must not."""
-    from sqlalchemy.exc import IntegrityError
-
     from ryorin.catalog.tables import ApiKey
 
     with pytest.raises(IntegrityError) as raised, catalog.session() as session:
@@ -212,18 +210,67 @@ def _write_tenants(settings: Settings, number: int) -> None:
     catalog.close()
 
 
-def test_vectors_of_the_first_schema_are_kept(settings: Settings) -> None:
-    """Schema 0001 held a vector in each passage; the next holds one for each text."""
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_what_the_second_schema_held_is_kept(database: str, home: Path, request: pytest.FixtureRequest) -> None:
+    """Schema 0003 moves the documents' texts, and in SQLite vectors and tombstones, into other tables."""
+    address = request.getfixturevalue("postgres_url") if database == "postgresql" else f"sqlite:///{home}/catalog.db"
+    engine = create_engine(address.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        if database == "postgresql":
+            connection.execute(text("DROP SCHEMA public CASCADE"))
+            connection.execute(text("CREATE SCHEMA public"))
+        upgrade_to("0002", connection)
+        for statement in (
+            "INSERT INTO tenants (id, name, description, created_at) VALUES ('t', 'support', '', 1)",
+            "INSERT INTO vector_stores (id, tenant_id, name, embedder, embedder_digest, dimensions, generation, "
+            "created_at) VALUES ('v', 't', 'handbook', 'e5', 'sha256:e5', 1, 3, 1)",
+            "INSERT INTO documents (id, tenant_id, store_id, source, filename, title, media_type, sha256, text, "
+            "created_at, updated_at) VALUES ('d', 't', 'v', '/a.md', 'a.md', 'A', 'text/plain', 'x', '本文 w', 1, 1)",
+            "INSERT INTO documents (id, tenant_id, store_id, source, filename, title, media_type, sha256, text, "
+            "created_at, updated_at) VALUES ('e', 't', 'v', '/e.md', 'e.md', 'E', 'text/markdown', 'x', '', 1, 1)",
+            "INSERT INTO passages (tenant_id, store_id, document_id, generation, ordinal, text, sha256, heading, "
+            "start, \"end\") VALUES ('t', 'v', 'd', 3, 0, 'words', 'two', '', 3, 8)",
+            "INSERT INTO tombstones (passage_id, store_id, generation) VALUES (8, 'v', 2), (7, 'v', 3)",
+        ):
+            connection.execute(text(statement))
+        vectors = text(
+            "INSERT INTO vectors (tenant_id, embedder_digest, sha256, vector) VALUES ('t', 'sha256:e5', :d, :v)"
+        )
+        connection.execute(vectors, [{"d": "one", "v": b"\x00\x00\x80\x3f"}, {"d": "two", "v": b"\x00\x00\x80\xbf"}])
+    engine.dispose()
+    settings = Settings(home=home, database_url=address)
+    upgrade_database(settings)
+    catalog = open_catalog(settings)
+    with catalog.session() as session:
+        assert [read_text(session, "t", each) for each in ("d", "e")] == ["本文 w", ""]
+        kept = session.execute(select(Vector.sha256, Vector.vector).order_by(Vector.sha256)).all()
+        removed = session.execute(select(Tombstone.passage_id, Tombstone.generation).order_by(Tombstone.generation))
+        assert [tuple(row) for row in kept] == [("one", b"\x00\x00\x80\x3f"), ("two", b"\x00\x00\x80\xbf")]
+        assert [tuple(row) for row in removed] == [(8, 2), (7, 3)]
+        assert session.scalars(select(Passage.text)).one() == "words"
+        session.delete(session.get_one(Document, "e"))
+    with pytest.raises(IntegrityError), catalog.session() as session:
+        session.add(Vector(tenant_id="t", embedder_digest="sha256:e5", sha256="one", vector=b""))
+    catalog.close()
+
+
+def upgrade_to(revision: str, connection: Connection) -> None:
+    """Run the migrations up to one of them."""
     from alembic import command
     from alembic.config import Config
 
-    path = settings.home / "catalog.db"
-    engine = create_engine(f"sqlite:///{path}")
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+def test_vectors_of_the_first_schema_are_kept(settings: Settings) -> None:
+    """Schema 0001 held a vector in each passage; the next holds one for each text."""
+    path = settings.home / "catalog.db"
+    engine = create_engine(f"sqlite:///{path}")
     with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+        upgrade_to("0001", connection)
         connection.execute(
             text("INSERT INTO tenants (id, name, description, created_at) VALUES ('t', 'support', '', 1)")
         )

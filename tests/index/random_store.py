@@ -37,7 +37,6 @@ def add_passages(session: Session, store: VectorStore, vectors: Vectors) -> list
         title="t",
         media_type="text/plain",
         sha256="0" * 64,
-        text="",
         attributes={},
         generation=generation,
     )

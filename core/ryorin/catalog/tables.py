@@ -150,7 +150,6 @@ class Document(Base):
     title: Mapped[str] = mapped_column(Text)
     media_type: Mapped[str] = mapped_column(String(64))
     sha256: Mapped[str] = mapped_column(String(64))
-    text: Mapped[str] = mapped_column(Text)
     source_id: Mapped[str | None] = mapped_column(String(64), index=True)
     batch_id: Mapped[str | None] = mapped_column(String(64), index=True)
     fingerprint: Mapped[str] = mapped_column(Text, default="")
@@ -166,11 +165,24 @@ class Document(Base):
     updated_at: Mapped[float] = mapped_column(default=time.time)
 
 
+class DocumentText(Base):
+    """
+    A block of a document's text; in the order of `ordinal` they are the text (`ryorin_index.texts`).
+
+    A table of its own: a row of `documents` is read and written without it, and an edit writes the blocks it touches.
+    """
+
+    __tablename__ = "document_texts"
+    document_id: Mapped[str] = mapped_column(ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True)
+    ordinal: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    text: Mapped[str] = mapped_column(Text)
+
+
 class Passage(Base):
     """
     A piece of a document that is searched and quoted. `id` is its stable 64-bit id in FAISS.
 
-    `start` and `end` are character offsets into `Document.text`; `sha256`, of the embedded text, finds its vector.
+    `start` and `end` are character offsets into the document's text; `sha256`, of the embedded text, finds its vector.
     `generation` is the store's generation that added it, so a reader that has generation g loads only what is newer.
     `tokens` counts the embedder's tokens. Passages of one `fold_key` say the same: a search shows the best of them.
     """
@@ -178,11 +190,10 @@ class Passage(Base):
     __tablename__ = "passages"
     __table_args__ = (
         Index("ix_passages_store_generation", "store_id", "generation"),
-        Index("ix_passages_store_fold", "store_id", "fold_key"),
         {"sqlite_autoincrement": True},
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     store_id: Mapped[str] = mapped_column(ForeignKey("vector_stores.id"))
     document_id: Mapped[str] = mapped_column(ForeignKey("documents.id"), index=True)
     generation: Mapped[int] = mapped_column(BigInteger)
@@ -203,11 +214,11 @@ class Vector(Base):
     The vector of a text under an embedder, float32, little-endian, unit length; kept by the text's digest.
 
     So a passage that moved, a renamed document, a snapshot brought back and a run that was broken off cost no
-    embedding, and the vectors of a new embedder come into being beside the old ones.
+    embedding, and the vectors of a new embedder come into being beside the old ones. The rows lie in the order they
+    came in: those of a document are written and read together; in the order of digests each had a page of its own.
     """
 
     __tablename__ = "vectors"
-    __table_args__ = ({"sqlite_with_rowid": False},)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
     embedder_digest: Mapped[str] = mapped_column(String(80), primary_key=True)
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -215,13 +226,17 @@ class Vector(Base):
 
 
 class Tombstone(Base):
-    """A passage that was removed, at which generation: what a reader with an older one must drop."""
+    """
+    A passage that was removed, at which generation: what a reader with an older one must drop.
+
+    The key is in the order they are read, and in SQLite it is all there is: a removal writes to one tree.
+    """
 
     __tablename__ = "tombstones"
-    __table_args__ = (Index("ix_tombstones_store_generation", "store_id", "generation"),)
+    __table_args__ = ({"sqlite_with_rowid": False},)
+    store_id: Mapped[str] = mapped_column(ForeignKey("vector_stores.id"), primary_key=True)
+    generation: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     passage_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    store_id: Mapped[str] = mapped_column(ForeignKey("vector_stores.id"))
-    generation: Mapped[int] = mapped_column(BigInteger)
 
 
 class Snapshot(Base):

@@ -42,6 +42,7 @@ class Folder(Connector):
         """The files by path. Raises InvalidInput when the folder is missing, OSError when a part may not be read."""
         if not os.path.isdir(self.root):
             raise InvalidInput(f"{self.root}: no such folder; is a disk not mounted?", param="uri")
+        wanted = self._wanted
         waiting = [self.root]
         while waiting:
             folders = []
@@ -52,19 +53,19 @@ class Folder(Connector):
                     raise
                 continue  # it went while its parent was read
             for entry in entries:
-                if entry.name[0] == ".":
+                name, path = entry.name, entry.path
+                if name[0] == ".":
                     continue
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                elif entry.is_file(follow_symlinks=False):
-                    path = entry.path
-                    if self._wanted is not None and not self._wanted(path[len(self.root) + 1 :]):
+                if entry.is_file(follow_symlinks=False):
+                    if wanted is not None and not wanted(path[len(self.root) + 1 :]):
                         continue
                     try:
                         info = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:
                         continue
-                    yield Item(path, entry.name, fingerprint(info), info.st_size)
+                    yield Item(path, name, fingerprint(info), info.st_size)
+                elif entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
             waiting += reversed(folders)
 
     def read(self, item: Item) -> Content:
