@@ -158,6 +158,30 @@ def test_training_starts_from_an_earlier_adapter(
     assert "damaged or gone" in refused("--start-from", first["adapter"])
 
 
+def test_targets_and_rslora_are_options_and_an_imported_adapter_can_be_grown(
+    train: Callable[..., Any], cli: Any, home: Path, tiny_base: Path, tmp_path: Path, write_rows: Callable[..., Path]
+) -> None:
+    from lora import save_lora
+
+    result = train(a_dozen(), "--rslora", "--targets", "q_proj, v_proj", "--epochs", "1")
+    config = json.loads((home / "adapters" / result["adapter"] / "adapter_config.json").read_text())
+    assert config["use_rslora"] is True and config["target_modules"] == ["q_proj", "v_proj"]
+    manifest = json.loads((home / "adapters" / result["adapter"] / "manifest.json").read_text())
+    assert manifest["recipe"]["rslora"] is True
+    assert train(a_dozen(), "--targets", "v_proj,q_proj", "--epochs", "1")["adapter"] != result["adapter"]
+
+    foreign = save_lora(tmp_path / "foreign", tiny_base, use_rslora=True, alpha=32)
+    ran = cli("adapter", "import", foreign, "--tenant", "support", "--base", "smollm2-135m-instruct")
+    assert ran.code == 0, ran.err
+    options = ("--start-from", ran.out.strip(), "--targets", "q_proj,v_proj", "--epochs", "1")
+    grown = train(a_dozen(), *options, "--rslora")
+    assert json.loads((home / "adapters" / grown["adapter"] / "manifest.json").read_text())["start_from"]["name"] == (
+        ran.out.strip()
+    )
+    ran = cli("train", "sft", "--tenant", "support", "--data", write_rows(a_dozen()), *QUICK, *options)
+    assert ran.code == 2 and "has rslora on, this run off; train with the same --rslora" in ran.err
+
+
 def test_upper_layers_alone_can_be_adapted(train: Callable[..., Any], home: Path) -> None:
     from safetensors import safe_open
 

@@ -97,6 +97,8 @@ def export_adapter(
         (built / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
         (built / CARD_FILE).write_text(model_card(manifest, merged=merged), encoding="utf-8")
         files = sorted(path.name for path in built.iterdir())
+        for file in files:
+            (built / file).chmod(0o644)  # the safetensors library leaves its own to the owner alone
         if archive:
             packed = Path(scratch) / "packed"
             _pack(built, packed)
@@ -201,11 +203,9 @@ def model_card(manifest: Mapping[str, Any], *, merged: bool) -> str:
         **{name.replace("_", " "): value for name, value in manifest["metrics"].items()},
     }
     lines += [f"| {name} | {value} |" for name, value in figures.items() if value != ""]
-    lines += [
-        "",
-        "The adapter was trained on prompts put together by Ryorin; asked through another prompt it may do worse.",
-        "",
-    ]
+    if manifest.get("prompt_digest"):
+        lines += ["", "It was made for one prompt, whose digest is above; asked through another it may do worse."]
+    lines.append("")
     return "\n".join(lines)
 
 

@@ -106,12 +106,12 @@ def import_adapter(
             manifest=manifest,
         )
         published = publish(catalog, build, row, job_id)
-    present = published.job_id != job_id
-    if present and prompt_digest not in ("", published.prompt_digest):
-        raise Conflict(
-            f"{name} is here already, bound to {_prompt(published.prompt_digest)}; to bind it to the present one "
-            f"delete it first (ryorin adapter delete {name}), or create the release with --allow-prompt-mismatch"
-        )
+        present = published.job_id != job_id
+        if present and prompt_digest not in ("", published.prompt_digest):
+            raise Conflict(
+                f"{name} is here already, bound to {_prompt(published.prompt_digest)}; to bind it to the present one "
+                f"delete it first (ryorin adapter delete {name}), or create the release with --allow-prompt-mismatch"
+            )
     if ignored:
         say(f"not taken: {', '.join(ignored[:5])}{'…' if len(ignored) > 5 else ''}")
     return Imported(name, digest, base.name, config["r"], published.prompt_digest or None, present, ignored)

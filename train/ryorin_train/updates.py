@@ -119,7 +119,7 @@ def reduced(update: Update, rank: int) -> tuple[Update, float]:
     """
     outer_q, outer_r = torch.linalg.qr(update.b)
     inner_q, inner_r = torch.linalg.qr(update.a.T)
-    left, values, right = torch.linalg.svd(outer_r @ inner_r.T)
+    left, values, right = torch.linalg.svd(outer_r @ inner_r.T, full_matrices=False)
     root = values[:rank].sqrt()
     kept = Update(root[:, None] * (right[:rank] @ inner_q.T), (outer_q @ left[:, :rank]) * root)
     return kept, float((values[rank:] ** 2).sum())

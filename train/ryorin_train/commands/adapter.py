@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from ryorin.commands.common import (
     say,
     stopping_in_order,
 )
+from ryorin.digests import SHORT
 from ryorin_train.commands.exchange import export_command, import_command, merge_command
 
 
@@ -137,7 +139,10 @@ def diff_command(name_a: str, name_b: str, as_json: bool) -> None:
         return
     if compared["same"]:
         say("the weights and the configuration are the same")
-    rows = [{"field": field, "A": _text(a), "B": _text(b)} for field, (a, b) in compared["fields"].items()]
+    rows = [
+        {"field": field, "A": _without_long_digests(_text(a)), "B": _without_long_digests(_text(b))}
+        for field, (a, b) in compared["fields"].items()
+    ]
     print_rows(rows, ("field", "A", "B"), as_json=False, empty="nothing differs in base, prompt, data, recipe, metrics")
     weights = compared["weights"]
     if weights is None:
@@ -192,6 +197,10 @@ def delete_command(name: str, force: bool, as_json: bool) -> None:
         say(f"no adapter {name!r}; nothing to delete")
     else:
         say(f"deleted {name}, {_size(deleted.freed_bytes)}")
+
+
+def _without_long_digests(text: str) -> str:
+    return re.sub(r"\b[0-9a-f]{64}\b", lambda digest: digest[0][:SHORT], text)
 
 
 def _size(size: int) -> str:
