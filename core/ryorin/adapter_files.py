@@ -8,6 +8,7 @@ the engine reads the files.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from ryorin.digests import SHORT, digest_of, sha256_file
@@ -15,6 +16,7 @@ from ryorin.digests import SHORT, digest_of, sha256_file
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 MANIFEST_FILE = "manifest.json"
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?-[0-9a-f]{12}")  # <tenant>-<digest12>
 # Pickles, which run code when they are read, and code itself: an adapter's folder holds none.
 CODE_BEARING = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".py", ".pyc", ".so"})
 
@@ -50,7 +52,7 @@ def file_identity(folder: Path) -> tuple[tuple[int, ...], ...]:
     """
     What changes when one of the two files is written or replaced: device, inode, size and times of each.
 
-    The change time cannot be set by a program, so a file with the same identity has the same content. Raises OSError.
+    No program can set the change time, so a file with the same identity has the same content. Raises OSError.
     """
     stats = [(folder / name).stat() for name in (CONFIG_FILE, WEIGHTS_FILE)]
     return tuple((one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in stats)

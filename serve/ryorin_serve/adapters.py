@@ -4,28 +4,26 @@ Seeing to it that the engine holds a release's adapter before it is asked for it
 Names and folders of adapters never change their content, so an adapter is loaded once in the life of an engine; the
 engine's `generation` says when that life began anew. Requests that need the same adapter wait for one loading.
 
-Before the engine reads a folder its files are checked against the digest in the catalog: once in this process, and
-again only when a file is another than it was (inode, size or time). What does not match is refused; the other tenants'
-adapters go on.
+An adapter's files are checked against the digest in the catalog: once in this process, and again when a file is
+another than it was (inode, size or time), which each request looks at, because vLLM reads a folder anew by itself when
+it had no room for all. What does not match is refused; the other tenants' adapters go on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import aiohttp
 
-from ryorin.adapter_files import CODE_BEARING, CONFIG_FILE, WEIGHTS_FILE, file_identity, is_whole
+from ryorin.adapter_files import CODE_BEARING, CONFIG_FILE, NAME, WEIGHTS_FILE, file_identity, is_whole
 from ryorin.digests import SHORT
 from ryorin.errors import Conflict, Unavailable
 from ryorin_serve.engine import State
 
-NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?-[0-9a-f]{12}")
 HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=5)
 Verified = tuple[str, tuple[tuple[int, ...], ...]]  # a digest, and the identity of the files that had it
 
@@ -61,12 +59,17 @@ class Adapters:
         """
         Return when the engine holds adapter `name`. digest: what the catalog says of its content.
 
-        Raises Conflict when its folder is not one that can be served, Unavailable when the engine does not answer.
+        Raises Conflict when its files are not the catalog's or cannot be served, Unavailable when the engine does not
+        answer.
         """
         if self._generation != self._engine.generation:
             self._generation = self._engine.generation
             self._loading = {}
         task = self._loading.get(name)
+        if task is not None and task.done() and not await asyncio.to_thread(self._is_unchanged, name, digest):
+            if self._loading.get(name) is task:
+                del self._loading[name]
+            task = self._loading.get(name)
         if task is None:
             task = self._loading[name] = asyncio.create_task(self._load(name, digest))
             task.add_done_callback(partial(self._drop_if_failed, name))  # also when nobody waits for it any more
@@ -96,6 +99,12 @@ class Adapters:
             raise self._gone()
         message = _message(text).replace(str(folder), name)
         raise Conflict(f"vLLM refused adapter {name}: {message}", code="adapter_refused", param="model")
+
+    def _is_unchanged(self, name: str, digest: str) -> bool:
+        try:
+            return self._verified.get(name) == (digest, file_identity(self._folder / name))
+        except OSError:
+            return False
 
     def _checked(self, name: str, digest: str) -> Path:
         folder = checked_folder(self._folder, name, self._max_rank)

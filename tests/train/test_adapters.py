@@ -361,6 +361,7 @@ def test_delete_spares_what_a_release_uses(
     assert f"named by releases {first}, {second} of tenant support, not live; --force" in refused("delete", used)
     assert folder.is_dir() and [row["name"] for row in told("list")] == [used]
     assert told("delete", used, "--force")["kept_for_releases"] is True
+    assert told("delete", used)["deleted"] is False
     assert not folder.exists() and told("list") == []
     assert "was deleted" in refused("show", used)
     for verb in (("promote", str(second)), ("rollback",)):
@@ -391,7 +392,7 @@ def test_a_deletion_that_was_broken_off_is_finished_by_the_next(
     assert told("list") == [] and (desk.settings.adapters_dir / name).is_dir()
     assert told("delete", name)["deleted"] is True
     assert not (desk.settings.adapters_dir / name).exists()
-    for hostile in ("../people", "..", "", "a/b"):
+    for hostile in ("../people", "..", "", "a/b", "x"):
         assert cli("adapter", "delete", "--", hostile).code == 2
 
 

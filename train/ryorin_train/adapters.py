@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ryorin.adapter_files import MANIFEST_FILE, adapter_digest, is_whole
+from ryorin.adapter_files import MANIFEST_FILE, NAME, adapter_digest, is_whole
 from ryorin.blobs import keep_blob, sync_folder
 from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin_train.work import finish
@@ -93,10 +93,9 @@ def delete_adapter(catalog: Catalog, name: str, *, force: bool = False) -> Delet
     from ryorin.catalog.tenants import lock_tenant
 
     adapters_dir = catalog.settings.adapters_dir
-    if Path(name).name != name or name in ("", ".", ".."):
+    if NAME.fullmatch(name) is None:
         raise InvalidInput(f"{name!r} is no adapter's name; 'ryorin adapter list' shows them", param="name")
-    if not adapters_dir.is_dir():
-        return Deleted(found=False)
+    adapters_dir.mkdir(parents=True, exist_ok=True)
     with _alone_in(adapters_dir):
         row_kept = False
         with catalog.session() as session:
@@ -104,6 +103,10 @@ def delete_adapter(catalog: Catalog, name: str, *, force: bool = False) -> Delet
             if row is not None:
                 tenant = session.get_one(Tenant, row.tenant_id)
                 lock_tenant(session, tenant)  # no release is made or promoted until this is done
+                row = _find(session, name)  # again: another machine may have deleted it just now
+            if row is not None and row.deleted_at is not None:
+                row = None
+            if row is not None:
                 releases = session.scalars(
                     select(Release).where(Release.adapter_id == row.id).order_by(Release.version)
                 )
@@ -111,7 +114,7 @@ def delete_adapter(catalog: Catalog, name: str, *, force: bool = False) -> Delet
                 _refuse_used(name, tenant.name, used, force)
                 row_kept = bool(used)
                 if row_kept:
-                    row.deleted_at = row.deleted_at or time.time()
+                    row.deleted_at = time.time()
                 else:
                     session.delete(row)
         folder = adapters_dir / name

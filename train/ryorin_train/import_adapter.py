@@ -81,7 +81,6 @@ def import_adapter(
             limit = 8 + MAX_HEADER_BYTES + servable.weights_limit(config, linears)
             opened.copy(WEIGHTS_FILE, build / WEIGHTS_FILE, limit)
             ignored = opened.ignored
-        servable.check_folder(build, linears)
         files = {name: sha256_file(build / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
         config = own_config(config, base.path)
         (build / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
