@@ -22,7 +22,7 @@ from ryorin.catalog.tenants import create_tenant, get_tenant, set_prompt
 from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin.prompt import Prompt
 from ryorin.settings import Settings
-from ryorin_train import foreign_files
+from ryorin_train import base_shapes, foreign_files
 from ryorin_train.import_adapter import import_adapter
 
 VARIANTS = list(variants())
@@ -144,6 +144,19 @@ def test_other_good_ones(bring: Callable[..., Any], tiny_base: Path, tmp_path: P
     assert bring(save_lora(tmp_path / "lora", tiny_base, **options)).rank == options.get("rank", 8)
 
 
+def test_names_of_other_files_are_kept_harmless(
+    bring: Callable[..., Any], catalog: Any, lora: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(lora, tmp_path / "lora")
+    for name in (b"\xff.txt", b"\x1b[31m.txt", "説明.md".encode()):
+        with open(os.fsencode(folder) + b"/" + name, "wb"):
+            pass
+    imported = bring(folder)
+    assert imported.ignored == ["\\udcff.txt", "\\x1b[31m.txt", "説明.md"]
+    with catalog.session() as session:
+        assert session.query(Adapter).one().manifest["imported"]["ignored"] == imported.ignored
+
+
 def test_half_precision_comes_in(bring: Callable[..., Any], lora: Path, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
@@ -190,6 +203,11 @@ def test_a_base_model_of_another_shape_is_refused(bring: Callable[..., Any], cat
         manifest["files"] = {}
         (other / "ryorin.json").write_text(json.dumps(manifest))
         with pytest.raises(InvalidInput, match=r"has shape \(8, 32\); .*q_proj is 32 x 48"):
+            bring(lora, base_name="wider")
+        (other / "config.json").write_text(json.dumps(config | {"hidden_size": 32}))
+        base_shapes.base_linears.cache_clear()
+        bring(lora)
+        with pytest.raises(Conflict, match="are now to be for 0123456789ab"):  # a twin: the shapes do not tell
             bring(lora, base_name="wider")
     finally:
         shutil.rmtree(other)

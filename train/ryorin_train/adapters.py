@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ryorin.adapter_files import MANIFEST_FILE, NAME, adapter_digest, is_whole
 from ryorin.blobs import keep_blob, sync_folder
+from ryorin.digests import SHORT
 from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin_train.work import finish
 
@@ -48,7 +49,7 @@ def publish(catalog: Catalog, build: Path, row: Adapter, job_id: str) -> Adapter
     That is an earlier row when the very same adapter is there already. A deleted one comes back with what `row` says.
     A folder that no row names in the end is taken away again. One process at a time: of two that build the same
     adapter the second finds the first one's folder and row, or neither. Raises Conflict when the name, which has twelve
-    digits of the digest, belongs to an adapter of another digest.
+    digits of the digest, belongs to an adapter of another digest, or the same weights are bound to another base model.
     """
     adapters_dir = catalog.settings.adapters_dir
     adapters_dir.mkdir(parents=True, exist_ok=True)
@@ -58,6 +59,11 @@ def publish(catalog: Catalog, build: Path, row: Adapter, job_id: str) -> Adapter
         if known is not None and known.digest != row.digest:
             raise Conflict(
                 f"another adapter has the name {row.name} already; delete that one, or train with another seed"
+            )
+        if known is not None and known.deleted_at is None and known.base_digest != row.base_digest:
+            raise Conflict(
+                f"the same weights are here as {row.name} for base model {known.base_digest[:SHORT]}, and are now to "
+                f"be for {row.base_digest[:SHORT]}; delete that adapter first if it was bound to the wrong one"
             )
         try:
             _install(build, adapters_dir, row.name)
@@ -276,7 +282,7 @@ def _record(session: Session, row: Adapter, job_id: str) -> Adapter:
     elif known.deleted_at is not None:
         known.deleted_at = None
         known.created_at = time.time()
-        for field in ("prompt_digest", "dataset_id", "job_id", "manifest"):
+        for field in ("base_digest", "prompt_digest", "dataset_id", "job_id", "manifest"):
             setattr(known, field, getattr(row, field))
     finish(session, job_id, "succeeded", result={"adapter": row.name, "metrics": row.manifest["metrics"]})
     return known

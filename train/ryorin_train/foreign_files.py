@@ -83,7 +83,7 @@ class _Folder:
                     raise InvalidInput(f"{name} holds {_short(entry.name)}, which is no file (a device or a pipe)")
                 _refuse_code(entry.name)
                 if entry.name not in (CONFIG_FILE, WEIGHTS_FILE):
-                    self.ignored.append(entry.name)
+                    self.ignored.append(plain(entry.name))
         self.ignored.sort()
 
     def copy(self, name: str, target: Path, limit: int) -> None:
@@ -241,6 +241,11 @@ def _copy(read: Callable[[int], bytes], copy: IO[bytes], name: str, limit: int) 
 
 def _too_large(name: str, size: int, limit: int) -> InvalidInput:
     return InvalidInput(f"{name} has {size:,} bytes or more; for this base model and rank {limit:,} are possible")
+
+
+def plain(name: str) -> str:
+    """A name that is kept and shown: what a terminal would obey, or UTF-8 does not know, as an escape."""
+    return name if name.isprintable() else repr(name)[1:-1]
 
 
 def _short(name: str) -> str:

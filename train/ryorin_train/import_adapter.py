@@ -9,6 +9,7 @@ adapter says of itself is believed but its numbers: what it was trained on, how 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from ryorin.errors import Conflict, NotFound
 from ryorin_train import servable
 from ryorin_train.adapters import publish, write_manifest
 from ryorin_train.base_shapes import base_linears
-from ryorin_train.foreign_files import opened_source
+from ryorin_train.foreign_files import opened_source, plain
 from ryorin_train.tensor_file import MAX_HEADER_BYTES
 from ryorin_train.work import job_folder
 
@@ -66,10 +67,14 @@ def import_adapter(
     from ryorin.catalog.tables import Adapter
     from ryorin.catalog.tenants import current_prompt, get_tenant
 
+    source = Path(os.path.abspath(source))  # '.' has no name
     with catalog.session() as session:
         tenant = get_tenant(session, tenant_name)
         prompt_digest = current_prompt(session, tenant).digest if for_current_prompt else ""
-    with job_folder(catalog, tenant.id, "import", {"source": source.name, "base": base_name}) as (job_id, folder):
+    with job_folder(catalog, tenant.id, "import", {"source": plain(source.name), "base": base_name}) as (
+        job_id,
+        folder,
+    ):
         build = folder / "adapter"
         build.mkdir()
         with opened_source(source, folder) as opened:
@@ -90,7 +95,7 @@ def import_adapter(
         now = round(time.time(), 3)
         manifest = {
             **described(name, digest, tenant.name, "import", base, prompt_digest, config, now),
-            "imported": {"source": source.name, "digest": digest_of(files), "files": files, "ignored": ignored},
+            "imported": {"source": plain(source.name), "digest": digest_of(files), "files": files, "ignored": ignored},
         }
         write_manifest(build, manifest)
         row = Adapter(

@@ -43,7 +43,7 @@ def list_command(tenant_name: str | None, as_json: bool) -> None:
     """
     List adapters, newest first, with their size and whether their files are whole.
 
-    Every file is read for that: about a second for a gigabyte.
+    Every file is read for that.
 
     \b
     Example:
