@@ -112,7 +112,7 @@ def merge_adapters(
         save_file(tensors, build / WEIGHTS_FILE, metadata={"format": "pt"})
         (build / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         servable.check_folder(build, linears)
-        share = round(math.sqrt(lost / whole), 6) if whole else 0.0
+        share = round(min(1.0, math.sqrt(lost / whole)), 6) if whole > 0 else 0.0
         digest = adapter_digest(build)
         name = adapter_name(tenant.name, digest)
         now = round(time.time(), 3)
@@ -137,7 +137,7 @@ def merge_adapters(
     if share:
         say(f"rank {chosen} has no room for the sum of ranks {total}: {share:.1%} of its norm is lost")
     if not prompt_digest:
-        say("the parents were made for different prompts: a release needs --allow-prompt-mismatch")
+        say("the parents were not made for one known prompt: a release needs --allow-prompt-mismatch")
     return Merged(name, digest, chosen, share, published.prompt_digest or None, published.job_id != job_id)
 
 
