@@ -1,4 +1,4 @@
-"""Foreign adapters: what PEFT saves comes in and can be served; of 268 spoilt ones none does, and none runs code."""
+"""Foreign adapters: what PEFT saves comes in and can be served; of 272 spoilt ones none does, and none runs code."""
 
 from __future__ import annotations
 
