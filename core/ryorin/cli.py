@@ -25,7 +25,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "prompt": ("ryorin.commands.prompt", "prompt", "A tenant's prompt: set, show."),
     "index": ("ryorin_index.cli", "index", "Documents: create a store, add, remove, search."),
     "train": ("ryorin_train.cli", "train", "Train an adapter: from examples, or from preferences."),
-    "adapter": ("ryorin_train.cli", "adapter", "Trained adapters: list, show."),
+    "adapter": (
+        "ryorin_train.commands.adapter",
+        "adapter",
+        "Adapters: list, show, compare, import, export, merge, delete.",
+    ),
     "release": ("ryorin.commands.release", "release", "Releases: create, list, promote, roll back."),
     "serve": ("ryorin_serve.cli", "serve", "Start vLLM and the OpenAI-compatible gateway."),
     "worker": ("ryorin.commands.worker", "worker", "Do queued jobs: indexing uploaded files, training."),

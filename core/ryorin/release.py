@@ -98,7 +98,7 @@ def create_release(
     """
     A new release of the tenant, not yet live.
 
-    Raises Conflict when the adapter was trained on another base model, or for another prompt unless
+    Raises Conflict when the adapter was deleted, was trained on another base model, or for another prompt unless
     `allow_prompt_mismatch`; InvalidInput when a part belongs to another tenant or retrieval has no store.
     """
     if retrieval is None:
@@ -120,8 +120,9 @@ def create_release(
                 f"the release names {base_digest[:12]}; retrain it or choose its base"
             )
         if adapter.prompt_digest != prompt.digest and not allow_prompt_mismatch:
+            trained = f"prompt {adapter.prompt_digest[:12]}" if adapter.prompt_digest else "a prompt that is not known"
             raise Conflict(
-                f"adapter {adapter.name} was trained for prompt {adapter.prompt_digest[:12]}, "
+                f"adapter {adapter.name} was trained for {trained}, "
                 f"the release names {prompt.digest[:12]}; retrain it, or pass --allow-prompt-mismatch"
             )
     digest = digest_of(
@@ -134,6 +135,10 @@ def create_release(
         }
     )
     lock_tenant(session, tenant)
+    if adapter is not None:  # read anew: whoever deletes an adapter holds the tenant too
+        here = select(Adapter.id).where(Adapter.id == adapter.id, Adapter.deleted_at.is_(None))
+        if session.scalar(here) is None:
+            raise Conflict(f"adapter {adapter.name} was deleted; choose another, or import or train it again")
     latest = session.scalar(select(func.max(Release.version)).where(Release.tenant_id == tenant.id)) or 0
     release = Release(
         id=new_id("rel_"),
@@ -186,7 +191,7 @@ def promote(session: Session, tenant: Tenant, release: Release) -> Promotion | N
     """
     Make `release` live; the next request uses it. None when it is live already, which changes nothing.
 
-    Raises InvalidInput for another tenant's release.
+    Raises InvalidInput for another tenant's release, Conflict when its adapter was deleted.
     """
     if release.tenant_id != tenant.id:
         raise InvalidInput(f"release {release.id} does not belong to tenant {tenant.name!r}")
@@ -198,7 +203,7 @@ def rollback(session: Session, tenant: Tenant) -> Promotion:
     """
     Make the release live that was live before the present one was promoted; a second rollback goes further back.
 
-    Raises Conflict when there is none.
+    Raises Conflict when there is none, or when its adapter was deleted.
     """
     lock_tenant(session, tenant)
     depth = 0  # promotions undone by rollbacks that followed them
@@ -215,7 +220,21 @@ def rollback(session: Session, tenant: Tenant) -> Promotion:
     raise Conflict(f"tenant {tenant.name!r} has no earlier live release to roll back to")
 
 
+def check_present(adapter: Adapter, release: Release) -> None:
+    """Raise Conflict when the release's adapter was deleted."""
+    if adapter.deleted_at is not None:
+        raise Conflict(
+            f"release {release.version} needs adapter {adapter.name}, which was deleted; import or train it again, or "
+            "choose another release",
+            code="adapter_deleted",
+            param="model",
+        )
+
+
 def _switch(session: Session, tenant: Tenant, release_id: str, kind: str) -> Promotion:
+    release = session.get_one(Release, release_id)
+    if release.adapter_id is not None:
+        check_present(session.get_one(Adapter, release.adapter_id, populate_existing=True), release)
     promotion = Promotion(
         tenant_id=tenant.id, release_id=release_id, previous_release_id=tenant.live_release_id, kind=kind
     )

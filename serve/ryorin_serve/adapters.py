@@ -3,25 +3,29 @@ Seeing to it that the engine holds a release's adapter before it is asked for it
 
 Names and folders of adapters never change their content, so an adapter is loaded once in the life of an engine; the
 engine's `generation` says when that life began anew. Requests that need the same adapter wait for one loading.
+
+An adapter's files are checked against the digest in the catalog: once in this process, and again when a file is
+another than it was (inode, size or time), which each request looks at, because vLLM reads a folder anew by itself when
+it had no room for all. What does not match is refused; the other tenants' adapters go on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import aiohttp
 
+from ryorin.adapter_files import CODE_BEARING, CONFIG_FILE, NAME, WEIGHTS_FILE, file_identity, is_whole
+from ryorin.digests import SHORT
 from ryorin.errors import Conflict, Unavailable
 from ryorin_serve.engine import State
 
-NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?-[0-9a-f]{12}")
 HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=5)
-CODE_BEARING = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py"}
+Verified = tuple[str, tuple[tuple[int, ...], ...]]  # a digest, and the identity of the files that had it
 
 
 class EngineHandle(Protocol):
@@ -49,19 +53,25 @@ class Adapters:
         self._max_rank = max_rank
         self._generation = 0
         self._loading: dict[str, asyncio.Task[None]] = {}
+        self._verified: dict[str, Verified] = {}
 
-    async def ensure(self, name: str) -> None:
+    async def ensure(self, name: str, digest: str) -> None:
         """
-        Return when the engine holds adapter `name`.
+        Return when the engine holds adapter `name`. digest: what the catalog says of its content.
 
-        Raises Conflict when its folder is not one that can be served, Unavailable when the engine does not answer.
+        Raises Conflict when its files are not the catalog's or cannot be served, Unavailable when the engine does not
+        answer.
         """
         if self._generation != self._engine.generation:
             self._generation = self._engine.generation
             self._loading = {}
         task = self._loading.get(name)
+        if task is not None and task.done() and not await asyncio.to_thread(self._is_unchanged, name, digest):
+            if self._loading.get(name) is task:
+                del self._loading[name]
+            task = self._loading.get(name)
         if task is None:
-            task = self._loading[name] = asyncio.create_task(self._load(name))
+            task = self._loading[name] = asyncio.create_task(self._load(name, digest))
             task.add_done_callback(partial(self._drop_if_failed, name))  # also when nobody waits for it any more
         await asyncio.shield(task)  # one waiter that gives up does not take the others' adapter away
 
@@ -73,8 +83,8 @@ class Adapters:
         if (task.cancelled() or task.exception()) and self._loading.get(name) is task:
             del self._loading[name]
 
-    async def _load(self, name: str) -> None:
-        folder = await asyncio.to_thread(checked_folder, self._folder, name, self._max_rank)
+    async def _load(self, name: str, digest: str) -> None:
+        folder = await asyncio.to_thread(self._checked, name, digest)
         try:
             async with self._http.post(
                 f"{self._engine.url}/v1/load_lora_adapter", json={"lora_name": name, "lora_path": str(folder)}
@@ -89,6 +99,31 @@ class Adapters:
             raise self._gone()
         message = _message(text).replace(str(folder), name)
         raise Conflict(f"vLLM refused adapter {name}: {message}", code="adapter_refused", param="model")
+
+    def _is_unchanged(self, name: str, digest: str) -> bool:
+        try:
+            return self._verified.get(name) == (digest, file_identity(self._folder / name))
+        except OSError:
+            return False
+
+    def _checked(self, name: str, digest: str) -> Path:
+        folder = checked_folder(self._folder, name, self._max_rank)
+        try:
+            seen = (digest, file_identity(folder))  # before they are read: a change meanwhile is noticed next time
+        except OSError:
+            seen = None
+        if seen is None or self._verified.get(name) != seen:
+            self._verified.pop(name, None)
+            if seen is None or not is_whole(folder, digest):
+                raise Conflict(
+                    f"adapter {name!r} cannot be served: its files are not what was trained or imported (digest "
+                    f"{digest[:SHORT]}); bring the folder back from a copy, import or train it again, or promote "
+                    "another release",
+                    code="adapter_damaged",
+                    param="model",
+                )
+            self._verified[name] = seen
+        return folder
 
     async def _healthy(self) -> bool:
         try:
@@ -121,15 +156,15 @@ def checked_folder(adapters_dir: Path, name: str, max_rank: int) -> Path:
     folder = (root / name).resolve()
     if folder.parent != root or folder.name != name:
         raise refused("its folder does not lie among the adapters")
-    if not (folder / "adapter_model.safetensors").is_file() or not (folder / "adapter_config.json").is_file():
-        raise refused("its folder lacks adapter_model.safetensors or adapter_config.json")
-    unsafe = sorted(path.name for path in folder.rglob("*") if path.suffix in CODE_BEARING)
+    if any((folder / name).is_symlink() or not (folder / name).is_file() for name in (WEIGHTS_FILE, CONFIG_FILE)):
+        raise refused(f"its folder lacks {WEIGHTS_FILE} or {CONFIG_FILE}")
+    unsafe = sorted(path.name for path in folder.rglob("*") if path.suffix.lower() in CODE_BEARING)
     if unsafe:
         raise refused(f"its folder holds {', '.join(unsafe)}; only safetensors are loaded")
     try:
-        rank = int(json.loads((folder / "adapter_config.json").read_text())["r"])
+        rank = int(json.loads((folder / CONFIG_FILE).read_text())["r"])
     except (ValueError, KeyError, TypeError):
-        raise refused("its adapter_config.json cannot be read") from None
+        raise refused(f"its {CONFIG_FILE} cannot be read") from None
     if rank > max_rank:
         raise refused(f"its rank is {rank}, the server's limit is {max_rank}; start it with --max-lora-rank {rank}")
     return folder

@@ -247,9 +247,10 @@ class Gateway:
 
     def _engine_body(self, turn: Turn) -> dict[str, Any]:
         prepared = turn.prepared
+        adapter = prepared.release.adapter
         return {
             **turn.request.sampling,
-            "model": prepared.release.adapter or self._base_served_as,
+            "model": adapter.name if adapter else self._base_served_as,
             "messages": prepared.messages,
             "max_tokens": prepared.max_tokens,
             "cache_salt": turn.caller.tenant_id,  # the prefix cache of one tenant tells another nothing
@@ -262,13 +263,13 @@ class Gateway:
         adapter = turn.prepared.release.adapter
         for last in (False, True):
             if adapter:
-                await self._adapters.ensure(adapter)
+                await self._adapters.ensure(adapter.name, adapter.digest)
             try:
                 return await ask(body, turn.request_id)
             except AdapterMissing:
                 if adapter is None or last:
                     raise self._upstream.gone("The engine lost the adapter; try again.") from None
-                self._adapters.forget(adapter)
+                self._adapters.forget(adapter.name)
         raise AssertionError("unreachable")
 
     def _write_log(self, turn: Turn, status: str) -> None:

@@ -20,7 +20,7 @@ from ryorin.catalog.tables import Prompt as PromptRow
 from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin.models.registry import BaseModel
 from ryorin.prompt import Message, Prompt, PromptPassage, fit, render
-from ryorin.release import Retrieval
+from ryorin.release import Retrieval, check_present
 from ryorin_index.search import MAX_QUERY_CHARACTERS, Hit, Searcher
 from ryorin_serve.auth import Caller
 from ryorin_serve.chat import ChatRequest
@@ -33,14 +33,22 @@ _MODEL = re.compile(r"(?P<tenant>[a-z0-9-]{1,48})(?:@(?P<version>[1-9][0-9]{0,8}
 
 
 @dataclass(frozen=True)
+class PinnedAdapter:
+    """An adapter as the catalog knows it. digest: of its files, which the engine's are checked against."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True)
 class PinnedRelease:
-    """A release as a request holds it to its end, whatever is promoted meanwhile. adapter: its name, or none."""
+    """A release as a request holds it to its end, whatever is promoted meanwhile. adapter: none is the base alone."""
 
     id: str
     version: int
     created_at: float
     base_digest: str
-    adapter: str | None
+    adapter: PinnedAdapter | None
     prompt: Prompt
     store_ids: tuple[str, ...]
     retrieval: Retrieval
@@ -108,7 +116,8 @@ class Preparer:
         The release that `model` names for this caller: `<tenant>` is the live one, `<tenant>@<version>` that version,
         `ft:…` the one that a fine-tuning job made.
 
-        Raises NotFound in the same words for what does not exist and for what is another tenant's.
+        Raises NotFound in the same words for what does not exist and for what is another tenant's; Conflict when the
+        release's adapter was deleted.
         """
         unknown = NotFound(
             f"The model {model!r} does not exist or you do not have access to it.",
@@ -197,12 +206,14 @@ def _passages(hits: Sequence[Hit] | None) -> list[PromptPassage] | None:
 def _pinned(session: Session, release: Release) -> PinnedRelease:
     prompt = session.get_one(PromptRow, release.prompt_id)
     adapter = session.get_one(Adapter, release.adapter_id) if release.adapter_id else None
+    if adapter is not None:
+        check_present(adapter, release)
     return PinnedRelease(
         id=release.id,
         version=release.version,
         created_at=release.created_at,
         base_digest=release.base_digest,
-        adapter=adapter.name if adapter else None,
+        adapter=PinnedAdapter(adapter.name, adapter.digest) if adapter else None,
         prompt=Prompt.from_spec(prompt.spec),
         store_ids=tuple(release.store_ids),
         retrieval=Retrieval.stored(release.retrieval),

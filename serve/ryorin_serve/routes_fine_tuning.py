@@ -185,7 +185,7 @@ class FineTuningRoutes:
             raise InvalidInput(f"model is {model!r}; use {known}.", code="model_not_found", param="model") from None
         if adapter is None:
             raise InvalidInput(f"model {model!r} has no adapter to go on from; use {known}.", param="model")
-        return adapter
+        return adapter.name
 
     def _list(self, caller: Caller, page: Page) -> dict[str, Any]:
         statement = select(Job).where(Job.tenant_id == caller.tenant_id, Job.kind == KIND)

@@ -23,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from ryorin import release as releases
+from ryorin.adapter_files import adapter_digest
 from ryorin.catalog import Catalog, open_catalog, tenants
 from ryorin.catalog.tables import Adapter, RequestLog, VectorStore
 from ryorin.digests import new_id
@@ -267,6 +268,7 @@ class House:
     key_ids: dict[str, str] = field(default_factory=dict)
     ids: dict[str, str] = field(default_factory=dict)
     clients: list[openai.OpenAI] = field(default_factory=list)
+    adapter_digests: dict[str, str] = field(default_factory=dict)
 
     def client(self, tenant: str = "support", **options: Any) -> openai.OpenAI:
         """The unmodified client, strict, without retries of its own."""
@@ -316,7 +318,7 @@ class House:
                     id=new_id("ad_"),
                     tenant_id=tenant.id,
                     name=adapter,
-                    digest="a" * 64,
+                    digest=self.adapter_digests[adapter],
                     base_digest=self.base.digest,
                     prompt_digest=prompt.digest,
                     rank=16,
@@ -342,6 +344,7 @@ class House:
         folder.mkdir(parents=True)
         (folder / "adapter_config.json").write_text(json.dumps({"r": rank}))
         (folder / "adapter_model.safetensors").write_bytes(b"weights")
+        self.adapter_digests[name] = adapter_digest(folder)
         return folder
 
     def logs(self, count: int) -> list[RequestLog]:

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from lazily import Lazily
 from scripted_house import NO_CERTIFICATES, House, built, eventually
 
 from ryorin.catalog import tenants
+from ryorin.errors import Conflict
 from ryorin.release import get_release, promote, rollback
 from ryorin_serve.server import QuietServer
 
@@ -351,6 +353,68 @@ def test_an_adapter_that_cannot_be_served(house: House, spoil, words: str):
         ask(house)
     assert str(house.catalog.settings.home) not in caught.value.message
     assert not house.engine.loads
+
+
+def test_an_adapter_whose_files_are_not_what_the_catalog_says_is_refused(house: House):
+    weights = house.adapter_folder("support-0123456789ab") / "adapter_model.safetensors"
+    house.release("support", adapter="support-0123456789ab")
+    good = weights.read_bytes()
+    weights.write_bytes(b"WEIGHTS")
+    for _ in range(2):  # a refusal is not remembered as a success
+        with pytest.raises(openai.ConflictError, match=r"not what was trained or imported \(digest ") as caught:
+            ask(house)
+        assert caught.value.code == "adapter_damaged"
+    assert not house.engine.loads
+    assert ask(house, tenant="people").choices[0].message.content == ANSWER
+    weights.write_bytes(good)
+    assert ask(house).choices[0].message.content == ANSWER
+    weights.write_bytes(b"WEIGHTS")  # vLLM holds the good ones, but may drop them and read the files again
+    with pytest.raises(openai.ConflictError, match="not what was trained"):
+        ask(house)
+
+
+def test_files_are_hashed_once_and_again_when_they_are_others(house: House, monkeypatch: pytest.MonkeyPatch):
+    from ryorin_serve import adapters
+
+    hashed: list[str] = []
+    is_whole = adapters.is_whole
+
+    def counted(folder: Path, digest: str) -> bool:
+        hashed.append(folder.name)
+        return is_whole(folder, digest)
+
+    monkeypatch.setattr(adapters, "is_whole", counted)
+    weights = house.adapter_folder("support-0123456789ab") / "adapter_model.safetensors"
+    house.release("support", adapter="support-0123456789ab")
+    for _ in range(2):
+        ask(house)
+        house.engine.restart()
+    assert (len(house.engine.loads), len(hashed)) == (2, 1)
+    weights.write_bytes(b"WEIGHTS")  # same size
+    with pytest.raises(openai.ConflictError, match="not what was trained"):
+        ask(house)
+    assert (len(house.engine.loads), len(hashed)) == (2, 2)
+
+
+def test_a_release_whose_adapter_was_deleted_is_told(house: House):
+    from sqlalchemy import update
+
+    from ryorin.catalog.tables import Adapter
+
+    house.adapter_folder("support-0123456789ab")
+    version = house.release("support", adapter="support-0123456789ab")
+    ask(house)
+    house.release("support")
+    with house.catalog.session() as session:
+        session.execute(update(Adapter).values(deleted_at=1.0))
+    with pytest.raises(openai.ConflictError, match="needs adapter support-0123456789ab, which was deleted") as caught:
+        ask(house, model=f"support@{version}")
+    assert caught.value.code == "adapter_deleted"
+    with house.catalog.session() as session:
+        tenant = tenants.get_tenant(session, "support")
+        with pytest.raises(Conflict, match="was deleted"):
+            promote(session, tenant, get_release(session, tenant, version))
+    assert ask(house).choices[0].message.content == ANSWER
 
 
 def test_an_adapter_that_vllm_refuses_is_an_error_of_the_release_and_a_dying_vllm_is_not(house: House):

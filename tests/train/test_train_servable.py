@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from ryorin.errors import InvalidInput
+from ryorin.errors import InvalidInput, RequirementMissing
+from ryorin_train.base_shapes import base_linears, linear_shapes
 from ryorin_train.recipe import Recipe
 from ryorin_train.servable import check_config, check_folder, check_targets
 from ryorin_train.training import check_recipe, lora_config
@@ -34,6 +35,13 @@ LINEARS = {MODULE: (6, 4), "lm_head": (10, 4)}
         ({"target_modules": []}, "name modules among"),
         ({"target_modules": ["q_proj", "wq"]}, "target 'wq' is unknown"),
         ({"target_modules": ["embed_tokens"]}, "target 'embed_tokens' is unknown"),
+        ({"r": True}, "r is True, which is of the wrong type"),
+        ({"r": 8.0}, "r is 8.0, which is of the wrong type"),
+        ({"lora_alpha": 0}, "lora_alpha is 0"),
+        ({"use_dora": 0}, "use_dora is 0"),
+        ({"new_feature": None}, "'new_feature' is not known"),
+        ({"layers_to_transform": [-1]}, "names the layer -1"),
+        ({"task_type": "SEQ_CLS"}, "only CAUSAL_LM"),
     ],
 )
 def test_what_vllm_cannot_serve_is_refused(change: dict[str, Any], words: str) -> None:
@@ -55,6 +63,28 @@ def test_our_ranks_are_ranks_of_the_installed_vllm() -> None:
     match = re.search(r"MaxLoRARanks = Literal\[([\d, ]+)\]", source)
     assert match is not None
     assert set(RANKS) <= {int(rank) for rank in match[1].split(",")}
+
+
+def test_qlora_is_refused_without_a_gpu(tiny_base: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(RequirementMissing, match="needs a CUDA GPU"):
+        check_recipe(Recipe(max_row_tokens=512, qlora=True), tiny_base)
+
+
+def test_switches_that_are_off_do_not_change_a_recipes_digest() -> None:
+    assert {"rslora", "qlora"}.isdisjoint(Recipe().spec())
+    assert Recipe(rslora=True).spec()["rslora"] is True
+
+
+def test_the_linears_of_a_base_are_known_without_its_weights(tiny_base: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    found = base_linears(tiny_base)
+    assert found == linear_shapes(AutoModelForCausalLM.from_pretrained(str(tiny_base)))
+    assert found["model.layers.2.mlp.down_proj"] == (32, 64)
 
 
 def test_the_default_recipe_can_be_served(tiny_base: Path) -> None:
@@ -128,20 +158,34 @@ def test_bad_tensors_are_named(tmp_path: Path) -> None:
         ({f"{name}B.weight": torch.full((6, 8), float("nan"))}, "not finite"),
         ({"base_model.model.lm_head.lora_A.weight": torch.zeros(8, 4)}, "no target module"),
         ({"base_model.model.other.q_proj.lora_A.weight": torch.zeros(8, 4)}, "no module of the base model"),
+        ({f"{name}A.weight": torch.full((8, 4), 1e5)}, "holds 1e\\+05"),
+        ({f"{name}A.weight": torch.zeros(8, 4, dtype=torch.float64)}, "of type 'F64'"),
     ):
         with pytest.raises(InvalidInput, match=words):
             check_folder(folder_of(tmp_path / "a", tensors), LINEARS)
+
+
+def test_the_tensors_are_those_that_the_configuration_names(tmp_path: Path) -> None:
+    other = "model.layers.1.self_attn.q_proj"
+    linears = {**LINEARS, other: (6, 4)}
+    with pytest.raises(InvalidInput, match=f"lacks lora_A of {other}"):
+        check_folder(folder_of(tmp_path / "a"), linears)
+    check_folder(folder_of(tmp_path / "a", layers_to_transform=[0]), linears)
+    with pytest.raises(InvalidInput, match="names layer 2"):
+        check_folder(folder_of(tmp_path / "a", layers_to_transform=[0, 2]), linears)
+    with pytest.raises(InvalidInput, match=r"a layer that adapter_config\.json does not name"):
+        check_folder(folder_of(tmp_path / "a", layers_to_transform=1), linears)
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "a")
     (folder / "adapter_model.bin").write_bytes(b"pickle")
     with pytest.raises(InvalidInput, match="only safetensors"):
-        check_folder(folder)
+        check_folder(folder, LINEARS)
     (folder / "adapter_model.bin").unlink()
     (folder / "adapter_model.safetensors").write_bytes(b"not one")
     with pytest.raises(InvalidInput, match="is not a safetensors file"):
-        check_folder(folder)
+        check_folder(folder, LINEARS)
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(InvalidInput, match="has no adapter_model"):
-        check_folder(folder)
+        check_folder(folder, LINEARS)

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from tiny import PROMPT, a_dozen, chat
 
+from ryorin.adapter_files import adapter_digest, is_whole
 from ryorin.catalog.tables import Adapter, Dataset, Job
 from ryorin.catalog.tenants import create_tenant, set_prompt
 from ryorin.digests import sha256_bytes
-from ryorin_train.adapters import adapter_digest, is_whole
+from ryorin_train.base_shapes import base_linears
 from ryorin_train.servable import check_folder
 
 QUICK = ("--epochs", "2", "--batch-tokens", "400", "--rank", "8", "--max-row-tokens", "500")
@@ -76,7 +77,7 @@ def test_a_run_leaves_an_adapter_a_dataset_and_a_job(
     assert left_in(home, f"adapters/{name}") == [
         "adapter_config.json", "adapter_model.safetensors", "loss.jsonl", "manifest.json"
     ]  # fmt: skip
-    check_folder(folder)
+    check_folder(folder, base_linears(home / "models" / with_base[:12]))
     assert adapter_digest(folder) == digest
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(home / "models" / with_base[:12])
@@ -157,6 +158,30 @@ def test_training_starts_from_an_earlier_adapter(
     assert "damaged or gone" in refused("--start-from", first["adapter"])
 
 
+def test_targets_and_rslora_are_options_and_an_imported_adapter_can_be_grown(
+    train: Callable[..., Any], cli: Any, home: Path, tiny_base: Path, tmp_path: Path, write_rows: Callable[..., Path]
+) -> None:
+    from lora import save_lora
+
+    result = train(a_dozen(), "--rslora", "--targets", "q_proj, v_proj", "--epochs", "1")
+    config = json.loads((home / "adapters" / result["adapter"] / "adapter_config.json").read_text())
+    assert config["use_rslora"] is True and config["target_modules"] == ["q_proj", "v_proj"]
+    manifest = json.loads((home / "adapters" / result["adapter"] / "manifest.json").read_text())
+    assert manifest["recipe"]["rslora"] is True
+    assert train(a_dozen(), "--targets", "v_proj,q_proj", "--epochs", "1")["adapter"] != result["adapter"]
+
+    foreign = save_lora(tmp_path / "foreign", tiny_base, use_rslora=True, alpha=32)
+    ran = cli("adapter", "import", foreign, "--tenant", "support", "--base", "smollm2-135m-instruct")
+    assert ran.code == 0, ran.err
+    options = ("--start-from", ran.out.strip(), "--targets", "q_proj,v_proj", "--epochs", "1")
+    grown = train(a_dozen(), *options, "--rslora")
+    assert json.loads((home / "adapters" / grown["adapter"] / "manifest.json").read_text())["start_from"]["name"] == (
+        ran.out.strip()
+    )
+    ran = cli("train", "sft", "--tenant", "support", "--data", write_rows(a_dozen()), *QUICK, *options)
+    assert ran.code == 2 and "has rslora on, this run off; train with the same --rslora" in ran.err
+
+
 def test_upper_layers_alone_can_be_adapted(train: Callable[..., Any], home: Path) -> None:
     from safetensors import safe_open
 
@@ -198,7 +223,7 @@ def test_an_interruption_leaves_nothing(
     cli: Any, tenant: str, write_rows: Callable[..., Path], sqlite: Any, home: Path, moment: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    from ryorin_train import job, progress
+    from ryorin_train import adapters, progress
 
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -206,7 +231,7 @@ def test_an_interruption_leaves_nothing(
     if moment == "step":  # SIGTERM does what Ctrl-C does
         monkeypatch.setattr(progress.Progress, "stepped", lambda *_: os.kill(os.getpid(), SIGTERM))
     else:
-        monkeypatch.setattr(job, "_record", interrupt)
+        monkeypatch.setattr(adapters, "_record", interrupt)
     ran = cli("train", "sft", "--tenant", tenant, "--data", write_rows(a_dozen()), *QUICK)
     assert ran.code == 130
     assert "interrupted" in ran.err
@@ -257,15 +282,15 @@ def test_ctrl_c_to_a_real_process_leaves_nothing(
 
 
 def test_what_a_killed_run_left_is_cleared_away_by_the_next(sqlite: Any, home: Path) -> None:
-    from ryorin_train.job import clear_away_dead_jobs
+    from ryorin_train.work import clear_away_dead_jobs
 
     program = """if True:
         import sys, time
         from ryorin.catalog import open_catalog
         from ryorin.settings import load_settings
-        from ryorin_train.job import _job
+        from ryorin_train.work import job_folder
 
-        with _job(open_catalog(load_settings()), sys.argv[1], "sft", {}):
+        with job_folder(open_catalog(load_settings()), sys.argv[1], "sft", {}):
             print("at work", flush=True)
             time.sleep(600)
     """  # without the training, whose imports take seconds
@@ -388,6 +413,8 @@ def test_the_same_run_is_trained_by_one_process_at_a_time(
         (("--base", "gpt-9"), "no base model 'gpt-9'"),
         (("--rank", "12"), "rank is 12; vLLM takes 1, 8, 16, 32, 64"),
         (("--layers", "9"), "layers is 9; the base model has 3"),
+        (("--targets", "q_proj,wq"), "target 'wq' is unknown"),
+        (("--qlora",), "needs a CUDA GPU"),
         (("--epochs", "0"), "epochs is 0"),
         (("--data", "/nowhere.jsonl"), "no file /nowhere.jsonl"),
         (("--max-row-tokens", "40"), "rows.jsonl, line 1: "),
@@ -421,8 +448,10 @@ def test_a_tenant_without_a_prompt_is_told_how_to_set_one(
 
 
 def test_help_has_an_example_and_imports_no_torch(cli: Any) -> None:
-    for words in (("train", "sft"), ("train", "dpo"), ("adapter", "list"), ("adapter", "show")):
+    verbs = ("list", "show", "diff", "import", "export", "merge", "delete")
+    for words in (("train", "sft"), ("train", "dpo"), *(("adapter", verb) for verb in verbs)):
         assert "Example" in cli(*words, "--help").out
-    code = "import sys, ryorin_train.cli, ryorin_train.job; print([m for m in ('torch', 'trl') if m in sys.modules])"
+    modules = "ryorin_train.cli, ryorin_train.job, ryorin_train.commands.adapter"
+    code = f"import sys, {modules}; print([m for m in ('torch', 'trl') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""`ryorin train` and `ryorin adapter`: words in, words out; the work is in job.py and adapters.py."""
+"""`ryorin train`: words in, words out; the work is in job.py."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ryorin.commands.common import (
-    catalog_session,
     json_option,
     opened_catalog,
     print_json,
-    print_rows,
     say,
     stopping_in_order,
     tenant_option,
@@ -52,6 +50,16 @@ def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
         shown("epochs", int, "Passes over the rows."),
         shown("rank", int, "LoRA rank: 1, 8, 16, 32 or 64."),
         shown("alpha", int, "LoRA scaling: alpha / rank."),
+        click.option(
+            "--targets",
+            default=",".join(defaults.targets),
+            show_default=True,
+            metavar="A,B,…",
+            callback=lambda _context, _option, text: tuple(part.strip() for part in text.split(",") if part.strip()),
+            help="The linear modules that are adapted.",
+        ),
+        click.option("--rslora", is_flag=True, help="Scale by alpha / sqrt(rank) instead: for large ranks."),
+        click.option("--qlora", is_flag=True, help="Keep the base model in 4 bits while training; on a GPU only."),
         shown("learning_rate", float, "At its peak."),
         shown("batch_tokens", int, "Tokens of a step."),
         shown(
@@ -173,72 +181,3 @@ def _run(
     scores = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in finished.metrics.items())
     say(f"{scores}; {finished.seconds:.0f} s")
     click.echo(finished.adapter)
-
-
-@click.group()
-def adapter() -> None:
-    """
-    Trained adapters.
-
-    \b
-    Example:
-        ryorin adapter list --tenant support
-    """
-
-
-@adapter.command("list")
-@click.option("--tenant", "tenant_name", envvar="RYORIN_TENANT", metavar="NAME", help="Only this department's.")
-@json_option
-def list_command(tenant_name: str | None, as_json: bool) -> None:
-    """
-    List adapters, newest first.
-
-    \b
-    Example:
-        ryorin adapter list --tenant support
-    """
-    from ryorin.catalog.tenants import get_tenant
-    from ryorin_train.adapters import list_adapters
-
-    with catalog_session() as (_, session):
-        tenant = get_tenant(session, tenant_name) if tenant_name else None
-        rows = [
-            {
-                "name": row.name,
-                "tenant": owner,
-                "base": row.manifest["base"]["name"],
-                "rank": row.rank,
-                "rows": row.manifest["data"]["rows"],
-                "held_out_loss": row.manifest["metrics"].get("held_out_loss"),
-                "created_at": row.created_at,
-            }
-            for row, owner in list_adapters(session, tenant)
-        ]
-    columns = ("name", "tenant", "base", "rank", "rows", "held_out_loss", "created_at")
-    print_rows(rows, columns, as_json=as_json, empty="no adapters yet; 'ryorin train sft' makes one")
-
-
-@adapter.command("show")
-@click.argument("name")
-@json_option
-def show_command(name: str, as_json: bool) -> None:
-    """
-    Show the adapter NAME: what it was trained on, how, and how well.
-
-    \b
-    Example:
-        ryorin adapter show support-1f0c2a9b7d3e
-    """
-    from ryorin_train.adapters import get_adapter, is_whole
-
-    with catalog_session() as (catalog, session):
-        row, _ = get_adapter(session, name)
-        folder = catalog.settings.adapters_dir / row.name
-        shown = {**row.manifest, "path": str(folder), "files": "whole" if is_whole(folder, row.digest) else "damaged"}
-    if as_json:
-        print_json(shown)
-        return
-    width = max(len(key) for key in shown)
-    for key, value in shown.items():
-        text = ", ".join(f"{part} {item}" for part, item in value.items()) if isinstance(value, dict) else value
-        click.echo(f"{key.replace('_', ' '):{width}}  {text}")

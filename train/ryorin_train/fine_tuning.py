@@ -23,6 +23,7 @@ from typing import IO, Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from ryorin.adapter_files import CONFIG_FILE
 from ryorin.blobs import check_blob
 from ryorin.catalog import Catalog
 from ryorin.catalog.files import get_file
@@ -33,8 +34,10 @@ from ryorin.errors import InvalidInput, NotFound, RyorinError
 from ryorin.models.registry import get_base
 from ryorin.release import Retrieval, create_release
 from ryorin.worker import Work
+from ryorin_train.adapters import get_adapter, whole_folder
 from ryorin_train.recipe import PreferenceRecipe, Recipe
-from ryorin_train.training import max_row_tokens
+from ryorin_train.servable import read_config
+from ryorin_train.training import max_row_tokens, shape_of
 
 LOOK_S = 0.5
 METRICS_S = 1.0  # of a quick run not every step is kept as an event
@@ -42,7 +45,6 @@ STOP_S = 30.0  # a checkpoint that is being written is finished first
 METHODS: dict[str, type[Recipe]] = {"supervised": Recipe, "dpo": PreferenceRecipe}
 # The gateway keeps its own searches to one thread; training takes what the engine leaves.
 SERVERS_OWN = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-KEPT_FROM_START = ("rank", "alpha", "layers", "targets")
 
 
 class TrainingFailed(RyorinError):
@@ -69,12 +71,8 @@ def recipe_of(catalog: Catalog, wanted: FineTuning) -> Recipe:
         values["beta"] = given["beta"]
     if wanted.start_from is not None:
         with catalog.session() as session:
-            row = session.scalar(select(Adapter).where(Adapter.name == wanted.start_from))
-        if row is None:
-            raise NotFound(f"the adapter {wanted.start_from!r} of model {wanted.model!r} is gone", param="model")
-        before = row.manifest["recipe"]
-        values.update({name: before[name] for name in KEPT_FROM_START if name in before})
-        values["targets"] = tuple(values["targets"])
+            row, _ = get_adapter(session, wanted.start_from)
+        values |= shape_of(read_config(whole_folder(catalog.settings, row) / CONFIG_FILE))
     return kind(**values)
 
 

@@ -8,49 +8,36 @@ model, prompt, data, recipe, trainer version) is not trained again.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import platform
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ryorin.adapter_files import CONFIG_FILE, adapter_digest, adapter_name
 from ryorin.blobs import keeping
 from ryorin.digests import digest_of, new_id
 from ryorin.errors import InvalidInput, RowError
 from ryorin_train import TRAINER_VERSION
-from ryorin_train.adapters import (
-    adapter_digest,
-    adapter_name,
-    find_run,
-    get_adapter,
-    install,
-    is_whole,
-    keep_dataset,
-    write_manifest,
-)
+from ryorin_train.adapters import find_run, get_adapter, keep_dataset, publish, whole_folder, write_manifest
 from ryorin_train.checkpoints import checkpoints_of
 from ryorin_train.data import Row, dataset_bytes, dataset_digest, read_examples, read_preferences, split
 from ryorin_train.progress import Listener
 from ryorin_train.recipe import PreferenceRecipe, Recipe
 from ryorin_train.render import Renderer, TokenPair, TokenRow, load_tokenizer
+from ryorin_train.servable import read_config
 from ryorin_train.training import check_recipe, check_start, train
+from ryorin_train.work import job_folder
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
     from ryorin.catalog import Catalog
     from ryorin.catalog.tables import Adapter
     from ryorin.models.registry import BaseModel
     from ryorin_train.checkpoints import Checkpoints
     from ryorin_train.data import Example, Preference
 
-LOCK_FILE = "lock"
 PACKAGES = ("torch", "transformers", "trl", "peft", "safetensors")
 
 
@@ -223,7 +210,7 @@ class _Run:
         with keeping(settings.blobs_dir), self.catalog.session() as session:
             dataset = keep_dataset(session, settings, tenant, self.source, dataset_bytes(examples))
         params = {"base": base.name, "dataset": dataset.id, "recipe": recipe.spec(), "run_digest": run_digest}
-        with _job(self.catalog, tenant.id, self.kind, params, self.job_id) as (job_id, folder):
+        with job_folder(self.catalog, tenant.id, self.kind, params, self.job_id) as (job_id, folder):
             build = folder / "adapter"
             build.mkdir()
             begin_with = settings.adapters_dir / start.name if start else None
@@ -270,7 +257,7 @@ class _Run:
                 rank=recipe.rank,
                 manifest=manifest,
             )
-            _publish(self.catalog, build, row, own_job=self.job_id is None)
+            publish(self.catalog, build, row, job_id if self.job_id is None else None)
         return Finished(name, digest, manifest, False, self._seconds, job_id)
 
     @property
@@ -288,9 +275,8 @@ def _start(catalog: Catalog, name: str, base: BaseModel, recipe: Recipe) -> Adap
             f"this run {base.name} ({base.digest[:12]}); name its base with --base",
             param="start_from",
         )
-    check_start(recipe, row.manifest["recipe"])
-    if not is_whole(catalog.settings.adapters_dir / row.name, row.digest):
-        raise InvalidInput(f"the files of {name} are damaged or gone; train it again with --again", param="start_from")
+    folder = whole_folder(catalog.settings, row)
+    check_start(recipe, base.path, read_config(folder / CONFIG_FILE))
     return row
 
 
@@ -301,122 +287,3 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
     }
-
-
-def _publish(catalog: Catalog, build: Path, row: Adapter, *, own_job: bool) -> None:
-    """
-    Give the folder its name, then make it known. A folder that no row names in the end is taken away again.
-
-    own_job: the adapter's job ends with it.
-
-    One process at a time: of two identical runs the second finds the first one's folder and row, or neither.
-    """
-    adapters_dir = catalog.settings.adapters_dir
-    adapters_dir.mkdir(parents=True, exist_ok=True)
-    with _alone_in(adapters_dir):
-        try:
-            install(build, adapters_dir, row.name)
-            with catalog.session() as session:
-                _record(session, row, own_job=own_job)
-        except BaseException:
-            if not _is_known(catalog, row.name):
-                shutil.rmtree(adapters_dir / row.name, ignore_errors=True)
-            raise
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _is_known(catalog: Catalog, name: str) -> bool:
-    from sqlalchemy import select
-
-    from ryorin.catalog.tables import Adapter
-
-    with catalog.session() as session:
-        return session.scalar(select(Adapter.id).where(Adapter.name == name)) is not None
-
-
-def _record(session: Session, row: Adapter, *, own_job: bool) -> None:
-    """The adapter's row, unless training again gave the very same one, and the end of the job."""
-    from sqlalchemy import select
-
-    from ryorin.catalog.tables import Adapter
-
-    if session.scalar(select(Adapter).where(Adapter.name == row.name)) is None:
-        session.add(row)
-    if own_job and row.job_id is not None:
-        _finish(session, row.job_id, "succeeded", result={"adapter": row.name, "metrics": row.manifest["metrics"]})
-
-
-@contextmanager
-def _job(
-    catalog: Catalog, tenant_id: str, kind: str, params: dict[str, Any], held: str | None = None
-) -> Iterator[tuple[str, Path]]:
-    """
-    A job's row and its working folder. Ctrl-C makes the row `cancelled`, an error `failed`; the folder is gone after
-    either. The block itself writes `succeeded`, in the transaction that makes its result known.
-
-    held: a job whose row somebody else keeps; only the folder is made then.
-    """
-    from ryorin.catalog.tables import Job
-
-    clear_away_dead_jobs(catalog)
-    job_id = held or new_id("job_")
-    folder = catalog.settings.jobs_dir / job_id
-    if held is None:
-        with catalog.session() as session:
-            session.add(Job(id=job_id, tenant_id=tenant_id, kind=kind, params=params))
-    try:
-        folder.mkdir(parents=True)
-        unlocked = folder / f"{LOCK_FILE}.new"
-        with unlocked.open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it when this process ends, however it ends
-            unlocked.rename(folder / LOCK_FILE)  # only now: `clear_away_dead_jobs` looks for one that is not held
-            yield job_id, folder
-    except BaseException as error:
-        if held is not None:
-            raise
-        cancelled = isinstance(error, KeyboardInterrupt)
-        with catalog.session() as session:
-            _finish(
-                session,
-                job_id,
-                "cancelled" if cancelled else "failed",
-                error="interrupted" if cancelled else f"{type(error).__name__}: {error}",
-            )
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def clear_away_dead_jobs(catalog: Catalog) -> None:
-    """Remove the working folders of jobs whose process was killed, and mark those jobs as failed."""
-    from ryorin.catalog.tables import Job
-
-    for path in catalog.settings.jobs_dir.glob(f"*/{LOCK_FILE}"):
-        try:
-            with path.open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                with catalog.session() as session:
-                    job = session.get(Job, path.parent.name)
-                    if job is not None and job.status == "running" and job.lease_token is None:
-                        _finish(session, job.id, "failed", error="its process was killed")
-                shutil.rmtree(path.parent, ignore_errors=True)
-        except (BlockingIOError, FileNotFoundError):  # it is at work, or another process has just cleared it away
-            continue
-
-
-def _finish(
-    session: Session, job_id: str, status: str, *, result: dict[str, Any] | None = None, error: str | None = None
-) -> None:
-    from ryorin.catalog.tables import Job
-
-    job = session.get_one(Job, job_id)
-    job.status, job.result, job.error, job.finished_at = status, result, error, time.time()

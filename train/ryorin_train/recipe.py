@@ -16,6 +16,9 @@ class Recipe:
     epochs: passes over the training rows.
     rank, alpha: of LoRA (https://arxiv.org/abs/2106.09685); what is added is scaled by alpha / rank.
     targets: the linear modules that are adapted, in every adapted layer.
+    rslora: scale by alpha / sqrt(rank) instead, so that larger ranks learn as fast (https://arxiv.org/abs/2312.03732).
+    qlora: keep the base model in 4 bits (NF4) while training, on a GPU (https://arxiv.org/abs/2305.14314); it is served
+    in its own precision.
     layers: how many of the uppermost layers are adapted; None for all. The layers below are computed once a run.
     learning_rate: its peak; it rises over `warmup` of the steps and falls to zero along a cosine.
     batch_tokens: tokens of one step, counted without the beginning that all prompts share.
@@ -30,6 +33,8 @@ class Recipe:
     rank: int = 16
     alpha: int = 32
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    rslora: bool = False
+    qlora: bool = False
     layers: int | None = None
     learning_rate: float = 1e-3
     warmup: float = 0.05
@@ -56,8 +61,12 @@ class Recipe:
             _between("layers", self.layers, 1, 10_000)
 
     def spec(self) -> dict[str, Any]:
-        """The JSON form that is kept in the manifest and digested."""
-        return {**asdict(self), "targets": sorted(self.targets)}
+        """The JSON form that is kept in the manifest and digested; without what is switched off."""
+        spec = {**asdict(self), "targets": sorted(self.targets)}
+        for switch in ("rslora", "qlora"):  # they came later: the digests of earlier runs stay what they are
+            if not spec[switch]:
+                del spec[switch]
+        return spec
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ryorin.errors import InvalidInput, RyorinError
+from ryorin.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from ryorin.errors import InvalidInput, RequirementMissing, RyorinError
 from ryorin_train import servable
+from ryorin_train.base_shapes import linear_shapes
 from ryorin_train.checkpoints import CURVE_FILE, Checkpoints
 from ryorin_train.memory import keep_freed_memory
 from ryorin_train.progress import Listener, Progress
@@ -53,6 +55,7 @@ def lora_config(recipe: Recipe, model_layers: int, base_path: Path) -> dict[str,
         "bias": "none",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": str(base_path),
+        "use_rslora": recipe.rslora,
     }
     if recipe.layers is not None:
         if recipe.layers > model_layers:
@@ -63,7 +66,12 @@ def lora_config(recipe: Recipe, model_layers: int, base_path: Path) -> dict[str,
 
 
 def check_recipe(recipe: Recipe, base_path: Path) -> None:
-    """What can be refused before a model is loaded. Raises InvalidInput naming the field."""
+    """
+    What can be refused before a model is loaded. Raises InvalidInput naming the field; RequirementMissing when this
+    machine cannot do what the recipe asks.
+    """
+    if recipe.qlora:
+        check_qlora()
     lora_config(recipe, _text_config(base_path)["num_hidden_layers"], base_path)
     longest = max_row_tokens(base_path)
     if recipe.max_row_tokens > longest:
@@ -82,6 +90,37 @@ def _text_config(base_path: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((base_path / "config.json").read_text(encoding="utf-8"))
     text: dict[str, Any] = config.get("text_config", config)
     return text
+
+
+def check_qlora() -> None:
+    """Whether this machine can train on a base model in 4 bits. Raises RequirementMissing with the reason."""
+    import importlib.util
+
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RequirementMissing(
+            "QLoRA needs a CUDA GPU, and none is found: its 4-bit kernels save a GPU's memory and would be slower than "
+            "plain LoRA on a CPU; leave --qlora away"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise RequirementMissing("QLoRA needs the package bitsandbytes; get it with: pip install bitsandbytes")
+
+
+def quantized() -> dict[str, Any]:
+    """The arguments that load a base model in 4 bits, as QLoRA does: NF4, double quantization, sums in bfloat16."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        ),
+        "device_map": {"": torch.cuda.current_device()},
+    }
 
 
 def train(
@@ -121,8 +160,13 @@ def train(
         dtype=torch.bfloat16 if on_gpu else torch.float32,
         attn_implementation=register_attention(),
         local_files_only=True,
+        **(quantized() if recipe.qlora else {}),
     )
-    if on_gpu:
+    if recipe.qlora:
+        from peft import prepare_model_for_kbit_training
+
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    elif on_gpu:
         model.to("cuda")
     else:
         torch.set_float32_matmul_precision("medium")  # lets PyTorch choose oneDNN for matrix products
@@ -265,17 +309,47 @@ def build_trainer(
     return trainer
 
 
-def check_start(recipe: Recipe, start: dict[str, Any]) -> None:
-    """Whether training can begin with the adapter of this recipe. Raises InvalidInput naming what differs."""
-    wanted = recipe.spec()
-    for field in ("rank", "alpha", "targets", "layers"):
-        if wanted[field] != start[field]:
-            option = "--" + field
+def check_start(recipe: Recipe, base_path: Path, start: dict[str, Any]) -> None:
+    """
+    Whether training can begin with an adapter of the PEFT configuration `start`, trained here or not.
+
+    Raises InvalidInput naming what differs.
+    """
+    wanted = lora_config(recipe, _text_config(base_path)["num_hidden_layers"], base_path)
+    for option, read in (
+        ("rank", lambda config: config["r"]),
+        ("alpha", lambda config: config["lora_alpha"]),
+        ("targets", lambda config: sorted(config["target_modules"])),
+        ("layers", servable.layers_of),
+        ("rslora", lambda config: bool(config.get("use_rslora"))),
+    ):
+        has, wants = read(start), read(wanted)
+        if has != wants:
             raise InvalidInput(
-                f"the adapter to start from has {field} {start[field] if start[field] is not None else 'all'}, "
-                f"this run {wanted[field] if wanted[field] is not None else 'all'}; train with the same {option}",
+                f"the adapter to start from has {option} {_told(option, has)}, this run {_told(option, wants)}; train "
+                f"with the same --{option}",
                 param="start_from",
             )
+
+
+def shape_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a recipe that an adapter of this PEFT configuration has, as `check_start` wants them."""
+    layers = servable.layers_of(config)
+    return {
+        "rank": config["r"],
+        "alpha": config["lora_alpha"],
+        "targets": tuple(sorted(config["target_modules"])),
+        "layers": None if layers is None else len(layers),
+        "rslora": bool(config.get("use_rslora")),
+    }
+
+
+def _told(option: str, value: Any) -> str:
+    if option == "layers":
+        return "all" if value is None else str(len(value))
+    if option == "rslora":
+        return "on" if value else "off"
+    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 def load_weights(model: Any, folder: Path) -> None:
@@ -283,23 +357,12 @@ def load_weights(model: Any, folder: Path) -> None:
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    weights = load_file(folder / servable.WEIGHTS_FILE)
+    weights = load_file(folder / WEIGHTS_FILE)
     loaded = set_peft_model_state_dict(model, weights)
     lacking = [name for name in loaded.missing_keys if "lora_" in name]
     if lacking or loaded.unexpected_keys:
         name = [*lacking, *loaded.unexpected_keys][0]
         raise InvalidInput(f"the adapter in {folder} does not fit: {name}", param="start_from")
-
-
-def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
-    """The linear modules of a model: name → (out, in)."""
-    from torch.nn import Linear
-
-    return {
-        name: (module.out_features, module.in_features)
-        for name, module in model.named_modules()
-        if isinstance(module, Linear)
-    }
 
 
 def tidy(folder: Path, base_path: Path) -> None:
@@ -310,9 +373,9 @@ def tidy(folder: Path, base_path: Path) -> None:
     sets in an order that changes with every run; sorted, the same training gives the same digest.
     """
     (folder / "README.md").unlink(missing_ok=True)
-    path = folder / servable.CONFIG_FILE
+    path = folder / CONFIG_FILE
     if not path.is_file():
-        raise RyorinError(f"PEFT wrote no {servable.CONFIG_FILE} into {folder}")
+        raise RyorinError(f"PEFT wrote no {CONFIG_FILE} into {folder}")
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = str(base_path)
     config["target_modules"] = sorted(config["target_modules"])

@@ -327,7 +327,12 @@ class JobEvent(Base):
 
 
 class Adapter(Base):
-    """A LoRA adapter. `name` is `<tenant>-<digest12>`, unique and immutable; so is its folder."""
+    """
+    A LoRA adapter. `name` is `<tenant>-<digest12>`, unique and immutable; so is its folder.
+
+    `prompt_digest` is empty when it is not known for which prompt it was trained (an imported one). `deleted_at`: its
+    files are gone; the row stays because an old release names it.
+    """
 
     __tablename__ = "adapters"
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -341,6 +346,7 @@ class Adapter(Base):
     rank: Mapped[int]
     manifest: Mapped[dict[str, Any]]
     created_at: Mapped[float] = mapped_column(default=time.time)
+    deleted_at: Mapped[float | None]
 
 
 class Release(Base):

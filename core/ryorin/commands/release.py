@@ -283,7 +283,9 @@ def _adapter_by_name(session: Session, tenant: Tenant, name: str) -> Adapter:
     from ryorin.errors import NotFound
 
     adapters = session.scalars(
-        select(Adapter).where(Adapter.tenant_id == tenant.id).order_by(Adapter.created_at.desc())
+        select(Adapter)
+        .where(Adapter.tenant_id == tenant.id, Adapter.deleted_at.is_(None))
+        .order_by(Adapter.created_at.desc())
     ).all()
     for adapter in adapters:
         if adapter.name == name:
@@ -301,7 +303,9 @@ def _newest_adapter(
     from ryorin.catalog.tables import Adapter
     from ryorin.errors import NotFound
 
-    query = select(Adapter).where(Adapter.tenant_id == tenant.id, Adapter.base_digest == base_digest)
+    query = select(Adapter).where(
+        Adapter.tenant_id == tenant.id, Adapter.base_digest == base_digest, Adapter.deleted_at.is_(None)
+    )
     if prompt_digest is not None:
         query = query.where(Adapter.prompt_digest == prompt_digest)
     adapter = session.scalar(query.order_by(Adapter.created_at.desc(), Adapter.id).limit(1))

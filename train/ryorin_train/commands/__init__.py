@@ -1,0 +1,1 @@
+"""The commands of `ryorin adapter`, one module a subject."""
