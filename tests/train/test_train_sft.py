@@ -175,13 +175,15 @@ def test_the_adapter_gives_the_loss_that_was_reported(
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from ryorin_train.data import read_examples, split
+    from ryorin_train.datasets.formats import read_examples
+    from ryorin_train.datasets.groups import split_rows
     from ryorin_train.render import Renderer
 
     result = train(a_dozen(), "--layers", "2", "--held-out", "0.4", "--learning-rate", "0.01")
     base = AutoModelForCausalLM.from_pretrained(str(tiny_base), dtype=torch.float32)
     model = PeftModel.from_pretrained(base, str(home / "adapters" / result["adapter"])).eval()
-    _, held_out = split(read_examples(write_rows(a_dozen())), 0.4, 0)
+    examples = read_examples(write_rows(a_dozen()))
+    held_out = [examples[number] for number in split_rows(examples, 0.4, 0).held_out]
     total, count = 0.0, 0
     for row in Renderer(tokenizer, PROMPT, 500).rows("f", held_out):
         ids = torch.tensor([row.ids])

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ryorin.blobs import keep_blob
 from ryorin.digests import SHORT, digest_of, sha256_file
 from ryorin.errors import NotFound
 from ryorin_train.servable import CONFIG_FILE, WEIGHTS_FILE
@@ -22,7 +21,7 @@ from ryorin_train.servable import CONFIG_FILE, WEIGHTS_FILE
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from ryorin.catalog.tables import Adapter, Dataset, Tenant
+    from ryorin.catalog.tables import Adapter, Tenant
     from ryorin.settings import Settings
 
 MANIFEST_FILE = "manifest.json"
@@ -118,21 +117,3 @@ def get_adapter(session: Session, name: str) -> tuple[Adapter, str]:
     if found is None:
         raise NotFound(f"no adapter {name!r}; 'ryorin adapter list' shows all", param="adapter")
     return found[0], found[1]
-
-
-def keep_dataset(session: Session, settings: Settings, tenant: Tenant, filename: str, content: bytes) -> Dataset:
-    """The tenant's dataset row of these bytes, kept in the blob folder under their SHA-256; the same again is free."""
-    from sqlalchemy import select
-
-    from ryorin.catalog.tables import Dataset
-    from ryorin.digests import new_id
-
-    digest = keep_blob(settings.blobs_dir, content)
-    row = session.scalar(select(Dataset).where(Dataset.tenant_id == tenant.id, Dataset.digest == digest))
-    if row is None:
-        row = Dataset(
-            id=new_id("ds_"), tenant_id=tenant.id, filename=filename, digest=digest, rows=content.count(b"\n")
-        )
-        session.add(row)
-        session.flush()
-    return row

@@ -17,6 +17,8 @@ from ryorin.commands.common import (
     stopping_in_order,
     tenant_option,
 )
+from ryorin_train.commands.options import purpose_option, read_purpose, reading_options
+from ryorin_train.datasets.formats import Reading
 from ryorin_train.recipe import Recipe
 
 DEFAULTS = Recipe()
@@ -35,7 +37,11 @@ def train() -> None:
 
 @train.command("sft")
 @tenant_option
-@click.option("--data", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Examples, chat JSONL.")
+@click.option(
+    "--data", required=True, metavar="DATA", help="A file or directory of examples, or a dataset's id or digest."
+)
+@reading_options
+@purpose_option
 @click.option("--base", "base_name", metavar="NAME", help="The base model; the bundled one unless named.")
 @click.option("--epochs", type=int, default=DEFAULTS.epochs, show_default=True, help="Passes over the rows.")
 @click.option("--rank", type=int, default=DEFAULTS.rank, show_default=True, help="LoRA rank: 1, 8, 16, 32 or 64.")
@@ -61,7 +67,9 @@ def train() -> None:
 @json_option
 def sft_command(
     tenant_name: str,
-    data: Path,
+    data: str,
+    reading: Reading,
+    purpose_file: Path | None,
     base_name: str | None,
     start_from: str | None,
     again: bool,
@@ -71,9 +79,10 @@ def sft_command(
     """
     Train an adapter on example conversations (supervised fine-tuning, LoRA).
 
-    FILE holds one example a line: {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content":
-    "…"}]}, and, where the tenant answers from documents, "passages": [{"title": "…", "text": "…"}]. Only the
-    assistant's words are learned. The tenant's current prompt is put before each.
+    A file holds one example a line: {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content":
+    "…"}]}, and, where the tenant answers from documents, "passages": [{"title": "…", "text": "…"}]; 'ryorin data add'
+    names the other formats. Only the assistant's words are learned. The tenant's current prompt is put before each.
+    Rows are held out by groups: near-duplicates, and rows of one passage or source, stay on one side.
 
     With --start-from a department's adapter grows out of an earlier one: its own, to add examples, or one that several
     departments share. What that one was trained on lives on in the new one; its manifest names it.
@@ -82,13 +91,27 @@ def sft_command(
     Examples:
         ryorin train sft --tenant support --data examples.jsonl
         ryorin train sft --tenant support --data examples.jsonl --layers 15 --epochs 4
+        ryorin train sft --tenant support --data 3f9a2c11 --purpose purpose.yaml
+        ryorin train sft --tenant support --data faq.csv --map question=user,answer=assistant
         ryorin train sft --tenant support --data more.jsonl --start-from support-1f0c2a9b7d3e
     """
     from ryorin_train.job import run_sft
 
     recipe = Recipe(**values)
+    purpose = read_purpose(purpose_file)
     with stopping_in_order(), opened_catalog() as catalog:
-        finished = run_sft(catalog, tenant_name, data, base_name, recipe, say, start_from=start_from, again=again)
+        finished = run_sft(
+            catalog,
+            tenant_name,
+            data,
+            base_name,
+            recipe,
+            say,
+            reading=reading,
+            purpose=purpose,
+            start_from=start_from,
+            again=again,
+        )
     if as_json:
         print_json(finished.as_json())
         return

@@ -19,9 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ryorin.blobs import keeping
 from ryorin.digests import digest_of, new_id
-from ryorin.errors import InvalidInput, RowError
+from ryorin.errors import InvalidInput
 from ryorin_train import TRAINER_VERSION
 from ryorin_train.adapters import (
     adapter_digest,
@@ -30,10 +29,12 @@ from ryorin_train.adapters import (
     get_adapter,
     install,
     is_whole,
-    keep_dataset,
     write_manifest,
 )
-from ryorin_train.data import dataset_bytes, dataset_digest, read_examples, split
+from ryorin_train.data import dataset_digest
+from ryorin_train.datasets.formats import Reading, only_examples
+from ryorin_train.datasets.groups import split_rows
+from ryorin_train.datasets.store import add_dataset, open_data, purpose_of
 from ryorin_train.recipe import Recipe
 from ryorin_train.render import Renderer, load_tokenizer
 from ryorin_train.sft import check_recipe, check_start, train
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from ryorin.catalog import Catalog
     from ryorin.catalog.tables import Adapter
     from ryorin.models.registry import BaseModel
+    from ryorin.purpose import Purpose
 
 LOCK_FILE = "lock"
 PACKAGES = ("torch", "transformers", "trl", "peft", "safetensors")
@@ -75,20 +77,24 @@ class Finished:
 def run_sft(
     catalog: Catalog,
     tenant_name: str,
-    data: Path,
+    data: str,
     base_name: str | None,
     recipe: Recipe,
     say: Callable[[str], None],
     *,
+    reading: Reading | None = None,
+    purpose: Purpose | None = None,
     start_from: str | None = None,
     again: bool = False,
 ) -> Finished:
     """
     Train an adapter for the tenant's current prompt, or return the one that an identical run gave (unless `again`).
 
+    data: a file or directory of examples, or the id or digest of a dataset of the tenant. reading: how a file is read.
+    purpose: written beside the dataset, as `ryorin data purpose` does; what stands there goes into the manifest.
     start_from: the name of an adapter, of any tenant, whose weights are the first ones; its data shaped them.
-    Raises NotFound for an unknown tenant, prompt, base model, adapter or file; RowError for lines that cannot be used;
-    InvalidInput for a recipe that cannot be trained or served. All of them before anything is written or trained.
+    Raises NotFound for an unknown tenant, prompt, base model, adapter, file or dataset; RowError for lines that cannot
+    be used; InvalidInput for a recipe that cannot be trained or served. All before anything is written or trained.
     """
     from ryorin.catalog.tables import Adapter
     from ryorin.catalog.tenants import current_prompt, get_tenant
@@ -104,7 +110,8 @@ def run_sft(
     base = get_base(settings, base_name or DEFAULT_BASE)
     check_recipe(recipe, base.path)
     start = None if start_from is None else _start(catalog, start_from, base, recipe)
-    examples = read_examples(data)
+    given = open_data(catalog, tenant, data, reading)
+    examples = only_examples(given.name, given.rows)
     run_digest = digest_of(
         {
             "trainer": TRAINER_VERSION,
@@ -121,19 +128,22 @@ def run_sft(
         with catalog.session() as session:
             known = find_run(session, settings, tenant, run_digest, base.digest)
         if known is not None:
+            if purpose is not None:
+                add_dataset(catalog, tenant, given.name, examples, given.lineage, purpose)
             say(f"{known.name} was trained with the same data and recipe; --again trains it anew")
             seconds = round(time.monotonic() - began, 1)
             return Finished(known.name, known.digest, known.manifest["metrics"], True, seconds, known.job_id)
 
     renderer = Renderer(load_tokenizer(base.path), prompt, recipe.max_row_tokens)
-    renderer.rows(data.name, examples)  # every bad line is named, of both sides of the split
-    for_training, for_judging = split(examples, recipe.held_out, recipe.seed)
-    training, held_out = (renderer.rows(data.name, side) for side in (for_training, for_judging))
-    if not training:
-        raise RowError(data.name, 1, "no row is left for training")
+    rows = renderer.rows(given.name, examples)
+    parted = split_rows(examples, recipe.held_out, recipe.seed)
+    training, held_out = ([rows[number] for number in side] for side in (parted.training, parted.held_out))
+    if recipe.held_out and not held_out:
+        say("no row is held out: all belong to one group (near-duplicates, one passage or one source) or are too few")
 
-    with keeping(settings.blobs_dir), catalog.session() as session:
-        dataset = keep_dataset(session, settings, tenant, data.name, dataset_bytes(examples))
+    dataset, _ = add_dataset(catalog, tenant, given.name, examples, given.lineage, purpose)
+    with catalog.session() as session:
+        stated = purpose_of(session, dataset)
     params = {"base": base.name, "dataset": dataset.id, "recipe": recipe.spec(), "run_digest": run_digest}
     with _job(catalog, tenant.id, "sft", params) as (job_id, folder):
         build = folder / "adapter"
@@ -153,11 +163,13 @@ def run_sft(
             "prompt_digest": prompt_row.digest,
             "data": {
                 "digest": dataset.digest,
-                "filename": data.name,
+                "filename": given.name,
                 "rows": len(examples),
                 "trained": len(training),
                 "held_out": len(held_out),
+                "groups": parted.groups,
             },
+            "purpose": stated.spec() if stated else None,
             "rank": recipe.rank,
             "alpha": recipe.alpha,
             "target_modules": sorted(recipe.targets),
