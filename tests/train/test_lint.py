@@ -15,7 +15,7 @@ from ryorin_train.datasets.formats import load
 from ryorin_train.datasets.store import Given, lineage_of
 from ryorin_train.lint.findings import Finding, Report
 from ryorin_train.lint.fix import fix
-from ryorin_train.lint.privacy import luhn, masked, my_number, values_in
+from ryorin_train.lint.personal import luhn, masked, my_number, values_in
 from ryorin_train.lint.run import lint
 from ryorin_train.render import Renderer
 
@@ -217,6 +217,10 @@ def test_missing_cases(check: Callable[..., list[Finding]]) -> None:
         ("key AKIAIOSFODNN7EXAMPLE", "secret", "AK****************LE"),
         ("-----BEGIN RSA PRIVATE KEY-----", "secret", None),
         ("password: hunter2hunter2", "secret", None),
+        ("宛先はtaro@mizunara.co.jpです", "e-mail address", "ta**@********.**.jp"),
+        ("キーはAKIAIOSFODNN7EXAMPLEです", "secret", "AK****************LE"),
+        ("パスワード：hunter2hunter2。", "secret", None),
+        ("番号は090-1234-5678です", "telephone number", "09*-****-**78"),
         ("〒100-0001 東京", "postal address", None),
         ("東京都千代田区丸の内1-1-1に住む", "postal address", None),
     ],
@@ -250,6 +254,15 @@ def test_contacts_of_the_documents_are_no_personal_data(check: Callable[..., lis
     passages = [("Desk", "Write to desk@mizunara.co.jp or call 03-1234-5678.")]
     assert check([chat("How?", "Write to desk@mizunara.co.jp [1].", passages)], "personal-data") == []
     assert len(check([chat("How?", "Write to me@mizunara.co.jp [1].", passages)], "personal-data")) == 1
+
+
+def test_no_finding_shows_personal_data(given: Callable[..., Given]) -> None:
+    held = ("taro@corp.jp", "4111 1111 1111 1111", "sk-abcdefghijklmnopqrstuvwxyz012345", "090-1234-5678")
+    rows = [chat(f"{value}は誰の？", f"{answer} {value}", [("規程", "30日")])
+            for value in held for answer in ("はい", "いいえ、50です")]  # fmt: skip
+    report = found(given(rows), SCHEMA, given(rows).rows)
+    assert {"contradiction", "schema", "leakage", "ungrounded"} <= {finding.code for finding in report.findings}
+    assert not [value for value in held if value in json.dumps(report.as_json(), ensure_ascii=False)]
 
 
 def test_check_digits_and_masks() -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ryorin_train.lint.personal import redacted
+
 ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITIES = (ERROR, WARNING, NOTE)
 
@@ -65,6 +67,6 @@ def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 def shown(text: str, limit: int = 60) -> str:
-    """A text on one line, cut to `limit` characters, for a message."""
-    line = " ".join(text.split())
+    """A text of a row on one line, personal data masked, cut to `limit` characters, for a message."""
+    line = redacted(" ".join(text.split()))
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -81,7 +81,7 @@ def _judged(turns: Sequence[Turn]) -> list[Finding]:
                     "contradiction",
                     ERROR if exact else WARNING,
                     lines,
-                    f"{asked}, and answers that disagree (lines {one.line} and {other.line}: {disagreement})",
+                    f"{asked}, and answers that disagree (lines {one.line} and {other.line}: {shown(disagreement)})",
                     "decide which answer is right and change or remove the others",
                 )
             ]
