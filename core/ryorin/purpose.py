@@ -19,21 +19,26 @@ TEXTS = ("problem", "why_not_prompt", "why_not_retrieval")
 BOUNDS = ("at_least", "at_most")
 MAX_CHARACTERS = 10_000
 
-METRICS = {  # name: what it is, on held-out cases unless it says otherwise
-    "schema_validity": "share of answers that satisfy the tenant's answer schema",
-    "decision_accuracy": "share of right decisions",
-    "fact_accuracy": "share of answers that state the expected facts exactly",
-    "citation_accuracy": "share of answers that cite the expected passages, and no other",
+METRICS = {  # by the names they have in evaluation's figures, on held-out cases; the last three are training's own
+    "right": "share of answers with all that is expected right",
+    "format": "share of answers whose format is valid, by the answer schema where there is one",
+    "decision": "share of right decisions",
+    "facts": "share of answers that state the expected facts",
+    "citations": "share of answers that cite the right documents",
+    "refusal": "share of cases that are refused exactly when they should be",
     "refusal_precision": "of the answers that refuse, the share that should",
     "refusal_recall": "of the cases to refuse, the share that is refused",
-    "consistency": "share of cases whose repeated answers agree",
-    "paraphrase_consistency": "share of cases whose paraphrases get the same answer",
     "tone": "share of answers in the tone that is asked for",
-    "banned_phrases": "share of answers that hold a banned phrase",
+    "consistency": "agreement of the answers to one case asked again",
+    "paraphrases": "agreement of the answers to one case in other words",
     "hedging": "share of answers that hedge",
-    "answer_characters": "characters of an answer, the mean",
-    "general_ability": "score on the fixed general set, the tuned model's over the base model's",
-    "latency_ms": "milliseconds to the end of an answer, the median",
+    "polite": "share of Japanese sentences in です・ます",
+    "honorifics": "share of Japanese sentences with 敬語",
+    "doubled": "share of Japanese answers with 二重敬語",
+    "reading_grade": "reading grade of English answers, the mean",
+    "characters": "characters of an answer, the mean",
+    "latency": "seconds to the whole answer, the mean",
+    "ability": "share of the general questions that the tuned model answers right",
     "held_out_loss": "loss on held-out rows at the end of training",
     "held_out_token_accuracy": "share of held-out answers' tokens that are the likeliest",
     "held_out_answer_accuracy": "share of held-out answers of which every token is the likeliest",
@@ -102,7 +107,7 @@ class Purpose:
         if not isinstance(listed, list) or not listed:
             raise InvalidInput(
                 f"{source}: success must list at least one bound, for example "
-                '{"metric": "decision_accuracy", "at_least": 0.9}',
+                '{"metric": "decision", "at_least": 0.9}',
                 param="purpose",
             )
         targets = tuple(_target(value, f"{source}, success {number}") for number, value in enumerate(listed, start=1))

@@ -21,7 +21,7 @@ STATEMENT = {
     "problem": "Answers differ between clerks.",
     "why_not_prompt": "書式が3割の回答で崩れる。",
     "why_not_retrieval": "The passages are right; the judgement is not.",
-    "success": [{"metric": "decision_accuracy", "at_least": 0.9}, {"metric": "latency_ms", "at_most": 800}],
+    "success": [{"metric": "decision", "at_least": 0.9}, {"metric": "latency", "at_most": 0.9}],
 }
 
 
@@ -120,7 +120,10 @@ def test_purposes_are_appended_and_follow_the_rows(run: Callable[..., Any], writ
         ({"problem": " "}, "problem is missing or empty"),
         ({"why": "x"}, "unknown field 'why'"),
         ({"success": []}, "success must list at least one bound"),
-        ({"success": [{"metric": "beauty", "at_least": 1}]}, "success 1: unknown metric 'beauty'; known: schema_val"),
+        (
+            {"success": [{"metric": "beauty", "at_least": 1}]},
+            "success 1: unknown metric 'beauty'; known: right, format",
+        ),
         ({"success": [{"metric": "tone", "at_least": 1, "at_most": 2}]}, "tone needs one bound"),
         ({"success": [{"metric": "tone", "at_least": "high"}]}, "at_least is 'high'; it must be a number"),
         ({"success": [{"metric": "tone", "at_least": True}]}, "at_least is True"),

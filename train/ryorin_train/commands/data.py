@@ -184,7 +184,7 @@ def purpose_command(dataset: str, tenant_name: str, purpose_file: Path | None, a
     Show a DATASET's purpose statement, or write one beside it.
 
     FILE is YAML or JSON: problem, why_not_prompt, why_not_retrieval, and success, a list of bounds such as
-    {metric: decision_accuracy, at_least: 0.9}. It is repeated in every report and in the manifest of every adapter that
+    {metric: decision, at_least: 0.9}. It is repeated in every report and in the manifest of every adapter that
     is trained on the dataset from then on.
 
     \b
