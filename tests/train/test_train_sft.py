@@ -195,6 +195,31 @@ def test_the_adapter_gives_the_loss_that_was_reported(
     assert result["metrics"]["held_out_loss"] == pytest.approx(total / count, abs=2e-5)
 
 
+def test_any_format_and_a_kept_dataset_are_the_same_run_and_its_purpose_is_in_the_manifest(
+    train: Callable[..., Any], cli: Any, tenant: str, home: Path, tmp_path: Path, sqlite: Any
+) -> None:
+    stated = {
+        "problem": "p", "why_not_prompt": "w", "why_not_retrieval": "r",
+        "success": [{"metric": "held_out_loss", "at_most": 2.0}],
+    }  # fmt: skip
+    purpose = tmp_path / "purpose.json"
+    purpose.write_text(json.dumps(stated))
+    first = train(a_dozen(), "--purpose", str(purpose))
+    manifest = json.loads((home / "adapters" / first["adapter"] / "manifest.json").read_text())
+    assert manifest["purpose"] == stated
+    (dataset,) = all_of(sqlite, Dataset)
+    exported = tmp_path / "rows.csv"
+    assert cli("data", "export", dataset.digest[:12], exported, "--tenant", tenant).code == 0
+    for data in (dataset.digest[:12], dataset.id, exported):
+        ran = cli("train", "sft", "--tenant", tenant, "--data", data, *QUICK, "--json")
+        assert ran.code == 0, ran.err
+        assert (json.loads(ran.out)["reused"], json.loads(ran.out)["adapter"]) == (True, first["adapter"])
+    preferences = tmp_path / "preferences.jsonl"
+    answers = {name: [{"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
+    preferences.write_text(json.dumps({"prompt": [{"role": "user", "content": "Q"}], **answers}))
+    assert "holds preferences" in cli("train", "sft", "--tenant", tenant, "--data", preferences, *QUICK).err
+
+
 @pytest.mark.parametrize("moment", ["step", "saving"])
 def test_an_interruption_leaves_nothing(
     cli: Any, tenant: str, write_rows: Callable[..., Path], sqlite: Any, home: Path, moment: str,

@@ -23,7 +23,7 @@ from ryorin_train import servable
 from ryorin_train.memory import keep_freed_memory
 from ryorin_train.progress import Progress
 from ryorin_train.recipe import Recipe
-from ryorin_train.render import TokenRow, load_tokenizer
+from ryorin_train.render import TokenRow, context_window, load_tokenizer
 
 if TYPE_CHECKING:
     from ryorin_train.packing import PackedRows
@@ -65,7 +65,7 @@ def check_recipe(recipe: Recipe, base_path: Path) -> None:
     config = json.loads((base_path / "config.json").read_text(encoding="utf-8"))
     text = config.get("text_config", config)
     lora_config(recipe, text["num_hidden_layers"], base_path)
-    longest = text.get("max_position_embeddings")
+    longest = context_window(base_path)
     if longest is not None and recipe.max_row_tokens > longest:
         raise InvalidInput(
             f"max_row_tokens is {recipe.max_row_tokens}; the base model reads {longest}", param="max_row_tokens"

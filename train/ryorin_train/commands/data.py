@@ -215,7 +215,11 @@ def purpose_command(dataset: str, tenant_name: str, purpose_file: Path | None, a
     "--base", "base_name", metavar="NAME", help="Whose tokenizer counts; the bundled base model unless named."
 )
 @click.option(
-    "--max-row-tokens", type=int, default=DEFAULTS.max_row_tokens, show_default=True, help="The longest row accepted."
+    "--max-row-tokens",
+    type=int,
+    default=DEFAULTS.max_row_tokens,
+    show_default=True,
+    help="The longest row, the base model's window at most.",
 )
 @click.option("--fix", "mend", is_flag=True, help="Keep a new dataset with what is safe to mend mended.")
 @json_option
@@ -426,10 +430,11 @@ def _prompt(
         return None, None
 
     def renderer() -> Renderer:
-        from ryorin_train.render import Renderer, load_tokenizer
+        from ryorin_train.render import Renderer, context_window, load_tokenizer
 
         base = get_base(catalog.settings, base_name or DEFAULT_BASE)
-        return Renderer(load_tokenizer(base.path), prompt, max_row_tokens)
+        limit = min(max_row_tokens, context_window(base.path) or max_row_tokens)
+        return Renderer(load_tokenizer(base.path), prompt, limit)
 
     if base_name is not None:
         get_base(catalog.settings, base_name)  # a name that was typed is checked at once

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ryorin.errors import InvalidInput
 from ryorin.prompt import Message
-from ryorin_train.data import Example, Row, raise_all, trimmed
+from ryorin_train.data import Example, Row, trimmed
 from ryorin_train.datasets.store import Given
 from ryorin_train.lint.repeats import content_key
 
@@ -44,10 +45,17 @@ def fix(given: Given) -> Fixed:
     """
     The rows with what is safe mended.
 
-    Raises RowError (RowErrors for several) for rows that cannot be read: to leave them out would not be safe.
+    Raises InvalidInput when rows cannot be read: to leave them out would not be safe.
     """
     errors = given.loaded.errors if given.loaded else []
-    raise_all([error for error in errors if error.code != "empty_row"])
+    unreadable = [error for error in errors if error.code != "empty_row"]
+    if unreadable:
+        first = f"line {unreadable[0].line}: {unreadable[0].reason}"
+        raise InvalidInput(
+            f"{given.name} has {len(unreadable)} lines that cannot be read, and to leave them out would not be safe; "
+            f"correct them first ({first}), 'ryorin data lint' without --fix lists them",
+            param="fix",
+        )
     changes = []
     if errors:
         empty = tuple(error.line for error in errors)
