@@ -148,7 +148,13 @@ def test_leakage(check: Callable[..., list[Finding]], given: Callable[..., Given
 
 
 def test_answers_that_break_the_schema(check: Callable[..., list[Finding]]) -> None:
-    answers = ['{"decision": "YES"}', "YES", '{"decision": "PERHAPS"}', '{"reason": "x"}', '{"decision": "はい"}']
+    answers = [
+        '{"decision": "YES"}',
+        '{"decision": NaN}',
+        '{"decision": "PERHAPS"}',
+        '{"reason": "x"}',
+        '{"decision": "はい"}',
+    ]
     findings = check([chat(f"Question {answer}?", answer) for answer in answers], "schema", SCHEMA)
     assert [finding.rows for finding in findings] == [(2,), (3, 5), (4,)]
     assert {finding.severity for finding in findings} == {"error"}

@@ -36,7 +36,7 @@ _CANDIDATES = 32  # compared exactly
 _NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
 _MARKS = re.compile(r"[\W_]+")
 _NOT = re.compile(
-    r"\b(?:not|no|never|none|cannot|without|un(?=\w)|non)\b|n't\b|ない|ません|なく|なかっ|ずに|不可|非|未",
+    r"\b(?:not|no|never|none|cannot|without|non)\b|n't\b|ない|ません|なく|なかっ|ずに|不可|非|未",
     re.IGNORECASE,
 )
 _ASKED = re.compile(

@@ -84,7 +84,7 @@ class Said:
         if not self.answer.strip().startswith(("{", "[")):
             return None
         try:
-            return json.loads(self.answer)
+            return json.loads(self.answer, parse_constant=_no_constant)
         except (ValueError, RecursionError):
             return None
 
@@ -161,6 +161,10 @@ def numbers_in(text: str) -> frozenset[str]:
     """The numbers of a text, of any width, without thousands' commas."""
     plain = unicodedata.normalize("NFKC", text)
     return frozenset(match[0].replace(",", "") for match in _NUMBER.finditer(plain))
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _texts_in(value: Any) -> list[str]:
