@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "key": ("ryorin.commands.key", "key", "API keys of a tenant: create, list, revoke."),
     "prompt": ("ryorin.commands.prompt", "prompt", "A tenant's prompt: set, show."),
     "index": ("ryorin_index.cli", "index", "Documents: create a store, add, remove, search."),
+    "data": ("ryorin_train.commands.data", "data", "Training data: add, lint, split, export."),
     "train": ("ryorin_train.cli", "train", "Train an adapter: from examples, or from preferences."),
     "adapter": (
         "ryorin_train.commands.adapter",

@@ -68,12 +68,12 @@ _JAPANESE = (  # ways of writing, and of being polite
 
 def fold_key(heading: str, text: str) -> str:
     """The key of a passage under a heading path. Hexadecimal, 32 characters."""
-    plain = f"{_plain(heading)}\0{_plain(text)}"
+    plain = f"{folded_text(heading)}\0{folded_text(text)}"
     return hashlib.blake2b(plain.encode(errors="surrogatepass"), digest_size=KEY_CHARACTERS // 2).hexdigest()
 
 
-def _plain(text: str) -> str:
-    """The text as it is compared."""
+def folded_text(text: str) -> str:
+    """The text as it is compared: how it is written taken out, every word that says something left in."""
     text = _SUPERSCRIPT.sub(lambda match: f"^{unicodedata.normalize('NFKC', match[0])}", text)
     text = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
     text = "\n".join(line.strip() for line in text.split("\n"))

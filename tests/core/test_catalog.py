@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ryorin.catalog import Catalog, open_catalog
 from ryorin.catalog.database import HEAD, MIGRATIONS, upgrade, upgrade_database
-from ryorin.catalog.tables import Base, Document, Passage, Tenant, Tombstone, Vector, VectorStore
+from ryorin.catalog.tables import Base, Dataset, Document, Passage, Tenant, Tombstone, Vector, VectorStore
 from ryorin.catalog.tenants import create_tenant, get_tenant
 from ryorin.errors import Conflict, InvalidInput, RequirementMissing, RyorinError, Unavailable
 from ryorin.settings import Settings, load_settings
@@ -296,9 +296,16 @@ def test_vectors_of_the_first_schema_are_kept(settings: Settings) -> None:
                 ),
                 {"ordinal": ordinal, "digest": digest},
             )
+        connection.execute(
+            text(
+                "INSERT INTO datasets (id, tenant_id, filename, digest, rows, created_at) "
+                "VALUES ('ds', 't', 'rows.jsonl', 'x', 2, 1)"
+            )
+        )
     engine.dispose()
     catalog = open_catalog(settings)
     with catalog.session() as session:
+        dataset = session.scalars(select(Dataset)).one()
         kept = session.execute(
             select(Vector.embedder_digest, Vector.sha256, Vector.vector).order_by(Vector.sha256)
         ).all()
@@ -309,3 +316,5 @@ def test_vectors_of_the_first_schema_are_kept(settings: Settings) -> None:
         ("name:e5", "two", b"\x00\x00\x80\x3f"),
     ]
     assert (store.embedder_digest, store.title, store.attributes) == ("name:e5", "handbook", {})
+    assert (dataset.kind, dataset.lineage["origin"]) == ("chat", "files")
+    assert dataset.lineage["files"] == [{"name": "rows.jsonl"}]

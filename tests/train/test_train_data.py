@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ryorin.errors import NotFound, RowError
 from ryorin.prompt import PromptPassage
-from ryorin_train.data import Example, RowErrors, dataset_bytes, dataset_digest, read_examples, split
+from ryorin_train.data import Example, RowErrors, dataset_bytes, dataset_digest, trimmed
+from ryorin_train.datasets.formats import read_examples
 
 USER = {"role": "user", "content": "Q"}
 ANSWER = {"role": "assistant", "content": "A"}
@@ -71,13 +72,17 @@ def test_what_follows_the_last_learned_message_is_left_out(tmp_path: Path) -> No
         ({"messages": [{"role": "user"}, ANSWER]}, "message 1 has no content"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}, ANSWER]}, "content must be text"),
         ({"messages": [{"role": "robot", "content": "Q"}, ANSWER]}, "message 1 has role 'robot'; known roles: system"),
-        ({"messages": [{"role": "tool", "content": "Q"}, ANSWER]}, "role 'tool'"),
+        ({"messages": [{"role": "tool", "content": "Q"}, ANSWER]}, "role 'tool': tools are not trained"),
         ({"messages": [{**USER, "weight": 1}, ANSWER]}, "only assistant messages are learned"),
         ({"messages": [USER, {**ANSWER, "weight": 0.5}]}, "weight 0.5; it must be 0 or 1"),
         ({"messages": [USER, {**ANSWER, "weight": True}]}, "weight True"),
         ({"messages": [USER, {**ANSWER, "weight": 0}]}, "nothing to learn"),
         ({"messages": [USER, {**ANSWER, "name": "x"}]}, "message 2 has the unknown field 'name'"),
-        ({**GOOD, "tools": []}, "unknown field 'tools'; known: messages, passages"),
+        ({**GOOD, "tool": []}, "unknown field 'tool'; known: messages, passages, source"),
+        ({**GOOD, "tools": []}, "has 'tools': tools are not trained"),
+        ({"messages": [USER, {**ANSWER, "tool_calls": []}]}, "message 2 has 'tool_calls': tools are not trained"),
+        ({**GOOD, "source": 3}, "source must be text"),
+        ({"messages": [USER, {"role": "assistant", "content": "\ufeff\u200b "}]}, "message 2 has an empty content"),
         ({**GOOD, "passages": None}, "'passages' must be a list"),
         ({**GOOD, "passages": ["text"]}, "passage 1 must be an object"),
         ({**GOOD, "passages": [{"title": "T"}]}, "passage 1 has no text"),
@@ -104,7 +109,7 @@ def test_an_empty_file_is_an_error(tmp_path: Path, data: bytes) -> None:
 def test_no_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no file"):
         read_examples(tmp_path / "none.jsonl")
-    with pytest.raises(ValueError, match="cannot be read: Is a directory"):
+    with pytest.raises(ValueError, match="is a directory, but no dataset"):
         read_examples(tmp_path)
 
 
@@ -118,7 +123,7 @@ def test_all_bad_lines_are_shown_ten_at_most(tmp_path: Path) -> None:
     assert shown[10] == "… and 3 more lines"
 
 
-texts = st.text(min_size=1, max_size=5).filter(str.strip)
+texts = st.text(min_size=1, max_size=5).filter(trimmed)
 examples_of = st.lists(
     st.builds(
         lambda question, answer, passages: Example(
@@ -133,37 +138,6 @@ examples_of = st.lists(
     ),
     max_size=40,
 )
-
-
-@given(examples_of, st.floats(0, 0.5), st.integers(0, 10))
-def test_the_split_is_a_partition_that_equal_rows_never_straddle(rows: list[Example], share: float, seed: int) -> None:
-    training, held_out = split(rows, share, seed)
-    assert sorted(map(repr, [*training, *held_out])) == sorted(map(repr, rows))
-    assert not {repr(row.content) for row in training} & {repr(row.content) for row in held_out}
-    assert bool(training) == bool(rows)
-    if share > 0 and len(rows) >= 10 and len({repr(row.content) for row in rows}) > 1:
-        assert held_out
-    if share == 0:
-        assert not held_out
-
-
-@given(examples_of, st.randoms(), st.integers(0, 3))
-def test_a_row_keeps_its_side_in_another_order_or_a_larger_file(rows: list[Example], random: Any, seed: int) -> None:
-    _, held_out = split(rows, 0.2, seed)
-    shuffled = random.sample(rows, len(rows))
-    assert {repr(row.content) for row in split(shuffled, 0.2, seed)[1]} == {repr(row.content) for row in held_out}
-    if len({repr(row.content) for row in held_out}) > 1:  # one may be there only because none was
-        assert {repr(row.content) for row in held_out} <= {
-            repr(row.content) for row in split([*rows, *MANY], 0.2, seed)[1]
-        }
-
-
-MANY = [Example(1, ({"role": "assistant", "content": f"more {n}"},), (True,), None) for n in range(30)]
-
-
-def test_about_a_tenth_is_held_out() -> None:
-    rows = [Example(1, ({"role": "assistant", "content": str(n)},), (True,), None) for n in range(1000)]
-    assert 70 <= len(split(rows, 0.1, 0)[1]) <= 130
 
 
 @given(examples_of)

@@ -13,9 +13,7 @@ from tiny import PROMPT
 
 from ryorin.catalog import open_catalog
 from ryorin.catalog.tenants import create_tenant, set_prompt
-from ryorin.errors import RowError
 from ryorin.settings import load_settings
-from ryorin_train.data import dataset_bytes, read_preferences
 from ryorin_train.recipe import PreferenceRecipe
 from ryorin_train.render import TokenPair
 
@@ -145,31 +143,7 @@ def test_preferences_are_learned_and_the_start_is_the_reference(
     assert json.loads(curve[0])["train_reward_margin"] == pytest.approx(0.0, abs=1e-5)  # measured from the start
 
 
-def test_both_forms_of_pairs_say_the_same(write_rows: Callable[..., Path]) -> None:
-    passages = [{"title": "規則", "text": "返品は30日以内。"}]
-    openai = pair("返品できますか", "はい。", "知りません", passages=passages)
-    trl = {
-        "prompt": openai["input"]["messages"],
-        "chosen": openai["preferred_output"],
-        "rejected": openai["non_preferred_output"],
-        "passages": passages,
-    }
-    (one,), (other,) = (read_preferences(write_rows([row], name)) for row, name in ((openai, "a"), (trl, "b")))
-    assert one == other
-    assert json.loads(dataset_bytes([one])) == openai
-
-
-@pytest.mark.parametrize(
-    ("row", "words"),
-    [
-        (pair("q", "same", "same"), "are equal"),
-        ({"prompt": [{"role": "user", "content": "q"}], "chosen": []}, "'chosen' must be a list of one message"),
-        (pair("q", "a", "b") | {"extra": 1}, "unknown field 'extra'"),
-        (pair("q", "a", "b") | {"input": {"messages": []}}, "there is no conversation"),
-        (pair("q", "a", "b") | {"preferred_output": [{"role": "user", "content": "a"}]}, "it must be 'assistant'"),
-        ({"messages": []}, "unknown field 'messages'"),
-    ],
-)
-def test_pairs_that_cannot_be_used_are_named(write_rows: Callable[..., Path], row: dict[str, Any], words: str) -> None:
-    with pytest.raises(RowError, match="line 2: .*" + words):
-        read_preferences(write_rows([pair("fine", "a", "b"), row]))
+def test_examples_are_no_preferences(cli: Any, tenant: str, write_rows: Callable[..., Path]) -> None:
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    ran = cli("train", "dpo", "--tenant", tenant, "--data", write_rows([row]), "--max-row-tokens", "500")
+    assert ran.code == 2 and "this method needs a better and a worse answer" in ran.err

@@ -200,13 +200,15 @@ def test_the_adapter_gives_the_loss_that_was_reported(
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from ryorin_train.data import read_examples, split
+    from ryorin_train.datasets.formats import read_examples
+    from ryorin_train.datasets.groups import split_rows
     from ryorin_train.render import Renderer
 
     result = train(a_dozen(), "--layers", "2", "--held-out", "0.4", "--learning-rate", "0.01")
     base = AutoModelForCausalLM.from_pretrained(str(tiny_base), dtype=torch.float32)
     model = PeftModel.from_pretrained(base, str(home / "adapters" / result["adapter"])).eval()
-    _, held_out = split(read_examples(write_rows(a_dozen())), 0.4, 0)
+    examples = read_examples(write_rows(a_dozen()))
+    held_out = [examples[number] for number in split_rows(examples, 0.4, 0).held_out]
     total, count = 0.0, 0
     for row in Renderer(tokenizer, PROMPT, 500).rows("f", held_out):
         ids = torch.tensor([row.ids])
@@ -216,6 +218,31 @@ def test_the_adapter_gives_the_loss_that_was_reported(
         total += torch.nn.functional.cross_entropy(logits, ids[0, 1:][learned], reduction="sum").item()
         count += int(learned.sum())
     assert result["metrics"]["held_out_loss"] == pytest.approx(total / count, abs=2e-5)
+
+
+def test_any_format_and_a_kept_dataset_are_the_same_run_and_its_purpose_is_in_the_manifest(
+    train: Callable[..., Any], cli: Any, tenant: str, home: Path, tmp_path: Path, sqlite: Any
+) -> None:
+    stated = {
+        "problem": "p", "why_not_prompt": "w", "why_not_retrieval": "r",
+        "success": [{"metric": "held_out_loss", "at_most": 2.0}],
+    }  # fmt: skip
+    purpose = tmp_path / "purpose.json"
+    purpose.write_text(json.dumps(stated))
+    first = train(a_dozen(), "--purpose", str(purpose))
+    manifest = json.loads((home / "adapters" / first["adapter"] / "manifest.json").read_text())
+    assert manifest["purpose"] == stated
+    (dataset,) = all_of(sqlite, Dataset)
+    exported = tmp_path / "rows.csv"
+    assert cli("data", "export", dataset.digest[:12], exported, "--tenant", tenant).code == 0
+    for data in (dataset.digest[:12], dataset.id, exported):
+        ran = cli("train", "sft", "--tenant", tenant, "--data", data, *QUICK, "--json")
+        assert ran.code == 0, ran.err
+        assert (json.loads(ran.out)["reused"], json.loads(ran.out)["adapter"]) == (True, first["adapter"])
+    preferences = tmp_path / "preferences.jsonl"
+    answers = {name: [{"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
+    preferences.write_text(json.dumps({"prompt": [{"role": "user", "content": "Q"}], **answers}))
+    assert "holds preferences" in cli("train", "sft", "--tenant", tenant, "--data", preferences, *QUICK).err
 
 
 @pytest.mark.parametrize("moment", ["step", "saving"])

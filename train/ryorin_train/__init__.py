@@ -2,7 +2,9 @@
 Training: from example conversations to a LoRA adapter that vLLM can serve.
 
     recipe.py      the hyperparameters and their defaults
-    data.py        JSONL → examples; which are held out
+    data.py        what a row is, and checking one
+    datasets/      formats, near-duplicates and groups, the split, the catalog's datasets
+    lint/          what is wrong with a dataset, and mending what is safe to mend
     render.py      examples → token ids and what is learned of them
     packing.py     token rows → batches without padding, the beginning of all prompts computed once
     trunk.py       the layers below the first adapted one: computed once, not once an epoch
@@ -13,9 +15,10 @@ Training: from example conversations to a LoRA adapter that vLLM can serve.
     adapters.py    the finished folder: digest, manifest, name, rows in the catalog
     job.py         one run as a job: tenant and file → adapter
     cli.py         `ryorin train` and `ryorin adapter`
+    commands/      `ryorin data`
 
 packing, trunk, fused_lora, trainer and callbacks import torch; the others import them inside functions.
 """
 
-TRAINER_VERSION = 2
+TRAINER_VERSION = 3
 """Grows when the same data and recipe would give another adapter; identical runs of one version are reused."""

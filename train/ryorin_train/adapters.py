@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ryorin.adapter_files import MANIFEST_FILE, NAME, adapter_digest, is_whole
-from ryorin.blobs import keep_blob, sync_folder
+from ryorin.blobs import sync_folder
 from ryorin.digests import SHORT
 from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin_train.work import finish
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from ryorin.catalog import Catalog
-    from ryorin.catalog.tables import Adapter, Dataset, Tenant
+    from ryorin.catalog.tables import Adapter, Tenant
     from ryorin.settings import Settings
 
 
@@ -221,24 +221,6 @@ def releases_using(session: Session, adapter: Adapter) -> list[dict[str, Any]]:
     return [
         {"version": row.version, "live": row.id == tenant.live_release_id, "evidence": row.evidence} for row in rows
     ]
-
-
-def keep_dataset(session: Session, settings: Settings, tenant: Tenant, filename: str, content: bytes) -> Dataset:
-    """The tenant's dataset row of these bytes, kept in the blob folder under their SHA-256; the same again is free."""
-    from sqlalchemy import select
-
-    from ryorin.catalog.tables import Dataset
-    from ryorin.digests import new_id
-
-    digest = keep_blob(settings.blobs_dir, content)
-    row = session.scalar(select(Dataset).where(Dataset.tenant_id == tenant.id, Dataset.digest == digest))
-    if row is None:
-        row = Dataset(
-            id=new_id("ds_"), tenant_id=tenant.id, filename=filename, digest=digest, rows=content.count(b"\n")
-        )
-        session.add(row)
-        session.flush()
-    return row
 
 
 @contextmanager

@@ -54,19 +54,19 @@ def main() -> None:
 
 def train(catalog: Catalog, asked: dict[str, Any]) -> dict[str, Any]:
     """The adapter, as {"adapter", "trained_tokens"}."""
+    from ryorin_train.datasets.store import given_bytes
     from ryorin_train.fine_tuning import recipe_of
     from ryorin_train.job import Request, run_dpo, run_sft
     from ryorin_train.progress import Listener
 
     wanted = FineTuning.from_json(asked["params"])
-    files = {role: Path(file["path"]) for role, file in asked["files"].items()}
+    files = {role: given_bytes(file["name"], Path(file["path"]).read_bytes()) for role, file in asked["files"].items()}
     request = Request(
         tenant=asked["tenant"],
         data=files["training_file"],
         validation=files.get("validation_file"),
         base=wanted.base,
         start_from=wanted.start_from,
-        names={files[role]: file["name"] for role, file in asked["files"].items()},
     )
     recipe = recipe_of(catalog, wanted)
     listener = Listener(lambda line: tell({"say": line}), lambda values: tell({"record": values}))

@@ -15,11 +15,13 @@ from ryorin.commands.common import (
     stopping_in_order,
     tenant_option,
 )
+from ryorin_train.commands.options import purpose_option, read_purpose, reading_options
 from ryorin_train.recipe import PreferenceRecipe, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ryorin_train.datasets.formats import Reading
     from ryorin_train.job import Finished
 
 PREFERENCE = PreferenceRecipe()
@@ -46,6 +48,8 @@ def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
 
     options = (
         tenant_option,
+        reading_options,
+        purpose_option,
         click.option("--base", "base_name", metavar="NAME", help="The base model; the bundled one unless named."),
         shown("epochs", int, "Passes over the rows."),
         shown("rank", int, "LoRA rank: 1, 8, 16, 32 or 64."),
@@ -70,10 +74,7 @@ def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
         ),
         shown("held_out", float, "Share of rows never trained on."),
         click.option(
-            "--validation",
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="Rows to judge by, in a file of their own, instead of that share.",
+            "--validation", metavar="DATA", help="Rows to judge by, in a file of their own, instead of that share."
         ),
         shown("max_row_tokens", int, "The longest row accepted."),
         shown("seed", int, "Of every random choice."),
@@ -95,15 +96,18 @@ def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
 
 
 @train.command("sft")
-@click.option("--data", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Examples, chat JSONL.")
+@click.option(
+    "--data", required=True, metavar="DATA", help="A file or directory of examples, or a dataset's id or digest."
+)
 @recipe_options(Recipe())
 def sft_command(as_json: bool, **given: Any) -> None:
     """
     Train an adapter on example conversations (supervised fine-tuning, LoRA).
 
-    FILE holds one example a line: {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content":
-    "…"}]}, and, where the tenant answers from documents, "passages": [{"title": "…", "text": "…"}]. Only the
-    assistant's words are learned. The tenant's current prompt is put before each.
+    A file holds one example a line: {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content":
+    "…"}]}, and, where the tenant answers from documents, "passages": [{"title": "…", "text": "…"}]; 'ryorin data add'
+    names the other formats. Only the assistant's words are learned. The tenant's current prompt is put before each.
+    Rows are held out by groups: near-duplicates, and rows of one passage or source, stay on one side.
 
     With --start-from a department's adapter grows out of an earlier one: its own, to add examples, or one that several
     departments share. What that one was trained on lives on in the new one; its manifest names it.
@@ -114,6 +118,8 @@ def sft_command(as_json: bool, **given: Any) -> None:
     Examples:
         ryorin train sft --tenant support --data examples.jsonl
         ryorin train sft --tenant support --data examples.jsonl --layers 15 --epochs 4
+        ryorin train sft --tenant support --data 3f9a2c11 --purpose purpose.yaml
+        ryorin train sft --tenant support --data faq.csv --map question=user,answer=assistant
         ryorin train sft --tenant support --data more.jsonl --start-from support-1f0c2a9b7d3e
     """
     from ryorin_train.job import run_sft
@@ -122,7 +128,9 @@ def sft_command(as_json: bool, **given: Any) -> None:
 
 
 @train.command("dpo")
-@click.option("--data", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Preference pairs, JSONL.")
+@click.option(
+    "--data", required=True, metavar="DATA", help="A file or directory of pairs, or a dataset's id or digest."
+)
 @click.option(
     "--beta", type=float, default=PREFERENCE.beta, show_default=True, help="How strongly the start holds; DPO's beta."
 )
@@ -138,7 +146,7 @@ def dpo_command(as_json: bool, **given: Any) -> None:
     """
     Train an adapter on preference pairs (direct preference optimisation, LoRA).
 
-    FILE holds one pair a line, in OpenAI's form: {"input": {"messages": […]}, "preferred_output": [{"role":
+    A file holds one pair a line, in OpenAI's form: {"input": {"messages": […]}, "preferred_output": [{"role":
     "assistant", "content": "…"}], "non_preferred_output": […]}, or in TRL's: "prompt", "chosen" and "rejected", lists
     of messages; and, where the tenant answers from documents, "passages".
 
@@ -162,8 +170,10 @@ def _run(
     *,
     tenant_name: str,
     base_name: str | None,
-    data: Path,
-    validation: Path | None,
+    data: str,
+    validation: str | None,
+    reading: Reading,
+    purpose_file: Path | None,
     start_from: str | None,
     again: bool,
     as_json: bool,
@@ -172,7 +182,8 @@ def _run(
     from ryorin_train.job import Request
     from ryorin_train.progress import Listener
 
-    request = Request(tenant_name, data, validation, base_name, start_from, again)
+    purpose = read_purpose(purpose_file)
+    request = Request(tenant_name, data, validation, reading, purpose, base_name, start_from, again)
     with stopping_in_order(), opened_catalog() as catalog:
         finished = method(catalog, request, recipe(**values), Listener(say))
     if as_json:

@@ -1,11 +1,13 @@
 """
-Training examples: reading them from a file, and choosing those that are held out.
+Training rows: what an example and a preference are, their one canonical form, and checking a row against it.
 
-The format is OpenAI's chat JSONL, one object a line: `{"messages": [{"role", "content", "weight"?}, …]}`, with one
-optional field more, `"passages": [{"title", "text"}, …]`: what retrieval had found. No `passages` means that retrieval
-was off, `[]` that it found nothing. A field that is not known is refused, so that a misspelt one is not silently lost.
+An example is OpenAI's chat row, `{"messages": [{"role", "content", "weight"?}, …]}`; a preference is OpenAI's
+`{"input": {"messages"}, "preferred_output": [message], "non_preferred_output": [message]}`. Both may carry two fields
+more: `"passages": [{"title", "text"}, …]`, what retrieval had found (none: retrieval was off; `[]`: it found nothing),
+and `"source"`, a name of what the row was made from. A field that is not known is refused, so that a misspelt one is
+not silently lost; so are tools, which the prompt does not carry.
 
-It knows nothing of prompts, tokens or models: see render.py.
+It knows nothing of prompts, tokens or models (render.py), nor of other formats (formats.py in datasets/).
 """
 
 from __future__ import annotations
@@ -13,17 +15,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
-from ryorin.digests import canonical_json, digest_of, sha256_bytes
-from ryorin.errors import InvalidInput, NotFound, RowError
+from ryorin.digests import canonical_json, sha256_bytes
+from ryorin.errors import RowError
 from ryorin.prompt import Message, PromptPassage
 
 SHOWN_ERRORS = 10
+TOOL_FIELDS = frozenset({"tools", "tool_calls", "tool_call_id", "parallel_tool_calls", "functions", "function_call"})
+_INVISIBLE = "\ufeff\u200b\u2060"
 ROLES = ("system", "developer", "user", "assistant")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class EmptyText(ValueError):
+    """A text that must say something is empty or white space."""
 
 
 class RowErrors(RowError):
@@ -43,44 +50,37 @@ class RowErrors(RowError):
 @dataclass(frozen=True)
 class Example:
     """
-    One row.
+    One row to imitate.
 
     line: where it stands in its file, from 1.
     messages: the conversation; the last message is an assistant's that is learned.
     learned: for each message, whether it is learned (an assistant's, unless its weight is 0).
     passages: what retrieval found; None when it was off.
+    source: what it was made from (a document, a conversation); rows of one source stay on one side of a split.
     """
 
     line: int
     messages: tuple[Message, ...]
     learned: tuple[bool, ...]
     passages: tuple[PromptPassage, ...] | None
+    source: str | None = None
 
     @property
     def content(self) -> dict[str, Any]:
         """Everything but the line, as JSON: rows of equal content are the same example."""
-        row: dict[str, Any] = {
-            "messages": [
-                {**message, **({} if learned or message["role"] != "assistant" else {"weight": 0})}
-                for message, learned in zip(self.messages, self.learned, strict=True)
-            ]
-        }
-        if self.passages is not None:
-            row["passages"] = _passages_content(self.passages)
-        return row
-
-
-def _passages_content(passages: Sequence[PromptPassage]) -> list[dict[str, str]]:
-    return [{"title": passage.title, "text": passage.text} for passage in passages]
+        messages = [
+            {**message, **({} if learned or message["role"] != "assistant" else {"weight": 0})}
+            for message, learned in zip(self.messages, self.learned, strict=True)
+        ]
+        return {"messages": messages, **_extras(self.passages, self.source)}
 
 
 @dataclass(frozen=True)
 class Preference:
     """
-    One preference pair: two answers to the same conversation, of which the first is the better.
+    One row to prefer by: a conversation that ends before the answer, a better answer and a worse one.
 
-    line: where it stands in its file, from 1. messages: the conversation, the last one not the assistant's.
-    passages: what retrieval found; None when it was off.
+    line, passages, source: as of an Example.
     """
 
     line: int
@@ -88,50 +88,29 @@ class Preference:
     chosen: str
     rejected: str
     passages: tuple[PromptPassage, ...] | None
+    source: str | None = None
 
     @property
     def content(self) -> dict[str, Any]:
-        """Everything but the line, as JSON, in OpenAI's form."""
-        row: dict[str, Any] = {
-            "input": {"messages": list(self.messages)},
+        """Everything but the line, as JSON: rows of equal content are the same preference."""
+        return {
+            "input": {"messages": [dict(message) for message in self.messages]},
             "preferred_output": [{"role": "assistant", "content": self.chosen}],
             "non_preferred_output": [{"role": "assistant", "content": self.rejected}],
+            **_extras(self.passages, self.source),
         }
-        if self.passages is not None:
-            row["passages"] = _passages_content(self.passages)
-        return row
 
 
-Row = TypeVar("Row", Example, Preference)
+Row = Example | Preference
 
 
-def read_examples(path: Path, name: str | None = None) -> list[Example]:
-    """
-    The examples of a JSONL file, in its order. A BOM, CRLF and blank lines are tolerated.
-
-    name: what errors call the file.
-    Raises NotFound when there is no such file, RowError (RowErrors for several) naming each line that cannot be used.
-    """
-    return _read_rows(path, name or path.name, _example)
-
-
-def read_preferences(path: Path, name: str | None = None) -> list[Preference]:
-    """The preference pairs of a JSONL file; as `read_examples`."""
-    return _read_rows(path, name or path.name, _preference)
-
-
-def _read_rows(path: Path, name: str, parse: Callable[[int, bytes], Result]) -> list[Result]:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise NotFound(f"no file {path}; --data takes a JSONL file of chat examples", param="data") from None
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror}", param="data") from error
-    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not numbered:
-        raise RowError(name, 1, "the file is empty; it must hold one example a line")
-    return for_each_row(name, numbered, lambda item: item[0], lambda item: parse(*item))
+def _extras(passages: tuple[PromptPassage, ...] | None, source: str | None) -> dict[str, Any]:
+    extras: dict[str, Any] = {}
+    if passages is not None:
+        extras["passages"] = [{"title": passage.title, "text": passage.text} for passage in passages]
+    if source is not None:
+        extras["source"] = source
+    return extras
 
 
 def for_each_row(
@@ -144,50 +123,39 @@ def for_each_row(
         try:
             results.append(work(item))
         except ValueError as error:
-            errors.append(RowError(source, line_of(item), str(error)))
-    if errors:
-        raise errors[0] if len(errors) == 1 else RowErrors(errors)
+            errors.append(row_error(source, line_of(item), error))
+    raise_all(errors)
     return results
 
 
-def dataset_bytes(examples: Sequence[Example] | Sequence[Preference]) -> bytes:
+def row_error(source: str, line: int, error: ValueError) -> RowError:
+    """The error of a line by what was raised on it; its code is `empty_row` where a text with nothing in it was."""
+    found = RowError(source, line, str(error))
+    if isinstance(error, EmptyText):
+        found.code = "empty_row"
+    return found
+
+
+def raise_all(errors: Sequence[RowError]) -> None:
+    """Raise the one error, or all as one. Does nothing when there are none."""
+    if errors:
+        raise errors[0] if len(errors) == 1 else RowErrors(errors)
+
+
+def dataset_bytes(rows: Sequence[Row]) -> bytes:
     """The dataset as it is kept: canonical JSONL. Its SHA-256 is the dataset's digest."""
-    return "".join(canonical_json(example.content) + "\n" for example in examples).encode()
+    return "".join(canonical_json(row.content) + "\n" for row in rows).encode()
 
 
-def split(examples: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """
-    (training, held-out) examples, each in the order given.
-
-    An example is held out when the hash of its content and `seed` falls into the first `share` of all hashes. So equal
-    rows are always on the same side, and a row keeps its side when the file grows. Of ten rows or more at least one is
-    held out (if two differ); at least one is always left for training.
-    """
-    places = [int(digest_of([seed, example.content])[:16], 16) / 16**16 for example in examples]
-    held = {place for place in places if place < share}
-    distinct = set(places)
-    if share > 0 and not held and len(examples) >= 10 and len(distinct) > 1:
-        held = {min(distinct)}
-    if held == distinct:
-        held.discard(max(held, default=0.0))
-    training = [example for example, place in zip(examples, places, strict=True) if place not in held]
-    return training, [example for example, place in zip(examples, places, strict=True) if place in held]
-
-
-def dataset_digest(examples: Sequence[Example] | Sequence[Preference]) -> str:
+def dataset_digest(rows: Sequence[Row]) -> str:
     """Hex SHA-256 of `dataset_bytes`."""
-    return sha256_bytes(dataset_bytes(examples))
+    return sha256_bytes(dataset_bytes(rows))
 
 
-def _example(line: int, raw: bytes) -> Example:
-    """One line's example. Raises ValueError with the reason."""
-    row = _parse(raw)
-    _known_fields("the row", row, {"messages", "passages"})
-    if "messages" not in row:
-        raise ValueError("there is no field 'messages'")
-    if not isinstance(row["messages"], list) or not row["messages"]:
-        raise ValueError("'messages' must be a list with at least one message")
-    parsed = [_message(number, value) for number, value in enumerate(row["messages"], start=1)]
+def example_of(line: int, row: dict[str, Any]) -> Example:
+    """The example in a chat row. Raises ValueError with the reason."""
+    known_fields("the row", row, {"messages", "passages", "source"})
+    parsed = messages_of("messages", row.get("messages"), present="messages" in row)
     if parsed[-1][0]["role"] != "assistant":
         raise ValueError(
             f"the last message's role is {parsed[-1][0]['role']!r}; it must be 'assistant': the answer to learn"
@@ -196,48 +164,49 @@ def _example(line: int, raw: bytes) -> Example:
         parsed.pop()
     if not parsed:
         raise ValueError("every assistant message has weight 0, so there is nothing to learn")
-    messages, learned = tuple(message for message, _ in parsed), tuple(learned for _, learned in parsed)
-    return Example(line, messages, learned, _passages(row))
+    messages = tuple(message for message, _ in parsed)
+    return Example(line, messages, tuple(learned for _, learned in parsed), passages_of(row), source_of(row))
 
 
-def _preference(line: int, raw: bytes) -> Preference:
-    """One line's pair, in OpenAI's form or TRL's. Raises ValueError with the reason."""
-    row = _parse(raw)
-    if "input" in row:
-        _known_fields("the row", row, {"input", "preferred_output", "non_preferred_output", "passages"})
-        if not isinstance(row["input"], dict):
-            raise ValueError("'input' must be an object with 'messages'")
-        _known_fields("'input'", row["input"], {"messages"})
-        said, outputs = row["input"].get("messages"), ("preferred_output", "non_preferred_output")
-    else:
-        _known_fields("the row", row, {"prompt", "chosen", "rejected", "passages"})
-        said, outputs = row.get("prompt"), ("chosen", "rejected")
-    if not isinstance(said, list) or not said:
-        raise ValueError(
-            "there is no conversation: 'input' with 'messages', or 'prompt', must hold at least one message"
-        )
-    messages = tuple(_message(number, value)[0] for number, value in enumerate(said, start=1))
+def preference_of(line: int, row: dict[str, Any]) -> Preference:
+    """The preference in a row of OpenAI's form. Raises ValueError with the reason."""
+    known_fields("the row", row, {"input", "preferred_output", "non_preferred_output", "passages", "source"})
+    given = row.get("input")
+    if not isinstance(given, dict):
+        raise ValueError("'input' must be an object with 'messages'")
+    known_fields("'input'", given, {"messages"})
+    prompt = conversation_of("messages", given.get("messages"), present="messages" in given)
+    chosen, rejected = (answer_of(field, row.get(field)) for field in ("preferred_output", "non_preferred_output"))
+    return Preference(line, prompt, chosen, rejected, passages_of(row), source_of(row))
+
+
+def messages_of(field: str, value: object, *, present: bool = True) -> list[tuple[Message, bool]]:
+    """A field's messages, each with whether it is learned. Raises ValueError with the reason."""
+    if not present:
+        raise ValueError(f"there is no field {field!r}")
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{field!r} must be a list with at least one message")
+    return [_message(number, message) for number, message in enumerate(value, start=1)]
+
+
+def conversation_of(field: str, value: object, *, present: bool = True) -> tuple[Message, ...]:
+    """A field's messages up to an answer that is not among them: the last is not an assistant's."""
+    messages = tuple(message for message, _ in messages_of(field, value, present=present))
     if messages[-1]["role"] == "assistant":
-        raise ValueError("the conversation ends with an assistant's message; it must end with what is to be answered")
-    chosen, rejected = (_output(row, name) for name in outputs)
-    if chosen == rejected:
-        raise ValueError(f"{outputs[0]} and {outputs[1]} are equal, so nothing is preferred")
-    return Preference(line, messages, chosen, rejected, _passages(row))
+        raise ValueError(f"{field!r} ends with an assistant's message; it must end before the answer")
+    return messages
 
 
-def _output(row: dict[str, Any], name: str) -> str:
-    """The one assistant message that a field holds."""
-    if name not in row:
-        raise ValueError(f"there is no field {name!r}")
-    if not isinstance(row[name], list) or len(row[name]) != 1:
-        raise ValueError(f"{name!r} must be a list of one message, the assistant's")
-    message, _ = _message(1, row[name][0])
-    if message["role"] != "assistant":
-        raise ValueError(f"{name!r} has role {message['role']!r}; it must be 'assistant'")
-    return message["content"]
+def answer_of(field: str, value: object) -> str:
+    """The text of a field that is a list of one assistant's message. Raises ValueError with the reason."""
+    messages = messages_of(field, value, present=value is not None)
+    if len(messages) != 1 or messages[0][0]["role"] != "assistant":
+        raise ValueError(f"{field!r} must be a list of one message with role 'assistant'")
+    return messages[0][0]["content"]
 
 
-def _passages(row: dict[str, Any]) -> tuple[PromptPassage, ...] | None:
+def passages_of(row: dict[str, Any]) -> tuple[PromptPassage, ...] | None:
+    """The row's passages, None when it has no such field. Raises ValueError with the reason."""
     if "passages" not in row:
         return None
     if not isinstance(row["passages"], list):
@@ -245,7 +214,13 @@ def _passages(row: dict[str, Any]) -> tuple[PromptPassage, ...] | None:
     return tuple(_passage(number, value) for number, value in enumerate(row["passages"], start=1))
 
 
-def _parse(raw: bytes) -> dict[str, Any]:
+def source_of(row: dict[str, Any]) -> str | None:
+    """The row's source, None when it has no such field. Raises ValueError with the reason."""
+    return text_of("the row", "source", row) if "source" in row else None
+
+
+def parse_line(raw: bytes) -> dict[str, Any]:
+    """A line of JSONL as an object, its fields in order. Raises ValueError with the reason."""
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
@@ -266,8 +241,10 @@ def _message(number: int, value: object) -> tuple[Message, bool]:
     where = f"message {number}"
     if not isinstance(value, dict):
         raise ValueError(f"{where} must be an object, this is {_kind(value)}")
-    _known_fields(where, value, {"role", "content", "weight"})
+    known_fields(where, value, {"role", "content", "weight"})
     role = value.get("role")
+    if role in ("tool", "function"):
+        raise ValueError(f"{where} has role {role!r}: tools are not trained, since no prompt carries them")
     if role not in ROLES:
         raise ValueError(f"{where} has role {role!r}; known roles: {', '.join(ROLES)}")
     learned = role == "assistant"
@@ -277,23 +254,31 @@ def _message(number: int, value: object) -> tuple[Message, bool]:
         if value["weight"] not in (0, 1) or isinstance(value["weight"], bool):
             raise ValueError(f"{where} has weight {value['weight']!r}; it must be 0 or 1")
         learned = value["weight"] == 1
-    return Message(role=role, content=_text(where, "content", value)), learned
+    return Message(role=role, content=text_of(where, "content", value)), learned
 
 
 def _passage(number: int, value: object) -> PromptPassage:
     where = f"passage {number}"
     if not isinstance(value, dict):
         raise ValueError(f"{where} must be an object, this is {_kind(value)}")
-    _known_fields(where, value, {"title", "text"})
-    return PromptPassage(title=_text(where, "title", value), text=_text(where, "text", value))
+    known_fields(where, value, {"title", "text"})
+    return PromptPassage(title=text_of(where, "title", value), text=text_of(where, "text", value))
 
 
-def _text(where: str, field: str, value: dict[str, Any]) -> str:
+def trimmed(text: str) -> str:
+    """The text without white space, byte order marks and zero-width spaces at its ends."""
+    while (shorter := text.strip().strip(_INVISIBLE)) != text:
+        text = shorter
+    return text
+
+
+def text_of(where: str, field: str, value: dict[str, Any]) -> str:
+    """A field that must be text with something in it. Raises ValueError with the reason."""
     text = value.get(field)
     if not isinstance(text, str):
         raise ValueError(f"{where} has no {field}" if text is None else f"{where}: {field} must be text")
-    if not text.strip():
-        raise ValueError(f"{where} has an empty {field}")
+    if not trimmed(text):
+        raise EmptyText(f"{where} has an empty {field}")
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -301,8 +286,13 @@ def _text(where: str, field: str, value: dict[str, Any]) -> str:
     return text
 
 
-def _known_fields(where: str, value: dict[str, Any], known: set[str]) -> None:
+def known_fields(where: str, value: dict[str, Any], known: set[str]) -> None:
+    """Raises ValueError for the first field that is not among the known ones."""
     for field in value:
+        if field in TOOL_FIELDS:
+            raise ValueError(
+                f"{where} has {field!r}: tools are not trained, since no prompt carries them; leave it out"
+            )
         if field not in known:
             raise ValueError(f"{where} has the unknown field {field!r}; known: {', '.join(sorted(known))}")
 

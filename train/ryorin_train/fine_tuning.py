@@ -36,8 +36,9 @@ from ryorin.release import Retrieval, create_release
 from ryorin.worker import Work
 from ryorin_train.adapters import get_adapter, whole_folder
 from ryorin_train.recipe import PreferenceRecipe, Recipe
+from ryorin_train.render import context_window
 from ryorin_train.servable import read_config
-from ryorin_train.training import max_row_tokens, shape_of
+from ryorin_train.training import shape_of
 
 LOOK_S = 0.5
 METRICS_S = 1.0  # of a quick run not every step is kept as an event
@@ -58,7 +59,7 @@ def recipe_of(catalog: Catalog, wanted: FineTuning) -> Recipe:
     batch_size counts rows. learning_rate_multiplier is of the method's default rate. Raises InvalidInput.
     """
     kind = METHODS[wanted.method]
-    longest = max_row_tokens(get_base(catalog.settings, wanted.base).path)
+    longest = context_window(get_base(catalog.settings, wanted.base).path) or kind().max_row_tokens
     given = {name: value for name, value in wanted.hyperparameters.items() if value != "auto"}
     values: dict[str, Any] = {"seed": wanted.seed, "max_row_tokens": min(kind().max_row_tokens, longest)}
     if "n_epochs" in given:

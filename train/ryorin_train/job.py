@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ryorin.adapter_files import CONFIG_FILE, adapter_digest, adapter_name
-from ryorin.blobs import keeping
 from ryorin.digests import digest_of, new_id
-from ryorin.errors import InvalidInput, RowError
+from ryorin.errors import InvalidInput
 from ryorin_train import TRAINER_VERSION
-from ryorin_train.adapters import find_run, get_adapter, keep_dataset, publish, whole_folder, write_manifest
+from ryorin_train.adapters import find_run, get_adapter, publish, whole_folder, write_manifest
 from ryorin_train.checkpoints import checkpoints_of
-from ryorin_train.data import Row, dataset_bytes, dataset_digest, read_examples, read_preferences, split
+from ryorin_train.data import Example, Preference, Row, dataset_digest
+from ryorin_train.datasets.formats import only_examples, only_preferences
+from ryorin_train.datasets.groups import split_rows
+from ryorin_train.datasets.store import add_dataset, open_data, purpose_of
 from ryorin_train.progress import Listener
 from ryorin_train.recipe import PreferenceRecipe, Recipe
 from ryorin_train.render import Renderer, TokenPair, TokenRow, load_tokenizer
@@ -35,9 +36,12 @@ if TYPE_CHECKING:
     from ryorin.catalog import Catalog
     from ryorin.catalog.tables import Adapter
     from ryorin.models.registry import BaseModel
+    from ryorin.purpose import Purpose
     from ryorin_train.checkpoints import Checkpoints
-    from ryorin_train.data import Example, Preference
+    from ryorin_train.datasets.formats import Reading
+    from ryorin_train.datasets.store import Given
 
+Kind = TypeVar("Kind", Example, Preference)
 PACKAGES = ("torch", "transformers", "trl", "peft", "safetensors")
 
 
@@ -75,20 +79,22 @@ class Request:
     """
     What is to be trained.
 
-    tenant: its name; its current prompt is the one trained for. data: examples, or for DPO preference pairs.
-    validation: rows to judge by instead of a share of `data`. base: a base model's name; the bundled one unless named.
+    tenant: its name; its current prompt is the one trained for. data: rows to learn from, as a file, a directory, the
+    id or digest of a dataset of the tenant, or read already. validation: rows to judge by instead of a share of `data`.
+    reading: how files are read. purpose: written beside the dataset, as `ryorin data purpose` does; what stands there
+    goes into the manifest. base: a base model's name; the bundled one unless named.
     start_from: the name of an adapter, of any tenant, whose weights are the first ones; its data shaped them.
     again: train even if an identical run was trained, or interrupted, before.
-    names: what errors call the files, where that is not their own name.
     """
 
     tenant: str
-    data: Path
-    validation: Path | None = None
+    data: str | Given
+    validation: str | Given | None = None
+    reading: Reading | None = None
+    purpose: Purpose | None = None
     base: str | None = None
     start_from: str | None = None
     again: bool = False
-    names: Mapping[Path, str] = field(default_factory=dict)
 
 
 def run_sft(
@@ -98,18 +104,18 @@ def run_sft(
     Train an adapter on examples, or return the one that an identical run gave (unless `request.again`).
 
     job_id: of a job that the caller holds and will finish; without it the run has a job of its own.
-    Raises NotFound for an unknown tenant, prompt, base model, adapter or file; RowError for lines that cannot be used;
-    InvalidInput for a recipe that cannot be trained or served. All of them before anything is written or trained.
+    Raises NotFound for an unknown tenant, prompt, base model, adapter, file or dataset; RowError for lines that cannot
+    be used; InvalidInput for a recipe that cannot be trained or served. All before anything is written or trained.
     Conflict while another process trains the same run.
     """
-    return _Run(catalog, "sft", request, recipe, listener, job_id).finished(read_examples, Renderer.rows)
+    return _Run(catalog, "sft", request, recipe, listener, job_id).finished(only_examples, Renderer.rows)
 
 
 def run_dpo(
     catalog: Catalog, request: Request, recipe: PreferenceRecipe, listener: Listener, *, job_id: str | None = None
 ) -> Finished:
     """Train an adapter on preference pairs; else as `run_sft`. What it starts from is the reference."""
-    return _Run(catalog, "dpo", request, recipe, listener, job_id).finished(read_preferences, Renderer.pairs)
+    return _Run(catalog, "dpo", request, recipe, listener, job_id).finished(only_preferences, Renderer.pairs)
 
 
 class _Run:
@@ -131,7 +137,6 @@ class _Run:
         self.began = time.monotonic()
         self.catalog, self.settings, self.kind, self.job_id = catalog, catalog.settings, kind, job_id
         self.request, self.recipe, self.listener = request, recipe, listener
-        self.source = self._name(request.data)
         with catalog.session() as session:
             self.tenant = get_tenant(session, request.tenant)
             row = current_prompt(session, self.tenant)
@@ -142,44 +147,46 @@ class _Run:
 
     def finished(
         self,
-        read: Callable[[Path, str], Sequence[Row]],
-        rows_of: Callable[[Renderer, str, Sequence[Row]], Sequence[TokenRow] | Sequence[TokenPair]],
+        only: Callable[[str, Sequence[Row]], list[Kind]],
+        rows_of: Callable[[Renderer, str, Sequence[Kind]], Sequence[TokenRow] | Sequence[TokenPair]],
     ) -> Finished:
         """The adapter of the request's data: an identical run's, or a new one."""
-        request = self.request
-        examples = read(request.data, self.source)
-        validation = None if request.validation is None else read(request.validation, self._name(request.validation))
+        request, say = self.request, self.listener.say
+        given = self._given(request.data)
+        examples = only(given.name, given.rows)
+        judged = None if request.validation is None else self._given(request.validation)
+        validation = None if judged is None else only(judged.name, judged.rows)
         digest = self._digest(examples, validation)
         if not request.again:
             with self.catalog.session() as session:
                 known = find_run(session, self.settings, self.tenant, digest, self.base.digest)
             if known is not None:
-                self.listener.say(f"{known.name} was trained with the same data and recipe; --again trains it anew")
+                if request.purpose is not None:
+                    add_dataset(self.catalog, self.tenant, given.name, examples, given.lineage, request.purpose)
+                say(f"{known.name} was trained with the same data and recipe; --again trains it anew")
                 return Finished(known.name, known.digest, known.manifest, True, self._seconds, known.job_id)
 
         renderer = Renderer(load_tokenizer(self.base.path), self.prompt, self.recipe.max_row_tokens)
-        rows_of(renderer, self.source, examples)  # every bad line is named, of both sides of the split
-        if validation is None or request.validation is None:
-            for_training, for_judging = split(examples, self.recipe.held_out, self.recipe.seed)
-            held_out = rows_of(renderer, self.source, for_judging)
+        rows = rows_of(renderer, given.name, examples)
+        if judged is None or validation is None:
+            parted = split_rows(examples, self.recipe.held_out, self.recipe.seed)
+            training, held_out = ([rows[number] for number in side] for side in (parted.training, parted.held_out))
+            if self.recipe.held_out and not held_out:
+                say("no row is held out: all are of one group (near-duplicates, one passage or one source) or too few")
         else:
-            for_training = list(examples)
-            held_out = rows_of(renderer, self._name(request.validation), validation)
-        training = rows_of(renderer, self.source, for_training)
-        if not training:
-            raise RowError(self.source, 1, "no row is left for training")
+            training, held_out = list(rows), list(rows_of(renderer, judged.name, validation))
         with checkpoints_of(self.settings, digest) as checkpoints:
             if request.again:
                 checkpoints.forget()
-            return self._trained(examples, training, held_out, digest, checkpoints)
+            return self._trained(given, examples, training, held_out, digest, checkpoints)
 
-    def _name(self, path: Path) -> str:
-        return self.request.names.get(path, path.name)
+    def _given(self, data: str | Given) -> Given:
+        return open_data(self.catalog, self.tenant, data, self.request.reading) if isinstance(data, str) else data
 
     def _digest(
         self,
-        examples: Sequence[Example] | Sequence[Preference],
-        validation: Sequence[Example] | Sequence[Preference] | None,
+        examples: Sequence[Row],
+        validation: Sequence[Row] | None,
     ) -> str:
         """Of everything that decides which adapter comes out."""
         return digest_of(
@@ -198,17 +205,19 @@ class _Run:
 
     def _trained(
         self,
-        examples: Sequence[Example] | Sequence[Preference],
-        training: Sequence[TokenRow] | Sequence[TokenPair],
-        held_out: Sequence[TokenRow] | Sequence[TokenPair],
+        given: Given,
+        examples: Sequence[Row],
+        training: Sequence[TokenRow | TokenPair],
+        held_out: Sequence[TokenRow | TokenPair],
         run_digest: str,
         checkpoints: Checkpoints,
     ) -> Finished:
         from ryorin.catalog.tables import Adapter
 
         base, recipe, start, tenant, settings = self.base, self.recipe, self.start, self.tenant, self.settings
-        with keeping(settings.blobs_dir), self.catalog.session() as session:
-            dataset = keep_dataset(session, settings, tenant, self.source, dataset_bytes(examples))
+        dataset, _ = add_dataset(self.catalog, tenant, given.name, examples, given.lineage, self.request.purpose)
+        with self.catalog.session() as session:
+            stated = purpose_of(session, dataset)
         params = {"base": base.name, "dataset": dataset.id, "recipe": recipe.spec(), "run_digest": run_digest}
         with job_folder(self.catalog, tenant.id, self.kind, params, self.job_id) as (job_id, folder):
             build = folder / "adapter"
@@ -227,11 +236,12 @@ class _Run:
                 "prompt_digest": self.prompt_digest,
                 "data": {
                     "digest": dataset.digest,
-                    "filename": self.source,
+                    "filename": given.name,
                     "rows": len(examples),
                     "trained": len(training),
                     "held_out": len(held_out),
                 },
+                "purpose": stated.spec() if stated else None,
                 "rank": recipe.rank,
                 "alpha": recipe.alpha,
                 "target_modules": sorted(recipe.targets),

@@ -8,6 +8,7 @@ token after that prompt, and ends with the token that ends a turn.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,6 +210,13 @@ def end_of_turn(tokenizer: Any) -> list[int]:
     if tokenizer.eos_token_id is None:
         raise InvalidInput("the base model's tokenizer has no end-of-sequence token", param="base")
     return [tokenizer.eos_token_id]
+
+
+def context_window(path: Path) -> int | None:
+    """How many tokens the base model in a folder reads, prompt and answer together; None when it does not say."""
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    longest: int | None = config.get("text_config", config).get("max_position_embeddings")
+    return longest
 
 
 def load_tokenizer(path: Path) -> Any:

@@ -28,7 +28,7 @@ from ryorin_train.checkpoints import CURVE_FILE, Checkpoints
 from ryorin_train.memory import keep_freed_memory
 from ryorin_train.progress import Listener, Progress
 from ryorin_train.recipe import PreferenceRecipe, Recipe
-from ryorin_train.render import TokenPair, TokenRow, load_tokenizer
+from ryorin_train.render import TokenPair, TokenRow, context_window, load_tokenizer
 
 if TYPE_CHECKING:
     from ryorin_train.packing import PackedRows
@@ -73,17 +73,11 @@ def check_recipe(recipe: Recipe, base_path: Path) -> None:
     if recipe.qlora:
         check_qlora()
     lora_config(recipe, _text_config(base_path)["num_hidden_layers"], base_path)
-    longest = max_row_tokens(base_path)
-    if recipe.max_row_tokens > longest:
+    longest = context_window(base_path)
+    if longest is not None and recipe.max_row_tokens > longest:
         raise InvalidInput(
             f"max_row_tokens is {recipe.max_row_tokens}; the base model reads {longest}", param="max_row_tokens"
         )
-
-
-def max_row_tokens(base_path: Path) -> int:
-    """The longest row that a base model can read, in tokens."""
-    longest: int = _text_config(base_path).get("max_position_embeddings") or 2**31
-    return longest
 
 
 def _text_config(base_path: Path) -> dict[str, Any]:
@@ -125,8 +119,8 @@ def quantized() -> dict[str, Any]:
 
 def train(
     base_path: Path,
-    training: Sequence[TokenRow] | Sequence[TokenPair],
-    held_out: Sequence[TokenRow] | Sequence[TokenPair],
+    training: Sequence[TokenRow | TokenPair],
+    held_out: Sequence[TokenRow | TokenPair],
     recipe: Recipe,
     folder: Path,
     listener: Listener,

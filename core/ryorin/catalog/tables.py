@@ -270,7 +270,12 @@ class FileBatch(Base):
 
 
 class Dataset(Base):
-    """An immutable, versioned set of training examples; the rows lie in the blob folder under `digest`."""
+    """
+    An immutable, versioned set of training rows; they lie in the blob folder under `digest`.
+
+    `kind`: chat or preference. `lineage`: {origin: files, logs, people, fix or split; files: [{name, sha256, format,
+    rows}]; parents: digests of the datasets it was made from; note}, and what was changed on the way.
+    """
 
     __tablename__ = "datasets"
     __table_args__ = (UniqueConstraint("tenant_id", "digest"),)
@@ -279,6 +284,20 @@ class Dataset(Base):
     filename: Mapped[str] = mapped_column(Text)
     digest: Mapped[str] = mapped_column(String(64))
     rows: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(16), default="chat")
+    lineage: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[float] = mapped_column(default=time.time)
+
+
+class Purpose(Base):
+    """A purpose statement of a dataset (`ryorin.purpose`); append-only, the newest of a dataset counts."""
+
+    __tablename__ = "purposes"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    statement: Mapped[dict[str, Any]]
     created_at: Mapped[float] = mapped_column(default=time.time)
 
 

@@ -1,1 +1,1 @@
-"""The commands of `ryorin adapter`, one module a subject."""
+"""The commands of training, a module each where cli.py would grow a second subject."""

@@ -1,0 +1,56 @@
+"""Options that several commands share: how a file of rows is read, and a purpose statement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ryorin_train.datasets.columns import parse_mapping
+from ryorin_train.datasets.formats import FORMATS, Reading
+
+if TYPE_CHECKING:
+    from ryorin.purpose import Purpose
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--format`, `--map` and `--encoding`, passed as one `reading`."""
+
+    @click.option(
+        "--format", "format_name", type=click.Choice(FORMATS), help="Its format; told by content unless given."
+    )
+    @click.option(
+        "--map", "mapping", metavar="COLUMN=TARGET,…", help="Of CSV: which column is user, assistant, … (- leaves out)."
+    )
+    @click.option("--encoding", default="utf-8", show_default=True, help="Of CSV; cp932 for Excel's Japanese.")
+    @wraps(function)
+    def wrapped(*args: Any, format_name: str | None, mapping: str | None, encoding: str, **values: Any) -> Any:
+        reading = Reading(format_name, None if mapping is None else parse_mapping(mapping), encoding)
+        return function(*args, reading=reading, **values)
+
+    return wrapped
+
+
+def purpose_option(function: Function) -> Function:
+    """`--purpose`, passed as `purpose_file`."""
+    return click.option(
+        "--purpose",
+        "purpose_file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Why this is trained and what defines success, YAML or JSON.",
+    )(function)
+
+
+def read_purpose(path: Path | None) -> Purpose | None:
+    """The statement in the file, if one was given."""
+    if path is None:
+        return None
+    from ryorin.purpose import read_purpose_file
+
+    return read_purpose_file(path)
