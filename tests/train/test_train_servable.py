@@ -10,6 +10,7 @@ from ryorin.errors import InvalidInput, RequirementMissing
 from ryorin_train.base_shapes import base_linears, linear_shapes
 from ryorin_train.recipe import Recipe
 from ryorin_train.servable import check_config, check_folder, check_targets
+from ryorin_train.tensor_file import read_header
 from ryorin_train.training import check_recipe, lora_config
 
 GOOD: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj"], "bias": "none"}
@@ -189,3 +190,12 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(InvalidInput, match="has no adapter_model"):
         check_folder(folder, LINEARS)
+
+
+def test_a_header_whose_length_begins_like_a_pickle_is_read(tmp_path: Path) -> None:
+    """One header in 32 has such a length: they are multiples of 8, and 0x80 is a pickle's first byte."""
+    path = tmp_path / "adapter_model.safetensors"
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(0x0280)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0\0\0")
+    assert path.read_bytes()[:2] == b"\x80\x02"
+    assert list(read_header(path)) == ["a"]

@@ -45,12 +45,12 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     size = path.stat().st_size
     with path.open("rb") as handle:
         first = handle.read(8)
-        if first[:4] == _ZIP or first[:1] == _PICKLE:
-            raise _refused(path, "it is a pickle under another name, which could run code when it is read")
         if len(first) < 8:
             raise _refused(path, f"it has {size} bytes")
         length: int = struct.unpack("<Q", first)[0]
         if not 2 <= length <= size - 8:
+            if first[:4] == _ZIP or first[:1] == _PICKLE:  # also how the length of a good header may begin
+                raise _refused(path, "it is a pickle under another name, which could run code when it is read")
             raise _refused(path, f"its header is said to have {length:,} bytes, the file has {size:,}")
         if length > MAX_HEADER_BYTES:
             raise _refused(path, f"its header has {length:,} bytes; an adapter's has {MAX_HEADER_BYTES:,} at most")
