@@ -184,7 +184,8 @@ def _compared(
     """Ours minus the baseline on the cases that both have, by mode and measure."""
     import numpy as np
 
-    from ryorin_index.evaluate import MEASURES, compare
+    from ryorin_index.evaluate import MEASURES
+    from ryorin_index.statistics import compare
 
     rows = []
     for mode, found in scores.items():
