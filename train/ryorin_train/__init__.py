@@ -13,6 +13,7 @@ Training: from example conversations to a LoRA adapter that vLLM can serve.
     adapters.py    the finished folder: digest, manifest, name, rows in the catalog
     job.py         one run as a job: tenant and file → adapter
     cli.py         `ryorin train` and `ryorin adapter`
+    judging/       `ryorin train evaluate` and `ryorin diagnose`: what a release is worth, and why it fails
 
 packing, trunk, fused_lora, trainer and callbacks import torch; the others import them inside functions.
 """

@@ -17,6 +17,7 @@ from ryorin.commands.common import (
     stopping_in_order,
     tenant_option,
 )
+from ryorin_train.judging.cli import evaluate_command
 from ryorin_train.recipe import Recipe
 
 DEFAULTS = Recipe()
@@ -25,12 +26,15 @@ DEFAULTS = Recipe()
 @click.group()
 def train() -> None:
     """
-    Train an adapter from examples.
+    Train an adapter from examples, and judge what it is worth.
 
     \b
     Example:
         ryorin train sft --tenant support --data examples.jsonl
     """
+
+
+train.add_command(evaluate_command)
 
 
 @train.command("sft")
