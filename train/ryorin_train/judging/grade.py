@@ -46,6 +46,7 @@ class Grade:
 
     said: the decision it has, or none. refused: whether it says that it cannot be answered. refusal: whether it
     refuses exactly when it should. right: all of format, decision, facts, citations and refusal that are judged.
+    signature: what two answers to one question must have in common to be called the same.
     """
 
     format: bool | None
@@ -56,6 +57,7 @@ class Grade:
     refused: bool
     said: str | None
     heard: Heard
+    signature: tuple[Any, ...]
 
     @property
     def tone(self) -> bool | None:
@@ -71,11 +73,6 @@ class Grade:
     def content(self) -> tuple[bool | None, ...]:
         """Decision, facts, citations."""
         return self.decision, self.facts, self.citations
-
-    @property
-    def signature(self) -> tuple[Any, ...]:
-        """What two answers to one question must have in common to be called the same."""
-        return (self.format, self.said, self.facts, self.citations, self.refused)
 
     def wrong(self) -> list[str]:
         """What is wrong, by name, tone included."""
@@ -143,6 +140,8 @@ class Grader:
             refused=refused,
             said=said,
             heard=listen(text, case.language, self.rubric.tone.get(case.language)),
+            # Of an answer that cannot be read only its words can be compared.
+            signature=(said, facts, frozenset(answer.cited), refused, "" if usable else squeezed(text)),
         )
 
     def _format(self, text: str, value: Any) -> bool | None:

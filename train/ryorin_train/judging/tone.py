@@ -4,8 +4,8 @@ How an answer sounds, by rules and SudachiPy, without a model: register, honorif
 Japanese: a sentence is polite when its predicate ends in です or ます (でしょう, ません, ました, ください too),
 plain when it ends in だ, である or a bare verb or adjective; one that ends in a noun (体言止め) is neither. Honorific
 (尊敬語) and humble (謙譲語) forms are counted, doubled ones (二重敬語, おっしゃられる) named, after the guidelines
-of the Agency for Cultural Affairs (敬語の指針, 2007). English: the Flesch-Kincaid grade (Kincaid et al. 1975) with syllables
-counted by groups of vowels.
+of the Agency for Cultural Affairs (敬語の指針, 2007). English: the Flesch-Kincaid grade (Kincaid et al. 1975), with
+syllables counted by groups of vowels.
 """
 
 from __future__ import annotations
