@@ -56,7 +56,7 @@ def share(values: Floats, seed: int = 0) -> Interval:
     found = interval(values, seed)
     if not len(values) or found.mean not in (0.0, 1.0):
         return found
-    width = 1 - ((1 - CONFIDENCE) / 2) ** (1 / len(values))
+    width = _exact_width(len(values))
     return Interval(found.mean, 1 - width, 1.0) if found.mean else Interval(0.0, 0.0, width)
 
 
@@ -114,9 +114,16 @@ def mcnemar(only_ours: int, only_theirs: int) -> float:
 
 
 def compare_shares(ours: Floats, theirs: Floats, seed: int = 0) -> dict[str, Any]:
-    """As `compare`, for values of 0 and 1: p is that of McNemar's exact test; with both counts it rests on."""
+    """
+    As `compare`, for values of 0 and 1: p is that of McNemar's exact test; with both counts it rests on.
+
+    Where all cases differ alike, or not at all, the interval has the exact width of `share` in place of none.
+    """
     better, worse = int((ours > theirs).sum()), int((ours < theirs).sum())
     found = interval(ours - theirs, seed)
+    if len(ours) in (better, worse) or not better + worse:
+        width = _exact_width(len(ours))
+        found = Interval(found.mean, max(-1.0, found.mean - width), min(1.0, found.mean + width))
     return {
         "difference": found.mean,
         "low": found.low,
@@ -125,6 +132,11 @@ def compare_shares(ours: Floats, theirs: Floats, seed: int = 0) -> dict[str, Any
         "better": better,
         "worse": worse,
     }
+
+
+def _exact_width(cases: int) -> float:
+    """How far from all, or from none, the share may be of which all cases, or none, were seen."""
+    return 1 - ((1 - CONFIDENCE) / 2) ** (1 / cases)
 
 
 def _draws(cases: int, seed: int) -> NDArray[np.int64]:

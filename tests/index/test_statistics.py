@@ -79,4 +79,6 @@ def test_two_ways_by_the_cases_on_which_they_differ() -> None:
     found = compare_shares(ours, theirs)
     assert (found["better"], found["worse"], found["difference"]) == (9, 1, pytest.approx(0.4))
     assert found["p"] == pytest.approx(22 / 1024)  # 2 (C(10,0) + C(10,1)) / 2^10
-    assert compare_shares(ours, ours)["p"] == 1
+    same = compare_shares(ours, ours)
+    assert same["p"] == 1 and -0.2 < same["low"] < 0 < same["high"] < 0.2  # twenty cases prove no equality
+    assert compare_shares(np.ones(5), np.zeros(5))["low"] == share(np.ones(5)).low

@@ -99,7 +99,7 @@ def test_the_rules_of_the_house() -> None:
     assert listen("絶対に返品できる。", "ja", japanese).broken == (
         "says '絶対に'",
         "does not say 'よろしくお願い'",
-        "1 sentences do not end in です or ます",
+        "1 sentence not in です or ます",
     )
 
 

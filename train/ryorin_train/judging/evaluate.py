@@ -28,6 +28,7 @@ from ryorin_train.judging.measures import MEASURES, Judged, comparison, confusio
 from ryorin_train.judging.memory import STRING_WORDS, TrainedOn, repeated_strings, trained_on, was_trained_on
 from ryorin_train.judging.run import Runner
 from ryorin_train.judging.served import Target, ability_pair, load_target, serving
+from ryorin_train.judging.wording import counted
 
 if TYPE_CHECKING:
     from ryorin.catalog import Catalog
@@ -210,7 +211,7 @@ def _warnings(
     if leaked:
         warn(
             "trained_on",
-            f"{len(leaked)} cases marked as held out were trained on; they count as training cases here",
+            f"{counted(len(leaked), 'case')} marked as held out, but trained on; counted as training cases here",
             [case.line for case in leaked],
         )
     for row in gaps:
@@ -227,15 +228,15 @@ def _warnings(
         examples = "; ".join(f"'{string}'" for _, string in memorised[:SHOWN_STRINGS])
         warn(
             "memorised",
-            f"{len(lines)} answers repeat {STRING_WORDS} words or more of a training answer that their prompt did not "
-            f"hold: {examples}",
+            f"{counted(len(lines), 'answer')} with {STRING_WORDS} words or more of a training answer that no prompt "
+            f"held: {examples}",
             lines,
         )
     if kept and kept["difference"] < -kept["allowed_loss"]:
         warn(
             "ability_lost",
             f"general ability fell from {kept['base']['mean']:.0%} to {kept['tuned']['mean']:.0%} "
-            f"({kept['worse']} questions lost, {kept['better']} won, p = {kept['p']:.3f})",
+            f"({counted(kept['worse'], 'question')} lost, {kept['better']} won, p = {kept['p']:.3f})",
         )
     if target.adapter and (data.unknown or not data.datasets):
         warn(
@@ -247,11 +248,14 @@ def _warnings(
     if failed:
         warn(
             "refused",
-            f"{len(failed)} cases got an error in place of an answer: {failed[0].answer.error}",
+            f"{counted(len(failed), 'case')} with an error in place of an answer: {failed[0].answer.error}",
             [one.case.line for one in failed],
         )
     if len(judged) < FEW_CASES:
-        warn("few_cases", f"{len(judged)} held-out cases; with fewer than {FEW_CASES} the intervals say little")
+        warn(
+            "few_cases",
+            f"{counted(len(judged), 'held-out case')}; with fewer than {FEW_CASES} the intervals say little",
+        )
     return found
 
 

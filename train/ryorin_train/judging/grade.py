@@ -67,12 +67,7 @@ class Grade:
     @property
     def right(self) -> bool:
         """Whether nothing that is judged is wrong; tone is a matter of its own."""
-        return not any(verdict is False for verdict in (self.format, *self.content, self.refusal))
-
-    @property
-    def content(self) -> tuple[bool | None, ...]:
-        """Decision, facts, citations."""
-        return self.decision, self.facts, self.citations
+        return False not in (self.format, self.decision, self.facts, self.citations, self.refusal)
 
     def wrong(self) -> list[str]:
         """What is wrong, by name, tone included."""

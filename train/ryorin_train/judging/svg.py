@@ -13,8 +13,8 @@ from html import escape
 
 LABEL_WIDTH = 250
 PLOT_WIDTH = 420
-VALUE_WIDTH = 130
-ROW_HEIGHT = 30
+VALUE_WIDTH = 130  # at least; a digit takes about 7
+ROW_HEIGHT = 30  # at least
 AXIS_HEIGHT = 26
 SERIES_STEP = 9  # between two series on one row
 
@@ -38,8 +38,10 @@ def intervals(
 
     The axis is labelled in per cent.
     """
-    height = ROW_HEIGHT * len(rows) + AXIS_HEIGHT
-    width = LABEL_WIDTH + PLOT_WIDTH + VALUE_WIDTH
+    words = [" / ".join(point.shown for point in points if point.shown) for _, points in rows]
+    row_height = max([ROW_HEIGHT, *(SERIES_STEP * len(points) + 14 for _, points in rows)])
+    height = row_height * len(rows) + AXIS_HEIGHT
+    width = LABEL_WIDTH + PLOT_WIDTH + max([VALUE_WIDTH, *(24 + 8 * len(shown) for shown in words)])
 
     def at(value: float) -> float:
         return LABEL_WIDTH + PLOT_WIDTH * (min(max(value, low), high) - low) / (high - low)
@@ -48,22 +50,20 @@ def intervals(
     parts = []
     for step in range(5):
         value = low + (high - low) * step / 4
-        x, words = f"{at(value):.1f}", _percent(value, zero)
+        x, tick = f"{at(value):.1f}", _percent(value, zero)
         parts.append(f'<line class="grid" x1="{x}" y1="0" x2="{x}" y2="{bottom}"/>')
-        parts.append(f'<text class="axis" x="{x}" y="{height - 8}" text-anchor="middle">{words}</text>')
+        parts.append(f'<text class="axis" x="{x}" y="{height - 8}" text-anchor="middle">{tick}</text>')
     if zero is not None:
         parts.append(f'<line class="zero" x1="{at(zero):.1f}" y1="0" x2="{at(zero):.1f}" y2="{bottom}"/>')
     for place, (label, points) in enumerate(rows):
-        middle = ROW_HEIGHT * (place + 0.5)
+        middle = row_height * (place + 0.5)
         parts.append(f'<text x="{LABEL_WIDTH - 12}" y="{middle + 4:.1f}" text-anchor="end">{escape(label)}</text>')
         for number, point in enumerate(points):
             y, name = f"{middle + SERIES_STEP * (number - (len(points) - 1) / 2):.1f}", f"s{point.series}"
             parts.append(f'<line class="{name}" x1="{at(point.low):.1f}" y1="{y}" x2="{at(point.high):.1f}" y2="{y}"/>')
             parts.append(f'<circle class="{name}" cx="{at(point.mean):.1f}" cy="{y}" r="4"/>')
-        shown = " / ".join(point.shown for point in points if point.shown)
-        parts.append(
-            f'<text class="value" x="{LABEL_WIDTH + PLOT_WIDTH + 12}" y="{middle + 4:.1f}">{escape(shown)}</text>'
-        )
+        x = LABEL_WIDTH + PLOT_WIDTH + 12
+        parts.append(f'<text class="value" x="{x}" y="{middle + 4:.1f}">{escape(words[place])}</text>')
     return _svg(width, height, parts, "; ".join(label for label, _ in rows))
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from ryorin_index.sentences import Strength, find_cuts
 from ryorin_index.words import morphemes
 from ryorin_train.judging.cases import Tone, plain
+from ryorin_train.judging.wording import counted
 
 _WORD = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)?")
 _LATIN = r"[0-9a-zà-öø-ɏ]"
@@ -213,7 +214,7 @@ def _broken(text: str, tone: Tone, bare: int, doubled: tuple[str, ...], grade: f
     broken += [f"does not say {phrase!r}" for phrase in tone.required if not says(text, phrase)]
     if tone.register == "polite":
         if bare:
-            broken.append(f"{bare} sentences do not end in です or ます")
+            broken.append(f"{counted(bare, 'sentence')} not in です or ます")
         broken += [f"doubled honorific {form!r}" for form in doubled]
     if tone.max_grade is not None and grade is not None and grade > tone.max_grade:
         broken.append(f"reading grade {grade:.1f} above {tone.max_grade:g}")

@@ -25,6 +25,11 @@ def interval_text(row: Mapping[str, Any], *, signed: bool = False) -> str:
     return f"{row['mean']:{style}} ({row['low']:{style}} to {row['high']:{style}})"
 
 
+def counted(number: int, noun: str) -> str:
+    """'1 case', '3 cases'."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def p_text(p: float) -> str:
     """A p value: '<0.001', '0.012', '0.34'."""
     return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
