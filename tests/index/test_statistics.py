@@ -71,6 +71,7 @@ def test_the_gap_of_two_sets_of_cases() -> None:
     train, held_out = (draw.random(300) < 0.95).astype(float), (draw.random(300) < 0.75).astype(float)
     assert gap(train, held_out).low > 0.1
     assert gap(held_out, held_out).low < 0 < gap(held_out, held_out).high
+    assert gap(np.ones(2), np.array([1.0, 1, 1, 0, 0])).low < 0  # two right answers prove nothing
     assert math.isnan(gap(train, train[:0]).mean)
 
 

@@ -388,7 +388,7 @@ def test_a_diagnosis_names_the_lever(desk: House, cli: Any, tmp_path: Path, monk
             "question": "Return, 30 days?",
             "expected": {"decision": "NO", "facts": ["30 days"], "documents": ["returns.md"]},
         },
-        {"question": "What now?", "expected": {"decision": "NO"}},
+        {"question": "What <script>now</script>?", "expected": {"decision": "NO"}},
     ]
     cases = written(tmp_path / "cases.jsonl", rows)
     ran = cli("diagnose", "--tenant", "support", "--cases", cases, "--url", desk.url, "--json")
@@ -424,7 +424,8 @@ def test_a_diagnosis_names_the_lever(desk: House, cli: Any, tmp_path: Path, monk
     assert (gains["tuning, with documents"]["better"], gains["documents, when tuned"]["better"]) == (4, 3)
     shown = cli("diagnose", "--tenant", "support", "--cases", cases, "--url", desk.url)
     assert "retrieval only" in shown.out and "→ Documents:" in shown.err
-    assert "Which lever to pull" in Path(report["page"]).read_text()
+    page = Path(report["page"]).read_text()
+    assert "Which lever to pull" in page and "What &lt;script&gt;now" in page and "<script" not in page
 
 
 def test_a_release_without_adapter_and_documents_has_one_arm(desk: House, cli: Any, tmp_path: Path) -> None:

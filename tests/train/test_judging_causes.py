@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ryorin.blobs import keep_blob
+from ryorin.blobs import blob_path, keep_blob
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Adapter, Dataset, Document, Passage, RequestLog, VectorStore
 from ryorin.catalog.tenants import create_tenant
@@ -205,6 +205,10 @@ def test_training_data_is_followed_to_where_an_adapter_came_from(catalog: Catalo
             session.flush()
             start = name
         data = trained_on(session, catalog.settings, "support-3")
+    with catalog.session() as session:  # a damaged dataset is told, and no reason not to judge
+        blob_path(catalog.settings.blobs_dir, digest).write_bytes(b"{}")
+        damaged = trained_on(session, catalog.settings, "support-3")
+    assert (damaged.unknown, damaged.answers) == (("support-3", "support-2"), ("できます。",))
     assert (data.datasets, data.unknown, data.answers) == (2, ("support-3",), ("So.", "できます。"))
     assert was_trained_on(case(Expected(refuse=True), "返品は？"), data)
     assert was_trained_on(case(Expected(refuse=True), "How?", paraphrases=("why",)), data)

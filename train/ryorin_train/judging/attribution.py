@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from ryorin.catalog.tables import Document, Passage
 from ryorin_index.context import widen
@@ -109,6 +109,8 @@ def needed_passages(session: Session, tenant_id: str, store_ids: Sequence[str], 
         .join(Document, Document.id == Passage.document_id)
         .where(Passage.tenant_id == tenant_id, Passage.store_id.in_(store_ids))
     )
+    if not everything:
+        query = query.where(or_(Document.source.in_(names), Document.filename.in_(names)))
     rows = [_Row(*row) for row in session.execute(query)] if store_ids and (everything or names) else []
     by_name: dict[str, list[_Row]] = {}
     for row in rows:

@@ -81,9 +81,7 @@ def _asking_options(function: Function) -> Function:
     show_default=True,
     help="Answers to each case at the served temperature, for consistency; 0 for none.",
 )
-@click.option(
-    "--seed", type=int, default=DEFAULTS.seed, show_default=True, help="Of those answers and of the intervals."
-)
+@click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True, help="Of those answers.")
 @click.option("--no-general", is_flag=True, help="Leave out the general questions, base model against adapter.")
 @click.option("--evidence", is_flag=True, help="Keep the report's digest and figures as the release's evidence.")
 @json_option

@@ -31,6 +31,8 @@ from ryorin_train.judging.served import Target, ability_pair, load_target, servi
 from ryorin_train.judging.wording import counted
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from ryorin.catalog import Catalog
     from ryorin_train.judging.asking import Progress
 
@@ -84,7 +86,7 @@ def evaluate(
             rival = runner.judge(other, held_out, rival_grader, again=True)
         kept = _ability(runner, pair) if pair else None
     strings = _repeated(catalog, target, judged, data)
-    gaps = _gaps(trained, judged, how.seed)
+    gaps = _gaps(trained, judged)
     report: dict[str, Any] = {
         "kind": "evaluation",
         "tenant": tenant_name,
@@ -144,7 +146,7 @@ def _ability(runner: Runner, pair: tuple[Target, Target]) -> dict[str, Any]:
         questions = [
             Question(
                 target.model,
-                target.state,
+                target.digest,
                 ({"role": "user", "content": asked.question},),
                 retrieval=False,
                 sampling={"temperature": 0.0, "max_tokens": MAX_TOKENS},
@@ -170,7 +172,7 @@ def _repeated(catalog: Catalog, target: Target, judged: Sequence[Judged], data: 
     return repeated_strings([one.answer.text for one in judged], allowed, data)
 
 
-def _gaps(trained: Sequence[Judged], held_out: Sequence[Judged], seed: int) -> list[dict[str, Any]]:
+def _gaps(trained: Sequence[Judged], held_out: Sequence[Judged]) -> list[dict[str, Any]]:
     """How much better the trained-on cases are answered than the held-out ones, by measure."""
     rows = []
     for measure in MEASURES:
@@ -178,7 +180,7 @@ def _gaps(trained: Sequence[Judged], held_out: Sequence[Judged], seed: int) -> l
             one, other = values(measure, trained), values(measure, held_out)
             one, other = one[~np.isnan(one)], other[~np.isnan(other)]
             if len(one) and len(other):
-                found = gap(one, other, seed)
+                found = gap(one, other)
                 rows.append(
                     {
                         "name": measure.name,
@@ -290,7 +292,7 @@ def _release(target: Target) -> dict[str, Any]:
     }
 
 
-def _purpose(session: Any, adapter_name: str | None) -> Any:
+def _purpose(session: Session, adapter_name: str | None) -> Any:
     """The purpose that the adapter's manifest states, if it states one: every report repeats it."""
     from sqlalchemy import select
 

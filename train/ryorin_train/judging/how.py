@@ -14,7 +14,7 @@ class How:
     How cases are asked.
 
     temperature: of the answers that are graded. max_tokens: of an answer. samples: answers to each case at the served
-    temperature, for consistency; 0 for none. seed: of those answers and of the bootstrap.
+    temperature, for consistency; 0 for none. seed: of those answers.
     """
 
     temperature: float = 0.0

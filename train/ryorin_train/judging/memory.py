@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ryorin.blobs import check_blob
+from ryorin.errors import InvalidInput, NotFound
 from ryorin_index.words import morphemes
 from ryorin_train.judging.cases import Case, plain
 from ryorin_train.judging.grade import prose
@@ -58,11 +59,19 @@ def trained_on(session: Session, settings: Settings, adapter_name: str | None) -
     while name is not None:
         adapter = session.scalar(select(Adapter).where(Adapter.name == name))
         dataset = session.get(Dataset, adapter.dataset_id) if adapter is not None and adapter.dataset_id else None
-        if adapter is None or dataset is None:
+        if dataset is None:
             unknown.append(name)
         elif dataset.digest not in digests:
             digests.add(dataset.digest)
-            for line in check_blob(settings.blobs_dir, dataset.digest).read_bytes().splitlines():
+            try:
+                lines = check_blob(settings.blobs_dir, dataset.digest).read_bytes().splitlines()
+            except (
+                NotFound,
+                InvalidInput,
+            ):  # gone or damaged: told as unknown, as the answers can be judged without it
+                unknown.append(name)
+                lines = []
+            for line in lines:
                 said = list(_said(json.loads(line)))
                 questions |= {_asked(text) for role, text in said if role == "user"}
                 answers += [text for role, text in said if role == "assistant"]

@@ -52,7 +52,8 @@ class Runner:
         plain = {"temperature": self.how.temperature, "max_tokens": self.how.max_tokens}
         served = {"max_tokens": self.how.max_tokens, "n": self.how.samples, "seed": self.how.seed}
         retrieval = retrieval and target.retrieves
-        asked = Question(target.model, target.state, (), retrieval, plain)
+        state = target.state if retrieval else target.digest
+        asked = Question(target.model, state, (), retrieval, plain)
         questions = [replace(asked, messages=case.messages) for case in cases]
         if again:
             if self.how.samples:

@@ -37,8 +37,8 @@ class Target:
     """
     A release as it is judged.
 
-    adapter: its name and manifest's source, or none. state: digest of the release and of its stores' generations, on
-    which answers from documents depend.
+    adapter: its name, or none. rank: of the adapter. state: digest of the release and of its stores' generations: what
+    answers from documents depend on, as those without documents do on the release's own digest.
     """
 
     tenant_id: str
