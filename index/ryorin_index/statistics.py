@@ -82,7 +82,8 @@ def gap(ours: Floats, theirs: Floats) -> Interval:
     """
     Our share minus theirs, of different cases, with its interval. Shapes: (n_ours,), (n_theirs,), of 0 and 1.
 
-    The intervals of both are squared and added (Newcombe 1998, Statistics in Medicine 17:873-890), so that two cases that are all right on one side prove no gap. Nothing when one is empty.
+    The intervals of both are squared and added (Newcombe 1998, Statistics in Medicine 17:873-890), so that two cases
+    that are all right on one side prove no gap. Nothing when one is empty.
     """
     if not len(ours) or not len(theirs):
         return NOTHING

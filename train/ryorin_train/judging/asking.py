@@ -114,7 +114,6 @@ def answers_of(record: Mapping[str, Any], passages: Mapping[str, tuple[int, ...]
             cited=tuple(choice["cited"]),
             passages=passages.get(record["request"]),
             total_ms=record["total_ms"],
-            tokens=record["tokens"],
         )
         for choice in record["choices"]
     ]
@@ -223,7 +222,6 @@ async def _one(client: AsyncOpenAI, server: Server, question: Question) -> dict[
         "key": question.key,
         "request": completion._request_id,
         "choices": choices,
-        "tokens": completion.usage.completion_tokens if completion.usage else 0,
         "total_ms": round((time.perf_counter() - began) * 1000, 1),
         "at": round(time.time(), 3),
     }

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -142,18 +141,24 @@ class Cases:
 def read_cases(path: Path) -> Cases:
     """The cases of a JSONL file. Raises NotFound for no such file, RowError (RowErrors) for lines it cannot use."""
     numbered = numbered_lines(path, "cases", "a JSONL file of cases")
-    rows = for_each_row(path.name, numbered, lambda item: item[0], lambda item: (item[0], parse_row(item[1])))
-    rubric = Rubric()
-    asked = rows
-    if "rubric" in rows[0][1]:
-        asked = rows[1:]
-        [rubric] = for_each_row(path.name, rows[:1], lambda item: item[0], lambda item: _rubric(item[1]))
-        if not asked:
-            raise RowError(path.name, rows[0][0], "there is a rubric and no case after it; a case is one line more")
-    cases = for_each_row(path.name, asked, lambda item: item[0], lambda item: _case(*item))
+    first = numbered[0][0]
+
+    def read(item: tuple[int, bytes]) -> tuple[dict[str, Any], Rubric | Case]:
+        row = parse_row(item[1])
+        if "rubric" not in row:
+            return row, _case(item[0], row)
+        if item[0] != first:
+            raise ValueError("a rubric must be the first line, and stand there alone")
+        return row, _rubric(row)
+
+    read_rows = for_each_row(path.name, numbered, lambda item: item[0], read)
+    rubric = next((value for _, value in read_rows if isinstance(value, Rubric)), Rubric())
+    cases = [value for _, value in read_rows if isinstance(value, Case)]
+    if not cases:
+        raise RowError(path.name, first, "there is a rubric and no case after it; a case is one line more")
     seen: dict[str, int] = {}
     for_each_row(path.name, cases, lambda case: case.line, lambda case: _once(seen, case))
-    return Cases(path.name, digest_of([row for _, row in rows]), rubric, tuple(cases))
+    return Cases(path.name, digest_of([row for row, _ in read_rows]), rubric, tuple(cases))
 
 
 def plain(text: str) -> str:
@@ -169,8 +174,6 @@ def _once(seen: dict[str, int], case: Case) -> None:
 
 
 def _case(line: int, row: dict[str, Any]) -> Case:
-    if "rubric" in row:
-        raise ValueError("a rubric must be the first line, and stand there alone")
     known_fields("the case", row, _CASE_FIELDS)
     if ("question" in row) == ("messages" in row):
         raise ValueError("a case has either 'question' or 'messages'")
@@ -328,9 +331,3 @@ def shown(case: Case, length: int = 80) -> str:
     """A case in a few words, for messages."""
     text = " ".join(case.question.split())
     return text if len(text) <= length else f"{text[: length - 1]}…"
-
-
-def languages(cases: Sequence[Case]) -> list[str]:
-    """The languages of the cases, in the order of `LANGUAGES`."""
-    found = {case.language for case in cases}
-    return [language for language in LANGUAGES if language in found]

@@ -28,7 +28,6 @@ from ryorin_train.judging.served import Target, load_target, serving, without_ad
 
 if TYPE_CHECKING:
     from ryorin.catalog import Catalog
-    from ryorin_index.search import Searcher
     from ryorin_train.judging.asking import Progress
 
 RIGHT = MEASURES[0]
@@ -56,14 +55,12 @@ def diagnose(
     release: int | None = None,
     url: str | None = None,
     api_key_env: str | None = None,
-    searcher: Searcher | None = None,
     say: Callable[[str], None],
     progress_of: Callable[[str], Progress],
 ) -> dict[str, Any]:
     """
     The diagnosis of a release, the live one unless named: its arms, the causes of its failures, the levers.
 
-    searcher: tells at which rank a passage stands that did not reach the prompt; one is opened when none is given.
     Raises as `evaluate` does.
     """
     from ryorin.catalog.tenants import get_tenant
@@ -71,25 +68,24 @@ def diagnose(
     with catalog.session() as session:
         tenant = get_tenant(session, tenant_name)
         target = load_target(session, tenant, release)
+        asked = cases.of("held_out")
+        if not asked:
+            raise InvalidInput(f"{cases.name} has no held-out cases; a diagnosis needs some", param="cases")
+        grader = Grader(cases.rubric, target.prompt.answer_schema)
+        grader.check(cases)
         bare = without_adapter(session, tenant, target) if target.adapter else target
-    asked = cases.of("held_out")
-    if not asked:
-        raise InvalidInput(f"{cases.name} has no held-out cases; a diagnosis needs some", param="cases")
-    grader = Grader(cases.rubric, target.prompt.answer_schema)
-    grader.check(cases)
     arms = arms_of(target, bare)
     results: dict[str, list[Judged]] = {}
     with serving(catalog, [target, bare], url, api_key_env, how.concurrency, say) as server:
         runner = Runner(catalog, server, how, progress_of)
         for arm in arms:
             results[arm.name] = runner.judge(arm.target, asked, grader, retrieval=arm.retrieval)
-    causes = {
-        arm.name: _causes(catalog, arm, results[arm.name]) for arm in arms if arm.retrieval or not target.retrieves
-    }
     full = arms[-1]
-    ranks = _ranks(catalog, full, results[full.name], causes[full.name], searcher)
+    judged = results[full.name]
+    causes = _causes(catalog, full, judged)
+    ranks = _ranks(catalog, full, judged, causes)
     gains = _gains(arms, results)
-    tally = _tally(causes[full.name], len(asked))
+    tally = _tally(causes, len(asked))
     report: dict[str, Any] = {
         "kind": "diagnosis",
         "tenant": tenant_name,
@@ -105,9 +101,9 @@ def diagnose(
         "gains": gains,
         "arm_of_causes": full.name,
         "causes": tally,
-        "behaviour": dict(_behaviours(results[full.name], causes[full.name])),
-        "failures": _failures(results[full.name], causes[full.name], ranks),
-        "levers": _levers(target, results[full.name], causes[full.name], ranks, gains, tally),
+        "behaviour": dict(_behaviours(judged, causes)),
+        "failures": _failures(judged, causes, ranks),
+        "levers": _levers(target, judged, causes, ranks, gains, tally),
     }
     return {"digest": digest_of(report), "made_at": round(time.time(), 3), **report}
 
@@ -145,26 +141,24 @@ def _ranks(
     arm: Arm,
     judged: Sequence[Judged],
     causes: Sequence[Attribution | None],
-    searcher: Searcher | None,
 ) -> list[int | None]:
     """For each retrieval failure the rank, from 1, by which all that is needed is found; None beyond `RANKS`."""
     from ryorin.release import Retrieval
-    from ryorin_index.search import MAX_QUERY_CHARACTERS
-    from ryorin_index.search import Searcher as Opened
+    from ryorin_index.search import MAX_QUERY_CHARACTERS, Searcher
 
     ranks: list[int | None] = [None] * len(judged)
     failed = [place for place, cause in enumerate(causes) if cause and cause.cause == "retrieval"]
     if not failed:
         return ranks
     target = arm.target
-    opened = searcher or Opened(catalog)
+    searcher = Searcher(catalog)
     try:
         with catalog.session() as session:
             needed = needed_passages(session, target.tenant_id, target.store_ids, [judged[at].case for at in failed])
         how = Retrieval.stored(target.retrieval)
         for at, need in zip(failed, needed, strict=True):
             question = judged[at].case.question[:MAX_QUERY_CHARACTERS]
-            hits = opened.search(target.tenant_id, target.store_ids, question, RANKS, retrieval=how)
+            hits = searcher.search(target.tenant_id, target.store_ids, question, RANKS, retrieval=how)
             order = [hit.passage_id for hit in hits]
             firsts = [
                 next((rank for rank, passage in enumerate(order, 1) if passage in place), None) for place in need.places
@@ -172,8 +166,7 @@ def _ranks(
             known = [rank for rank in firsts if rank is not None]
             ranks[at] = max(known) if len(known) == len(firsts) else None
     finally:
-        if searcher is None:
-            opened.close()
+        searcher.close()
     return ranks
 
 

@@ -25,7 +25,7 @@ from ryorin_train.judging.cases import Case, Cases, shown
 from ryorin_train.judging.grade import Grader
 from ryorin_train.judging.how import How
 from ryorin_train.judging.measures import MEASURES, Judged, comparison, confusion, figures, groups, latency, values
-from ryorin_train.judging.memory import STRING_WORDS, TrainedOn, repeated_strings, trained_on, was_trained_on
+from ryorin_train.judging.memory import NO_DATA, STRING_WORDS, TrainedOn, repeated_strings, trained_on, was_trained_on
 from ryorin_train.judging.run import Runner
 from ryorin_train.judging.served import Target, ability_pair, load_target, serving
 from ryorin_train.judging.wording import counted
@@ -67,14 +67,17 @@ def evaluate(
         tenant = get_tenant(session, tenant_name)
         target = load_target(session, tenant, release)
         other = None if against is None else load_target(session, tenant, against)
-        pair = ability_pair(session, tenant, target) if general and target.adapter else None
+        if other is not None and other.version == target.version:
+            raise InvalidInput(
+                f"release {target.version} cannot be compared with itself; name another", param="against"
+            )
+        grader = Grader(cases.rubric, target.prompt.answer_schema)
+        grader.check(cases)
         data = trained_on(session, catalog.settings, target.adapter)
+        rival_data = trained_on(session, catalog.settings, other.adapter) if other else NO_DATA
+        held_out, training, leaked = _sides(cases, data, rival_data)
         purpose = _purpose(session, target.adapter)
-    if other is not None and other.version == target.version:
-        raise InvalidInput(f"release {target.version} cannot be compared with itself; name another", param="against")
-    grader = Grader(cases.rubric, target.prompt.answer_schema)
-    grader.check(cases)
-    held_out, training, leaked = _sides(cases, data)
+        pair = ability_pair(session, tenant, target) if general and target.adapter else None
     targets = [target, *([other] if other else []), *(pair or ())]
     with serving(catalog, targets, url, api_key_env, how.concurrency, say) as server:
         runner = Runner(catalog, server, how, progress_of)
@@ -126,18 +129,25 @@ def evidence_of(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sides(cases: Cases, data: TrainedOn) -> tuple[list[Case], list[Case], list[Case]]:
-    """(held out, trained on, those of the file's held-out cases that were trained on and so are moved)."""
-    leaked = [case for case in cases.of("held_out") if was_trained_on(case, data)]
-    lines = {case.line for case in leaked}
-    held_out = [case for case in cases.of("held_out") if case.line not in lines]
+def _sides(cases: Cases, data: TrainedOn, rival_data: TrainedOn) -> tuple[list[Case], list[Case], list[Case]]:
+    """
+    (held out, trained on, those of the file's held-out cases that either release was trained on).
+
+    A case that the rival alone was trained on is on neither side: it would flatter the rival.
+    """
+    marked = cases.of("held_out")
+    ours = [case for case in marked if was_trained_on(case, data)]
+    lines = {case.line for case in ours}
+    leaked = [case for case in marked if case.line in lines or was_trained_on(case, rival_data)]
+    lines |= {case.line for case in leaked}
+    held_out = [case for case in marked if case.line not in lines]
     if not held_out:
         cause = f": the {len(leaked)} that are marked so were trained on" if leaked else ""
         raise InvalidInput(
             f"{cases.name} has no held-out cases{cause}; an evaluation needs questions that were never trained on",
             param="cases",
         )
-    return held_out, [*cases.of("train"), *leaked], leaked
+    return held_out, [*cases.of("train"), *ours], leaked
 
 
 def _ability(runner: Runner, pair: tuple[Target, Target]) -> dict[str, Any]:
@@ -213,7 +223,7 @@ def _warnings(
     if leaked:
         warn(
             "trained_on",
-            f"{counted(len(leaked), 'case')} marked as held out, but trained on; counted as training cases here",
+            f"{counted(len(leaked), 'case')} marked as held out, but trained on; not counted as held out",
             [case.line for case in leaked],
         )
     for row in gaps:

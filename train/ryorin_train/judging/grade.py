@@ -36,7 +36,6 @@ class Answer:
     error: str | None = None
     passages: tuple[int, ...] | None = None
     total_ms: float = 0.0
-    tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,9 @@ class TrainedOn:
     answers: tuple[str, ...]
 
 
+NO_DATA = TrainedOn(0, (), frozenset(), ())
+
+
 def trained_on(session: Session, settings: Settings, adapter_name: str | None) -> TrainedOn:
     """
     What the adapter was trained on, followed back through the adapters it started from.

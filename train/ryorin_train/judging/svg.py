@@ -62,8 +62,8 @@ def intervals(
             y, name = f"{middle + SERIES_STEP * (number - (len(points) - 1) / 2):.1f}", f"s{point.series}"
             parts.append(f'<line class="{name}" x1="{at(point.low):.1f}" y1="{y}" x2="{at(point.high):.1f}" y2="{y}"/>')
             parts.append(f'<circle class="{name}" cx="{at(point.mean):.1f}" cy="{y}" r="4"/>')
-        x = LABEL_WIDTH + PLOT_WIDTH + 12
-        parts.append(f'<text class="value" x="{x}" y="{middle + 4:.1f}">{escape(words[place])}</text>')
+        right = LABEL_WIDTH + PLOT_WIDTH + 12
+        parts.append(f'<text class="value" x="{right}" y="{middle + 4:.1f}">{escape(words[place])}</text>')
     return _svg(width, height, parts, "; ".join(label for label, _ in rows))
 
 
