@@ -48,10 +48,11 @@ def interval(values: Floats, seed: int = 0) -> Interval:
 
 def share(values: Floats, seed: int = 0) -> Interval:
     """
-    The share of cases of value 1, the others being 0, with its interval. Shape: (n_cases,).
+    The mean of values from 0 to 1, mostly one of the two, with its interval. Shape: (n_cases,).
 
-    A bootstrap of equal values has no width, as if ten right answers of ten were proof. There the exact interval stands
-    in its place (Clopper and Pearson 1934, https://doi.org/10.1093/biomet/26.4.404), which has a closed form.
+    A bootstrap of equal values has no width, as if ten right answers of ten were proof. Where all are 0, or all 1, the
+    exact interval stands in its place (Clopper and Pearson 1934, https://doi.org/10.1093/biomet/26.4.404), which has a
+    closed form: the mean is no lower than the share of cases of value 1.
     """
     found = interval(values, seed)
     if not len(values) or found.mean not in (0.0, 1.0):

@@ -219,7 +219,7 @@ def test_an_evaluation_against_the_incumbent(desk: House, cli: Any, tmp_path: Pa
         "refusal_recall": 1,
     }
     assert figure(report, "right")["low"] == pytest.approx(0.025 ** (1 / 5))  # five of five prove little
-    assert figure(report, "consistency")["mean"] == 1
+    assert figure(report, "consistency")["mean"] == 1 > figure(report, "consistency")["low"]
     assert (figure(report, "paraphrases")["mean"], figure(report, "paraphrases")["cases"]) == (0.5, 2)
     assert figure(report, "polite")["mean"] == 1 and figure(report, "polite")["cases"] == 1
     assert report["confusion"] == {"expected": ["NO", "YES"], "said": ["NO", "YES"], "counts": [[2, 0], [0, 3]]}

@@ -18,7 +18,7 @@ from ryorin_index.statistics import Floats, compare, compare_shares, interval, r
 from ryorin_train.judging.cases import Case
 from ryorin_train.judging.grade import Answer, Grade
 
-Kind = Literal["share", "mean"]
+Kind = Literal["share", "rate", "mean"]
 NO_DECISION = "(none)"
 
 
@@ -41,7 +41,8 @@ class Judged:
 @dataclass(frozen=True)
 class Measure:
     """
-    A number for each case. kind: a share of right answers (0 or 1 a case), or a mean. better: 'high', 'low', or ''.
+    A number for each case. kind: a share of right answers (0 or 1 a case), a rate (0 to 1 a case), or a mean of what
+    else there is. better: 'high', 'low', or ''.
 
     value: None for a case that it says nothing of. digits: behind the point, of means.
     """
@@ -80,11 +81,11 @@ MEASURES = (
     Measure("citations", "right documents cited", "share", "high", _verdict("citations")),
     Measure("refusal", "refuses exactly when it should", "share", "high", _verdict("refusal")),
     Measure("tone", "tone kept", "share", "high", _verdict("tone")),
-    Measure("consistency", "same answer when asked again", "mean", "high", lambda one: one.agreement),
-    Measure("paraphrases", "same answer in other words", "mean", "high", lambda one: one.rewording),
+    Measure("consistency", "same answer when asked again", "rate", "high", lambda one: one.agreement),
+    Measure("paraphrases", "same answer in other words", "rate", "high", lambda one: one.rewording),
     Measure("hedging", "answers that hedge", "share", "low", lambda one: float(bool(one.grade.heard.hedges))),
-    Measure("polite", "sentences in です・ます", "mean", "", _japanese(lambda one: one.grade.heard.polite_share)),
-    Measure("honorifics", "sentences with 敬語", "mean", "", _japanese(_honorifics)),
+    Measure("polite", "sentences in です・ます", "rate", "", _japanese(lambda one: one.grade.heard.polite_share)),
+    Measure("honorifics", "sentences with 敬語", "rate", "", _japanese(_honorifics)),
     Measure(
         "doubled", "answers with 二重敬語", "share", "low", _japanese(lambda one: float(bool(one.grade.heard.doubled)))
     ),
@@ -107,7 +108,7 @@ def figures(judged: Sequence[Judged]) -> list[dict[str, Any]]:
         found = values(measure, judged)
         known = found[~np.isnan(found)]
         if len(known):
-            mean = share(known) if measure.kind == "share" else interval(known)
+            mean = interval(known) if measure.kind == "mean" else share(known)
             rows.append(_row(measure.name, measure.label, measure.kind, len(known), measure.unit, measure.digits, mean))
     should = np.array([one.case.expected.refuse for one in judged], float)
     does = np.array([one.grade.refused for one in judged], float)

@@ -207,7 +207,7 @@ def _figures_plot(report: Mapping[str, Any]) -> str:
     rows = []
     theirs = {row["name"]: row for row in report["against_figures"] or ()}
     for row in report["figures"]:
-        if row["kind"] == "share" or row["name"] in ("consistency", "paraphrases", "polite", "honorifics"):
+        if row["kind"] != "mean":
             points = [
                 Point(one["mean"], one["low"], one["high"], series, f"{one['mean']:.0%}")
                 for series, one in enumerate((row, theirs.get(row["name"])))

@@ -79,7 +79,7 @@ def _print(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> No
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for place, column in enumerate(head):
         table.add_column(column, justify="right" if place else "left", overflow="fold")
     for row in rows:
@@ -87,4 +87,6 @@ def _print(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> No
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:  # piped: a row stays one line, whatever its width
         console = Console(highlight=False, markup=False, width=10_000)
+    console.print(title, style="bold")
     console.print(table)
+    console.print()

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-UNITLESS_SHARES = ("consistency", "paraphrases", "polite", "honorifics")  # means that are shares of 1
-
 
 def figure_text(row: Mapping[str, Any], *, signed: bool = False) -> str:
-    """A figure with its interval: shares in per cent, other means in their unit."""
-    if row["kind"] == "share" or row["name"] in UNITLESS_SHARES:
+    """A figure with its interval: shares and rates in per cent, other means in their unit."""
+    if row["kind"] != "mean":
         return interval_text(row, signed=signed)
     style = f"{'+' if signed else ''}.{row['digits']}f"
     unit = f" {row['unit']}" if row["unit"] else ""
