@@ -52,20 +52,12 @@ def words_of(text: str) -> list[str]:
     return list(_stemmer().analyze(" ".join(found))) if found else []
 
 
-def morphemes(text: str) -> list[Any]:
-    """SudachiPy's morphemes of a text, in their order, cut as short as it can (its mode A)."""
+def _japanese(run: str) -> list[str]:
     tokenizer, mode = _sudachi()
     return [
-        morpheme
-        for at in range(0, len(text), SUDACHI_CHARACTERS)
-        for morpheme in tokenizer.tokenize(text[at : at + SUDACHI_CHARACTERS], mode)
-    ]
-
-
-def _japanese(run: str) -> list[str]:
-    return [
         form[:MAX_WORD_CHARACTERS]
-        for morpheme in morphemes(run)
+        for at in range(0, len(run), SUDACHI_CHARACTERS)
+        for morpheme in tokenizer.tokenize(run[at : at + SUDACHI_CHARACTERS], mode)
         if morpheme.part_of_speech()[0] not in _DROPPED
         and (form := morpheme.normalized_form()) not in _LIGHT_VERBS
         and not form.isspace()
@@ -95,3 +87,13 @@ def _stemmer() -> Any:
 
         _threads.stemmer = TextAnalyzerBuilder(Tokenizer.whitespace()).filter(Filter.stemmer("english")).build()
     return _threads.stemmer
+
+
+def morphemes(text: str) -> list[Any]:
+    """SudachiPy's morphemes of a text, in their order, cut as short as it can (its mode A); for grammar, not search."""
+    tokenizer, mode = _sudachi()
+    return [
+        morpheme
+        for at in range(0, len(text), SUDACHI_CHARACTERS)
+        for morpheme in tokenizer.tokenize(text[at : at + SUDACHI_CHARACTERS], mode)
+    ]

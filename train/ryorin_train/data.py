@@ -76,27 +76,17 @@ def read_examples(path: Path) -> list[Example]:
 
     Raises NotFound when there is no such file, RowError (RowErrors for several) naming each line that cannot be used.
     """
-    numbered = numbered_lines(path, "data", "a JSONL file of chat examples")
-    return for_each_row(path.name, numbered, lambda item: item[0], lambda item: _example(*item))
-
-
-def numbered_lines(path: Path, param: str, holds: str) -> list[tuple[int, bytes]]:
-    """
-    The lines of a file that are not blank, with their numbers from 1; a BOM is tolerated.
-
-    param: the option that named it. holds: what it must hold, for the message. Raises NotFound, InvalidInput, RowError.
-    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise NotFound(f"no file {path}; --{param} takes {holds}", param=param) from None
+        raise NotFound(f"no file {path}; --data takes a JSONL file of chat examples", param="data") from None
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror}", param=param) from error
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}", param="data") from error
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
         raise RowError(path.name, 1, "the file is empty; it must hold one example a line")
-    return numbered
+    return for_each_row(path.name, numbered, lambda item: item[0], lambda item: _example(*item))
 
 
 def for_each_row(
@@ -146,7 +136,7 @@ def dataset_digest(examples: Sequence[Example]) -> str:
 
 def _example(line: int, raw: bytes) -> Example:
     """One line's example. Raises ValueError with the reason."""
-    row = parse_row(raw)
+    row = parse_line(raw)
     known_fields("the row", row, {"messages", "passages"})
     if "messages" not in row:
         raise ValueError("there is no field 'messages'")
@@ -169,8 +159,8 @@ def _example(line: int, raw: bytes) -> Example:
     return Example(line, tuple(message for message, _ in parsed), tuple(learned for _, learned in parsed), passages)
 
 
-def parse_row(raw: bytes) -> dict[str, Any]:
-    """A line's object. Raises ValueError with the reason."""
+def parse_line(raw: bytes) -> dict[str, Any]:
+    """A line of JSONL as an object. Raises ValueError with the reason."""
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
@@ -182,7 +172,7 @@ def parse_row(raw: bytes) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("not an example: nested too deeply") from None
     if not isinstance(row, dict):
-        raise ValueError(f"a JSON object is needed, this is {kind_of(row)}")
+        raise ValueError(f"a JSON object is needed, this is {_kind(row)}")
     return row
 
 
@@ -190,7 +180,7 @@ def _message(number: int, value: object) -> tuple[Message, bool]:
     """A message and whether it is learned."""
     where = f"message {number}"
     if not isinstance(value, dict):
-        raise ValueError(f"{where} must be an object, this is {kind_of(value)}")
+        raise ValueError(f"{where} must be an object, this is {_kind(value)}")
     known_fields(where, value, {"role", "content", "weight"})
     role = value.get("role")
     if role not in ROLES:
@@ -202,18 +192,18 @@ def _message(number: int, value: object) -> tuple[Message, bool]:
         if value["weight"] not in (0, 1) or isinstance(value["weight"], bool):
             raise ValueError(f"{where} has weight {value['weight']!r}; it must be 0 or 1")
         learned = value["weight"] == 1
-    return Message(role=role, content=text_field(where, "content", value)), learned
+    return Message(role=role, content=text_of(where, "content", value)), learned
 
 
 def _passage(number: int, value: object) -> PromptPassage:
     where = f"passage {number}"
     if not isinstance(value, dict):
-        raise ValueError(f"{where} must be an object, this is {kind_of(value)}")
+        raise ValueError(f"{where} must be an object, this is {_kind(value)}")
     known_fields(where, value, {"title", "text"})
-    return PromptPassage(title=text_field(where, "title", value), text=text_field(where, "text", value))
+    return PromptPassage(title=text_of(where, "title", value), text=text_of(where, "text", value))
 
 
-def text_field(where: str, field: str, value: dict[str, Any]) -> str:
+def text_of(where: str, field: str, value: dict[str, Any]) -> str:
     """The text in a field, not blank. Raises ValueError."""
     text = value.get(field)
     if not isinstance(text, str):
@@ -246,7 +236,6 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def kind_of(value: object) -> str:
-    """What a JSON value is, in words."""
+def _kind(value: object) -> str:
     names = {list: "a list", str: "a string", bool: "true or false", type(None): "null", dict: "an object"}
     return names.get(type(value), "a number")

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ryorin.commands.common import PIPED_PROGRESS_S, printable, say
+from ryorin.commands.common import printable, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ryorin_index.sync import Progress, Report
+
+PIPED_PROGRESS_S = 10.0
 
 
 def progress_line() -> Callable[[Progress], None]:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ryorin.digests import digest_of
-from ryorin.errors import RowError
+from ryorin.errors import NotFound, RowError
 from ryorin.prompt import Message
 from ryorin_index.evaluate import Place
-from ryorin_train.data import ROLES, for_each_row, kind_of, known_fields, numbered_lines, parse_row, text_field
+from ryorin_train.data import ROLES, for_each_row, known_fields, parse_line, text_of
 
 Split = Literal["train", "held_out"]
 SPLITS = ("train", "held_out")
@@ -140,11 +140,11 @@ class Cases:
 
 def read_cases(path: Path) -> Cases:
     """The cases of a JSONL file. Raises NotFound for no such file, RowError (RowErrors) for lines it cannot use."""
-    numbered = numbered_lines(path, "cases", "a JSONL file of cases")
+    numbered = _numbered_lines(path)
     first = numbered[0][0]
 
     def read(item: tuple[int, bytes]) -> tuple[dict[str, Any], Rubric | Case]:
-        row = parse_row(item[1])
+        row = parse_line(item[1])
         if "rubric" not in row:
             return row, _case(item[0], row)
         if item[0] != first:
@@ -159,6 +159,19 @@ def read_cases(path: Path) -> Cases:
     seen: dict[str, int] = {}
     for_each_row(path.name, cases, lambda case: case.line, lambda case: _once(seen, case))
     return Cases(path.name, digest_of([row for row, _ in read_rows]), rubric, tuple(cases))
+
+
+def _numbered_lines(path: Path) -> list[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers from 1; a BOM is tolerated."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise NotFound(f"no file {path}; --cases takes a JSONL file of cases", param="cases") from None
+    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not numbered:
+        raise RowError(path.name, 1, "the file is empty; it must hold one case a line")
+    return numbered
 
 
 def plain(text: str) -> str:
@@ -178,7 +191,7 @@ def _case(line: int, row: dict[str, Any]) -> Case:
     if ("question" in row) == ("messages" in row):
         raise ValueError("a case has either 'question' or 'messages'")
     if "question" in row:
-        messages: tuple[Message, ...] = (Message(role="user", content=text_field("the case", "question", row)),)
+        messages: tuple[Message, ...] = (Message(role="user", content=text_of("the case", "question", row)),)
     else:
         messages = _messages(row["messages"])
     split = row.get("split", "held_out")
@@ -208,11 +221,11 @@ def _messages(value: Any) -> tuple[Message, ...]:
     for number, message in enumerate(value, start=1):
         where = f"message {number}"
         if not isinstance(message, dict):
-            raise ValueError(f"{where} must be an object, this is {kind_of(message)}")
+            raise ValueError(f"{where} must be an object")
         known_fields(where, message, {"role", "content"})
         if message.get("role") not in ROLES:
             raise ValueError(f"{where} has role {message.get('role')!r}; known roles: {', '.join(ROLES)}")
-        messages.append(Message(role=message["role"], content=text_field(where, "content", message)))
+        messages.append(Message(role=message["role"], content=text_of(where, "content", message)))
     if messages[-1]["role"] != "user":
         raise ValueError(f"the last message's role is {messages[-1]['role']!r}; it must be 'user': what is asked")
     return tuple(messages)
@@ -249,9 +262,9 @@ def _wordings(value: Any) -> tuple[str, ...]:
 def _place(value: Any) -> Place:
     place = {"document": value} if isinstance(value, str) else value
     if not isinstance(place, dict):
-        raise ValueError(f"expected: a document is a file name or an object, this is {kind_of(value)}")
+        raise ValueError("expected: a document is a file name or an object")
     known_fields("a document", place, {"document", "heading", "quote"})
-    return Place(**{name: text_field("a document", name, place) for name in {"document", *place}})
+    return Place(**{name: text_of("a document", name, place) for name in {"document", *place}})
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
@@ -264,7 +277,7 @@ def _rubric(row: dict[str, Any]) -> Rubric:
     known_fields("the rubric's line", row, {"rubric"})
     value = row["rubric"]
     if not isinstance(value, dict):
-        raise ValueError(f"'rubric' must be an object, this is {kind_of(value)}")
+        raise ValueError("'rubric' must be an object")
     known_fields("the rubric", value, _RUBRIC_FIELDS)
     given: dict[str, Any] = {}
     if "format" in value:
@@ -280,7 +293,7 @@ def _rubric(row: dict[str, Any]) -> Rubric:
     if "tone" in value:
         tone = value["tone"]
         if not isinstance(tone, dict):
-            raise ValueError(f"tone must be an object by language, this is {kind_of(tone)}")
+            raise ValueError("tone must be an object by language")
         known_fields("tone", tone, set(LANGUAGES))
         given["tone"] = {language: _tone(language, style) for language, style in tone.items()}
     return Rubric(**given)
@@ -290,14 +303,14 @@ def _part(name: str, rubric: dict[str, Any], known: set[str]) -> dict[str, Any]:
     """A part that names a field or a pattern, with the pattern compiled."""
     value = rubric[name]
     if not isinstance(value, dict):
-        raise ValueError(f"{name} must be an object, this is {kind_of(value)}")
+        raise ValueError(f"{name} must be an object")
     known_fields(name, value, known)
     places = {"field", "pattern"} & known
     if len(places & set(value)) != 1:
         raise ValueError(f"{name} has either {' or '.join(sorted(places))}")
     found = dict(value)
     for place in places & set(value):
-        found[place] = text_field(name, place, value)
+        found[place] = text_of(name, place, value)
     if "pattern" in found:
         try:
             found["pattern"] = re.compile(found["pattern"])
@@ -309,7 +322,7 @@ def _part(name: str, rubric: dict[str, Any], known: set[str]) -> dict[str, Any]:
 def _tone(language: str, value: Any) -> Tone:
     where = f"tone in {language!r}"
     if not isinstance(value, dict):
-        raise ValueError(f"{where} must be an object, this is {kind_of(value)}")
+        raise ValueError(f"{where} must be an object")
     foreign = {"max_grade"} if language == "ja" else {"register"}
     known_fields(where, value, _TONE_FIELDS - foreign)
     if value.get("register") not in (None, "polite"):
