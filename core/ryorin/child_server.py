@@ -51,6 +51,7 @@ class ChildServer:
         assert self._process.stdout is not None
         try:
             line = self._process.stdout.readline()  # one JSON line when it is ready, nothing when it could not start
+            self.ready = json.loads(line) if line else {}
         except BaseException:
             self.stop()
             raise
@@ -58,7 +59,6 @@ class ChildServer:
             code = self._process.wait()
             self._process.stdout.close()
             raise Unavailable(f"the server did not start (exit code {code}); see above")
-        self.ready = json.loads(line)
         return self
 
     def __exit__(self, *_: object) -> None:
