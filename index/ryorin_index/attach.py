@@ -4,6 +4,9 @@ Uploaded files in stores: attaching and detaching them, and batches of them.
 A file in a store is a document whose source is `file:<id>`; attaching it writes the document and puts a job into the
 queue, in one transaction (`attach_job` does it). Whoever changes a store here takes its row first, so that two requests
 for the same file follow each other.
+
+What lies in an uploaded archive or e-mail is a document for each, of the same file, with 'file:<id>!/' and its name as
+its source: they are searched, and come, change and go with the file's own document, which alone stands for the file.
 """
 
 from __future__ import annotations
@@ -11,9 +14,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.orm import Session
 
 from ryorin.catalog import jobs
@@ -21,6 +25,8 @@ from ryorin.catalog.tables import Document, File, FileBatch, VectorStore
 from ryorin.digests import new_id
 from ryorin_index.chunking import Chunking
 from ryorin_index.ingest import delete_documents
+from ryorin_index.members import vanished_members
+from ryorin_index.parse import CONTAINERS
 from ryorin_index.store import next_generation
 
 JOB_KIND = "index_file"
@@ -43,6 +49,18 @@ def take_store(session: Session, store: VectorStore) -> None:
         .values(last_active_at=time.time())
         .execution_options(synchronize_session="fetch")
     )
+
+
+def stands_alone() -> ColumnElement[bool]:
+    """The condition that a document is not one of those that lie in an uploaded file."""
+    return or_(Document.file_id.is_(None), Document.source == "file:" + Document.file_id)
+
+
+def documents_within(session: Session, store: VectorStore, document: Document) -> list[Document]:
+    """The documents that lie in an uploaded file; none of what an operator added, whose members stand alone."""
+    if document.file_id is None or PurePath(document.filename).suffix.lower() not in CONTAINERS:
+        return []
+    return vanished_members(session, store, document.source, ())
 
 
 def attach(session: Session, store: VectorStore, given: Attachment, batch_id: str | None = None) -> Document:
@@ -85,17 +103,19 @@ def attach(session: Session, store: VectorStore, given: Attachment, batch_id: st
 
 
 def set_attributes(session: Session, store: VectorStore, document: Document, attributes: dict[str, Any]) -> None:
-    """Give a document other attributes, over those it says of itself; the next search filters by them."""
-    attributes = document.own_attributes | attributes
-    if document.attributes != attributes:
-        document.attributes = attributes
-        document.generation, document.updated_at = next_generation(session, store), time.time()
+    """Give a document and what lies in it other attributes, over those they say of themselves."""
+    for each in (document, *documents_within(session, store, document)):
+        wanted = each.own_attributes | attributes
+        if each.attributes != wanted:
+            each.attributes = wanted
+            each.generation, each.updated_at = next_generation(session, store), time.time()
 
 
 def detach(session: Session, store: VectorStore, documents: Sequence[Document]) -> None:
-    """Take documents out of the store; searches stop finding them at once, and what indexes them now ends."""
+    """Take documents out of the store, with what lies in them; what indexes them now ends."""
     jobs.cancel(session, store.tenant_id, [_key(document) for document in documents])
-    delete_documents(session, store, documents)
+    every = [*documents, *(each for document in documents for each in documents_within(session, store, document))]
+    delete_documents(session, store, list(dict.fromkeys(every)))
 
 
 def attach_batch(session: Session, store: VectorStore, given: Sequence[Attachment], batch_id: str) -> FileBatch:

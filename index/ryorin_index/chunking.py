@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ryorin.digests import digest_of
 from ryorin.errors import InvalidInput
 
 MIN_TOKENS, MAX_TOKENS = 100, 4096  # of OpenAI's static chunking strategy
@@ -71,3 +72,14 @@ def make_chunking(max_tokens: int | None, overlap_tokens: int | None) -> Chunkin
     size = DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens
     overlap = min(DEFAULT_OVERLAP_TOKENS, size // 2) if overlap_tokens is None else overlap_tokens
     return Chunking(size, overlap)
+
+
+def cut_mark(embedder_digest: str, chunking: Chunking) -> str:
+    """What a fingerprint says of how its document was cut: by whose tokens, and how long."""
+    return f"|{digest_of([embedder_digest, chunking.to_json()])[:8]}"
+
+
+def cut_otherwise(fingerprint: str, wanted: str) -> bool:
+    """Whether two fingerprints speak of different cuts; one that does not speak of any differs from none."""
+    marks = [each.rpartition("|")[2] for each in (fingerprint, wanted) if "|" in each]
+    return len(marks) == 2 and marks[0] != marks[1]

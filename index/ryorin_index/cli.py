@@ -28,6 +28,7 @@ from ryorin_index.commands.snapshots import rollback, snapshot, snapshots
 from ryorin_index.commands.sources import source, sync
 from ryorin_index.commands.stores import delete, purge
 from ryorin_index.commands.stores import embedder as embedder_command
+from ryorin_index.commands.watch import watch
 from ryorin_index.store import create_store, embedder_of, get_store, list_documents, list_stores, store_counts
 
 
@@ -184,7 +185,7 @@ def documents(store: str, tenant_name: str, as_json: bool) -> None:
     print_rows(rows, columns, as_json=as_json, empty="no documents yet; 'ryorin index add' brings some")
 
 
-for command in (search, source, sync, snapshot, snapshots, rollback, embedder_command, purge, delete):
+for command in (search, source, sync, watch, snapshot, snapshots, rollback, embedder_command, purge, delete):
     index.add_command(command)
 for command in (evaluate, draft_cases):
     index.add_command(command)

@@ -24,7 +24,7 @@ from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Document, Passage, Tombstone, VectorStore
 from ryorin.digests import new_id, sha256_bytes
 from ryorin.errors import Conflict, InvalidInput, NotFound, RyorinError
-from ryorin_index.chunking import Chunking, chunking_from_json, default_chunking
+from ryorin_index.chunking import Chunking, chunking_from_json, cut_otherwise, default_chunking
 from ryorin_index.counting import TokenCounter, counter_of
 from ryorin_index.embed import Embed
 from ryorin_index.language import document_language
@@ -143,11 +143,29 @@ def finish_document(
     within: Callable[[Session], None] = lambda session: None,
 ) -> Outcome:
     """Embed what has no vector yet and put the document in place of what the store has. Raises as `put_document`."""
-    embedded = 0
+    return finish_documents(catalog, store, [prepared], embed, on_batch, within)[0]
+
+
+def finish_documents(
+    catalog: Catalog,
+    store: VectorStore,
+    several: Sequence[Prepared],
+    embed: Callable[[], Embed],
+    on_batch: Callable[[int], None] = lambda embedded: None,
+    within: Callable[[Session], None] = lambda session: None,
+) -> list[Outcome]:
+    """The same for several documents, all of them in one transaction; it is begun also when there are none."""
+    embedded = [0] * len(several)
     for attempt in range(1, PUT_ATTEMPTS + 1):
-        embedded += embed_missing(catalog, store, prepared.texts, embed, on_batch)
+        for place, prepared in enumerate(several):
+            before = sum(embedded)
+
+            def tell(count: int, before: int = before) -> None:
+                on_batch(before + count)
+
+            embedded[place] += embed_missing(catalog, store, prepared.texts, embed, tell)
         try:
-            return _write(catalog, store, prepared, embedded, within)
+            return _write(catalog, store, several, embedded, within)
         except VectorsGone:
             if attempt == PUT_ATTEMPTS:
                 raise
@@ -155,43 +173,66 @@ def finish_document(
 
 
 def _write(
-    catalog: Catalog, store: VectorStore, prepared: Prepared, embedded: int, within: Callable[[Session], None]
-) -> Outcome:
-    """Swap what the store has of a document for what was prepared, in one transaction."""
-    incoming, parsed, drafts = prepared.incoming, prepared.parsed, prepared.drafts
-    conflict = Conflict(f"{incoming.filename} was indexed by another process at the same time; run the command again")
+    catalog: Catalog,
+    store: VectorStore,
+    several: Sequence[Prepared],
+    embedded: Sequence[int],
+    within: Callable[[Session], None],
+) -> list[Outcome]:
+    """Swap what the store has of documents for what was prepared, in one transaction."""
+    outcomes = []
+    filename = ""
     try:
         with catalog.session() as session:
             generation = next_generation(session, store)
-            document = _document(session, store, incoming.source)
-            if (document.sha256 if document else None) != prepared.before:
-                raise conflict
-            if document is None:
-                document = Document(
-                    id=new_id("doc_"),
-                    tenant_id=store.tenant_id,
-                    store_id=store.id,
-                    source=incoming.source,
-                    attributes={},
-                    own_attributes={},
-                )
-                session.add(document)
-            _touch(document, incoming)
-            _set_attributes(document, parsed.attributes, incoming.attributes)
-            document.title, document.media_type, document.text = parsed.title, parsed.media_type, parsed.text
-            document.language, document.chunking = document_language(parsed.text), prepared.chunking.to_json()
-            document.sha256, document.status, document.error = prepared.sha256, "completed", None
-            document.generation, document.updated_at = generation, time.time()
-            document.usage_bytes = len(parsed.text.encode()) + 4 * store.dimensions * len(drafts)
-            session.flush()
-            _swap_passages(session, store, document, drafts, generation)
-            session.flush()
+            for prepared, count in zip(several, embedded, strict=True):
+                filename = prepared.incoming.filename
+                document_id = _put(session, store, prepared, generation)
+                change: Literal["added", "changed"] = "added" if prepared.before is None else "changed"
+                outcomes.append(Outcome(change, document_id, len(prepared.drafts), count))
             require_vectors(session, store, generation)
             within(session)
-            document_id = document.id
     except IntegrityError as error:
-        raise conflict from error
-    return Outcome("added" if prepared.before is None else "changed", document_id, len(drafts), embedded)
+        raise _put_meanwhile(filename) from error
+    return outcomes
+
+
+def _put(session: Session, store: VectorStore, prepared: Prepared, generation: int) -> str:
+    """One document, in the session's transaction; returns its id."""
+    incoming, parsed, drafts = prepared.incoming, prepared.parsed, prepared.drafts
+    document = _document(session, store, incoming.source)
+    if (document.sha256 if document else None) != prepared.before:
+        raise _put_meanwhile(incoming.filename)
+    if document is None:
+        document = Document(
+            id=new_id("doc_"),
+            tenant_id=store.tenant_id,
+            store_id=store.id,
+            source=incoming.source,
+            attributes={},
+            own_attributes={},
+        )
+        session.add(document)
+    _touch(document, incoming)
+    _set_attributes(document, parsed.attributes, incoming.attributes)
+    document.title, document.media_type, document.text = parsed.title, parsed.media_type, parsed.text
+    document.language, document.chunking = document_language(parsed.text), prepared.chunking.to_json()
+    document.sha256, document.status, document.error = prepared.sha256, "completed", None
+    document.generation, document.updated_at = generation, time.time()
+    document.usage_bytes = usage_bytes(store, parsed.text, len(drafts))
+    session.flush()
+    _swap_passages(session, store, document, drafts, generation)
+    session.flush()
+    return document.id
+
+
+def usage_bytes(store: VectorStore, text: str, passages: int) -> int:
+    """What a document takes: its text, and the vectors of its passages."""
+    return len(text.encode()) + 4 * store.dimensions * passages
+
+
+def _put_meanwhile(filename: str) -> Conflict:
+    return Conflict(f"{filename} was indexed by another process at the same time; run the command again")
 
 
 def rename_document(session: Session, store: VectorStore, document_id: str, incoming: Incoming) -> None:
@@ -205,7 +246,7 @@ def rename_document(session: Session, store: VectorStore, document_id: str, inco
     if document is None or document.store_id != store.id:
         raise NotFound(f"document {document_id} of store {store.name!r} is gone; run the command again")
     if _document(session, store, incoming.source) is not None:
-        raise Conflict(f"{incoming.filename} was indexed by another process at the same time; run the command again")
+        raise _put_meanwhile(incoming.filename)
     document.source, document.generation, document.updated_at = incoming.source, generation, time.time()
     document.status, document.error = "completed", None
     _touch(document, incoming)
@@ -276,7 +317,12 @@ def _same(document: Document, incoming: Incoming, sha256: str, chunking: Chunkin
     attributes = document.attributes
     if incoming.attributes is not None:
         attributes = document.own_attributes | incoming.attributes
-    return (document.sha256, document.filename, document.attributes, document.chunking) == (
+    return not cut_otherwise(document.fingerprint, incoming.fingerprint) and (
+        document.sha256,
+        document.filename,
+        document.attributes,
+        document.chunking,
+    ) == (
         sha256,
         incoming.filename,
         attributes,

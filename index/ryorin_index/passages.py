@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from ryorin.digests import sha256_bytes
 from ryorin_index.chunking import Chunking, default_chunking
@@ -100,19 +102,12 @@ def split_document(
 def _sections(document: ParsedDocument) -> list[Section]:
     """Sections, their heading lines left out, found by LlamaIndex's Markdown parser."""
     from llama_index.core.node_parser import MarkdownNodeParser
-    from llama_index.core.schema import Document, MetadataMode
-
-    class Source(Document):
-        """Every node notes the hash of what it came from: computed anew each time, of the whole text."""
-
-        @property
-        def hash(self) -> str:
-            return ""
+    from llama_index.core.schema import MetadataMode
 
     parser = MarkdownNodeParser.from_defaults(header_path_separator="\x1f", include_prev_next_rel=False)
     found = []
     cursor = 0
-    for node in parser.get_nodes_from_documents([Source(text=document.text)]):
+    for node in parser.get_nodes_from_documents([_source_class()(text=document.text)]):
         content = node.get_content(metadata_mode=MetadataMode.NONE)
         start = document.text.index(content, cursor)
         cursor = start + len(content)
@@ -127,6 +122,21 @@ def _sections(document: ParsedDocument) -> list[Section]:
             path = path[1:]
         found.append(Section(start, cursor, " > ".join(path)))
     return found
+
+
+@cache
+def _source_class() -> Any:
+    """LlamaIndex's Document without its hash. Made once: for pydantic, a class is milliseconds of work."""
+    from llama_index.core.schema import Document
+
+    class Source(Document):
+        """Every node notes the hash of what it came from: computed anew each time, of the whole text."""
+
+        @property
+        def hash(self) -> str:
+            return ""
+
+    return Source
 
 
 def _pieces(

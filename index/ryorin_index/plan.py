@@ -19,6 +19,7 @@ from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Document, Source, VectorStore
 from ryorin.digests import digest_of, sha256_bytes
 from ryorin.errors import InvalidInput, Unavailable
+from ryorin_index.chunking import cut_otherwise
 from ryorin_index.members import WITHIN
 from ryorin_index.parse import MEDIA_TYPES
 from ryorin_index.sources.connector import Connector, Item
@@ -36,6 +37,7 @@ class Known(NamedTuple):
     fingerprint: str
     status: str
     source_id: str | None
+    filename: str
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,20 @@ class Feed:
     """
     A source in a run, with its connector; id is None for files that were named one by one.
 
-    mark: follows every fingerprint and changes with what the source says of its documents, so that they follow.
+    mark: follows every fingerprint and changes with what the source says of its documents and with how the store cuts
+    them, so that they follow. cut: the latter, of `chunking.cut_mark`.
     """
 
     connector: Connector
     name: str
     id: str | None = None
     attributes: dict[str, Any] | None = None
+    cut: str = ""
 
     @property
     def mark(self) -> str:
-        """Digest of the attributes."""
-        return f"~{digest_of(self.attributes)[:8]}" if self.attributes else ""
+        """Digest of the attributes, and the cut."""
+        return f"~{digest_of(self.attributes)[:8] if self.attributes else ''}{self.cut}"
 
 
 class Work(NamedTuple):
@@ -63,6 +67,11 @@ class Work(NamedTuple):
     feed: Feed
     item: Item
     known: tuple[Known, ...]
+
+    @property
+    def cut_otherwise(self) -> bool:
+        """Whether something of it was cut in another way than the store now cuts."""
+        return any(cut_otherwise(row.fingerprint, self.feed.mark) for row in self.known)
 
 
 class Rename(NamedTuple):
@@ -77,7 +86,8 @@ class Rename(NamedTuple):
 class Plan:
     """
     What a sync will do. skipped: how many of each unsupported suffix; errors: (source, reason) for sources that could
-    not be listed, of which nothing is deleted; held: (feed, documents it lost, documents it had).
+    not be listed, of which nothing is deleted; held: (feed, documents it lost, documents it had); notes: (source, what
+    its connector has to say).
     """
 
     work: list[Work] = field(default_factory=list)
@@ -89,6 +99,7 @@ class Plan:
     errors: list[tuple[str, str]] = field(default_factory=list)
     held: list[tuple[Feed, int, int]] = field(default_factory=list)
     listed: list[Feed] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
 
 
 def make_plan(catalog: Catalog, store: VectorStore, feeds: Sequence[Feed], *, empty_is_fine: bool = False) -> Plan:
@@ -117,11 +128,15 @@ def make_plan(catalog: Catalog, store: VectorStore, feeds: Sequence[Feed], *, em
             plan.work = [work for work in plan.work if work.feed is not feed]
             continue
         plan.listed.append(feed)
+        plan.notes += [(feed.name, note) for note in feed.connector.notes]
         if feed.id is not None:
             plan.gone += [
                 (feed, row)
                 for source, row in known.items()
-                if source not in seen and row.source_id == feed.id and source.partition(WITHIN)[0] not in seen
+                if source not in seen
+                and row.source_id == feed.id
+                and source.partition(WITHIN)[0] not in seen
+                and feed.connector.is_gone(source.partition(WITHIN)[0])
             ]
     _find_renames(catalog, plan)
     lost = Counter(feed.id for feed, _ in plan.gone)
@@ -150,7 +165,14 @@ def _known(
     catalog: Catalog, store: VectorStore, sources: Sequence[str] | None
 ) -> tuple[dict[str, Known], frozenset[str]]:
     """The store's documents by source, all or the named ones; and the ids of its sources."""
-    columns = (Document.id, Document.source, Document.fingerprint, Document.status, Document.source_id)
+    columns = (
+        Document.id,
+        Document.source,
+        Document.fingerprint,
+        Document.status,
+        Document.source_id,
+        Document.filename,
+    )
     query = select(*columns).where(Document.store_id == store.id)
     with catalog.session() as session:
         owners = frozenset(session.scalars(select(Source.id).where(Source.store_id == store.id)))
@@ -262,6 +284,9 @@ def _find_renames(catalog: Catalog, plan: Plan) -> None:
         else:
             del lost[match.id]
             plan.renamed.append(Rename(match, work, seen))
+            again = work._replace(known=(match,))
+            if again.cut_otherwise:
+                left.append(again)
     renamed = {rename.known.id for rename in plan.renamed}
     plan.work = left
     plan.gone = [(feed, row) for feed, row in plan.gone if row.id not in renamed]
@@ -271,7 +296,7 @@ def _same_format(item: Item, rows: Iterable[Known], lost: Mapping[str, Any]) -> 
     """The first of the lost documents whose suffix is the item's: another suffix would be read in another way."""
     suffix = PurePosixPath(item.filename).suffix.lower()
     for row in rows:
-        if row.id in lost and PurePosixPath(row.source).suffix.lower() == suffix:
+        if row.id in lost and PurePosixPath(row.filename).suffix.lower() == suffix:
             return row
     return None
 

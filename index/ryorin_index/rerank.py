@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ryorin.errors import InvalidInput, NotFound, RequirementMissing
+from ryorin.digests import SHORT
+from ryorin.errors import Conflict, InvalidInput, RequirementMissing
+from ryorin.models.folders import check_reranker, reranker_digest
 
 RERANK_CANDIDATES = 50  # passages it reads at most: each costs a forward pass
 _BATCH = 16
@@ -25,15 +27,23 @@ class Rerank(Protocol):
         ...
 
 
-def open_reranker(name: str) -> Rerank:
+def open_reranker(name: str, digest: str | None = None) -> Rerank:
     """
     The cross-encoder in the folder `name`, loaded.
 
-    Raises NotFound when there is none, InvalidInput when it is something else, RequirementMissing without the package.
+    digest: of the one that is wanted; None takes the one that is there.
+    Raises NotFound when there is none, Conflict when it is another one, InvalidInput when it is something else,
+    RequirementMissing without the package.
     """
     folder = Path(name).expanduser()
-    if not (folder / "config.json").is_file():
-        raise NotFound(f"no cross-encoder at {name!r}; give a folder of sentence-transformers", param="reranker")
+    check_reranker(folder)
+    if digest is not None and (found := reranker_digest(folder)) != digest:
+        raise Conflict(
+            f"the reranker at {name!r} is {found[:SHORT]}, the release was made with {digest[:SHORT]}; put the former "
+            "model back there, or create a release anew with 'ryorin release create --reranker'",
+            code="reranker_mismatch",
+            param="model",
+        )
     return _CrossEncoder(folder)
 
 

@@ -121,13 +121,13 @@ class Searcher:
         self,
         catalog: Catalog,
         open_embed: Callable[[str], Embed] | None = None,
-        open_rerank: Callable[[str], Rerank] = open_reranker,
+        open_rerank: Callable[[str, str | None], Rerank] = open_reranker,
     ) -> None:
         self._catalog = catalog
         self._open_embed = open_embed
         self._open_rerank = open_rerank
         self._embedders: dict[tuple[str, str], Embed] = {}
-        self._rerankers: dict[str, Rerank] = {}
+        self._rerankers: dict[tuple[str, str | None], Rerank] = {}
         self._indexes: dict[str, StoreIndex] = {}
         self._lexical: dict[str, LexicalIndex] = {}
         self._attributes: dict[str, StoreAttributes] = {}
@@ -152,7 +152,8 @@ class Searcher:
         retrieval: how to search, hybrid unless it says otherwise. top_k, score_floor: in place of what it says.
         chosen: a filter beside that of `retrieval`; both must hold.
         Raises NotFound for a store the tenant does not have, InvalidInput for an empty query or one of more than
-        `MAX_QUERY_CHARACTERS` characters, or for stores of different embedders.
+        `MAX_QUERY_CHARACTERS` characters, or for stores of different embedders; Conflict when another reranker lies
+        where the one was that `retrieval` pins: nothing is ranked with another model silently.
         """
         return self.search_many(tenant_id, store_ids, [query], top_k, score_floor, retrieval=retrieval, chosen=chosen)
 
@@ -183,7 +184,7 @@ class Searcher:
             stores = self._stores(session, tenant_id, store_ids)
         if not stores or not how.enabled:
             return []
-        rerank = self._reranker(how.reranker) if how.reranker else None
+        rerank = self._reranker(how.reranker, how.reranker_digest) if how.reranker else None
         candidates = max(LEAST_CANDIDATES, 4 * how.top_k)
         hits: list[Hit] = []
         ranked = _Ranked([], {}, lambda ids: {})
@@ -221,8 +222,8 @@ class Searcher:
             raise NotFound(f"no passage {passage_id}; its document may have changed since", param="passage_id")
         return hits[0]
 
-    def warm(self, tenant_id: str, store_ids: Sequence[str]) -> None:
-        """Load the stores and their embedder, so that the first question does not wait for them."""
+    def warm(self, tenant_id: str, store_ids: Sequence[str], retrieval: Retrieval) -> None:
+        """Load the stores, their embedder and the reranker, so that the first question does not wait for them."""
         with self._catalog.reading() as session:
             stores = self._stores(session, tenant_id, store_ids)
             for store in stores:
@@ -230,6 +231,8 @@ class Searcher:
                 self._words(store).refresh(session, store)
         for store in stores:
             self.embedder(store)
+        if retrieval.reranker:
+            self._reranker(retrieval.reranker, retrieval.reranker_digest)
 
     def maintain(self) -> None:
         """Keep the files of the stores that are searched in order from now on; for a process that searches for long."""
@@ -345,12 +348,12 @@ class Searcher:
                 known = self._indexes[store.id] = StoreIndex(self._catalog.settings, store)
             return known
 
-    def _reranker(self, name: str) -> Rerank:
-        opened = self._rerankers.get(name)
+    def _reranker(self, name: str, digest: str | None) -> Rerank:
+        opened = self._rerankers.get((name, digest))
         if opened is None:
             with self._opening:
-                opened = self._rerankers.get(name) or self._open_rerank(name)
-                self._rerankers[name] = opened
+                opened = self._rerankers.get((name, digest)) or self._open_rerank(name, digest)
+                self._rerankers[name, digest] = opened
         return opened
 
     def _words(self, store: VectorStore) -> LexicalIndex:

@@ -58,6 +58,10 @@ def find_sources(session: Session, store: VectorStore, names: Sequence[str] = ()
     chosen = []
     for name in names:
         wanted = {name, name.removeprefix("git+")}
+        if name.startswith(("http://", "https://")):
+            from ryorin_index.sources.web import normalised
+
+            wanted.add(normalised(name) or name)
         if "://" not in name:
             wanted.add(str(Path(name).expanduser().resolve()))
         found = [source for source in every if source.id == name or source.uri in wanted]

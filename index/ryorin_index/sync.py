@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from sqlalchemy import func, select, update
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Document, Source, VectorStore
 from ryorin.errors import Conflict, InvalidInput, NotFound, RyorinError, Unavailable
+from ryorin_index.chunking import cut_mark, cut_otherwise
+from ryorin_index.counting import counter_of
 from ryorin_index.embed import Embed
 from ryorin_index.ingest import (
     Incoming,
@@ -34,6 +36,7 @@ from ryorin_index.ingest import (
     finish_document,
     prepare_document,
     rename_document,
+    store_chunking,
 )
 from ryorin_index.maintenance import maintain_quietly
 from ryorin_index.members import WITHIN, open_incoming, vanished_members
@@ -53,6 +56,7 @@ class Report:
     """
     What a run did, by file name. failed: (file, reason). errors: (source, reason) of sources that could not be listed.
 
+    notes: (source, what the operator is told of it, such as that not all of it was seen).
     deleted is what was deleted, kept what a source lost and was not deleted because nobody said so.
     """
 
@@ -65,6 +69,7 @@ class Report:
     failed: list[tuple[str, str]] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
     passages: int = 0
     embedded: int = 0
     seconds: float = 0.0
@@ -85,6 +90,7 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+OnListed = Callable[[str, int], None]  # the source, how much of it was seen so far
 
 
 def add_paths(
@@ -103,7 +109,7 @@ def add_paths(
     """
     started = time.monotonic()
     files, skipped = find_files(paths, frozenset(MEDIA_TYPES))
-    plan = plan_files(catalog, store, Feed(Files(files), "files"))
+    plan = plan_files(catalog, store, Feed(Files(files), "files", cut=_cut(catalog, store)))
     report = _apply(catalog, store, plan, embedder, on_progress, started)
     report.skipped += [path.name for path in skipped]
     return report
@@ -118,17 +124,19 @@ def sync_store(
     confirm: Callable[[str], bool] = lambda question: False,
     *,
     allow_deletions: bool = False,
+    on_listed: OnListed = lambda source, count: None,
 ) -> Report:
     """
     Make the store equal to its sources.
 
     embedder: opens the store's embedder; called only when something must be embedded.
     confirm: asked before the documents go of a source that lost most of them; allow_deletions: it is not asked.
+    on_listed: told by sources whose listing takes a while how much they have seen.
     A file that cannot be read is reported in `failed` and keeps the passages it had; a source that cannot be listed
     in `errors`. Raises Conflict while another process syncs the store, Unavailable when the embedder does not answer.
     """
     started = time.monotonic()
-    with only_one(catalog, store), _feeds(catalog, sources) as feeds:
+    with only_one(catalog, store), _feeds(catalog, store, sources, on_listed) as feeds:
         plan = make_plan(catalog, store, feeds, empty_is_fine=allow_deletions)
         kept = [] if allow_deletions else _held_back(plan, confirm)
         report = _apply(catalog, store, plan, embedder, on_progress, started)
@@ -140,14 +148,19 @@ def sync_store(
     return report
 
 
-def dry_run(catalog: Catalog, store: VectorStore, sources: Sequence[Source]) -> tuple[Report, list[str]]:
+def dry_run(
+    catalog: Catalog,
+    store: VectorStore,
+    sources: Sequence[Source],
+    on_listed: OnListed = lambda source, count: None,
+) -> tuple[Report, list[str]]:
     """
     What a sync would do, without doing it; and what it would ask.
 
     Files whose fingerprint changed are read: those with the bytes they had count as unchanged.
     """
     started = time.monotonic()
-    with only_one(catalog, store), _feeds(catalog, sources) as feeds:
+    with only_one(catalog, store), _feeds(catalog, store, sources, on_listed) as feeds:
         plan = make_plan(catalog, store, feeds)
         questions = [_question(*held) for held in plan.held]
         report = _report_of(plan)
@@ -160,7 +173,7 @@ def dry_run(catalog: Catalog, store: VectorStore, sources: Sequence[Source]) -> 
             except (InvalidInput, OSError, Unavailable) as error:
                 report.failed.append((work.item.source, str(error)))
                 continue
-            same = hashlib.sha256(data).hexdigest() in _digests_of(catalog, work)
+            same = hashlib.sha256(data).hexdigest() in _digests_of(catalog, work) and not work.cut_otherwise
             (report.unchanged if same else report.changed).append(work.item.filename)
         report.renamed = [(rename.known.source, rename.work.item.source) for rename in plan.renamed]
         report.deleted = [row.source for _, row in plan.gone]
@@ -198,17 +211,26 @@ def only_one(catalog: Catalog, store: VectorStore) -> Iterator[None]:
 
 
 @contextmanager
-def _feeds(catalog: Catalog, sources: Sequence[Source]) -> Iterator[list[Feed]]:
+def _feeds(
+    catalog: Catalog, store: VectorStore, sources: Sequence[Source], on_listed: OnListed
+) -> Iterator[list[Feed]]:
     """The sources with their connectors, which are closed at the end."""
     feeds: list[Feed] = []
+    cut = _cut(catalog, store)
     try:
         for source in sources:
             attributes = source.options.get("attributes") or None
-            feeds.append(Feed(open_connector(catalog.settings, source), source.uri, source.id, attributes))
+            connector = open_connector(catalog.settings, source, partial(on_listed, source.uri))
+            feeds.append(Feed(connector, source.uri, source.id, attributes, cut))
         yield feeds
     finally:
         for feed in feeds:
             feed.connector.close()
+
+
+def _cut(catalog: Catalog, store: VectorStore) -> str:
+    """How the store cuts its documents now."""
+    return cut_mark(store.embedder_digest, store_chunking(store, counter_of(catalog.settings, store)))
 
 
 def _held_back(plan: Plan, confirm: Callable[[str], bool]) -> list[str]:
@@ -230,6 +252,7 @@ def _report_of(plan: Plan) -> Report:
         unchanged=list(plan.unchanged),
         failed=list(plan.failed),
         errors=list(plan.errors),
+        notes=list(plan.notes),
         skipped=[suffix or "(no suffix)" for suffix in plan.skipped.elements()],
     )
 
@@ -359,7 +382,10 @@ def _incoming(feed: Feed, item: Item, data: bytes, fingerprint: str) -> Incoming
 
 
 def _renamed(rename: Rename) -> Incoming:
-    return _incoming(rename.work.feed, rename.work.item, b"", rename.fingerprint)
+    incoming = _incoming(rename.work.feed, rename.work.item, b"", rename.fingerprint)
+    if cut_otherwise(rename.known.fingerprint, incoming.fingerprint):  # the plan has it among what is cut anew
+        return replace(incoming, fingerprint=rename.known.fingerprint)
+    return incoming
 
 
 def _write(

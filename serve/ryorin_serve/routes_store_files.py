@@ -7,7 +7,7 @@ Documents that an operator added are listed too, each under its own id, as no fi
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,17 @@ from ryorin.catalog.files import get_files
 from ryorin.catalog.tables import Document, FileBatch, VectorStore
 from ryorin.digests import new_id
 from ryorin.errors import InvalidInput, NotFound
-from ryorin_index.attach import Attachment, attach, attach_batch, cancel_batch, detach, set_attributes, take_store
+from ryorin_index.attach import (
+    Attachment,
+    attach,
+    attach_batch,
+    cancel_batch,
+    detach,
+    documents_within,
+    set_attributes,
+    stands_alone,
+    take_store,
+)
 from ryorin_serve.context import IDEMPOTENCY_S, POLL_AFTER, Context, own_store, require_live
 from ryorin_serve.paging import Page, list_object, read_page, rows_of
 from ryorin_serve.requests import choice, fields_of, idempotent_id, ids, pairs, query_of, read_json
@@ -93,10 +103,10 @@ class StoreFileRoutes:
         return JSONResponse({"id": file_id, "object": "vector_store.file.deleted", "deleted": True})
 
     async def content(self, request: Request) -> Response:
-        """The file's text as it was read."""
+        """The file's text as it was read; of an archive or an e-mail a text for each document in it."""
         query_of(request, ())
-        found = await self._context.in_thread(self._text, request)
-        data = [{"type": "text", "text": found}] if found else []
+        found = await self._context.in_thread(self._texts, request)
+        data = [{"type": "text", "text": text} for text in found if text]
         page = {"object": "vector_store.file_content.page", "data": data, "has_more": False, "next_page": None}
         return JSONResponse(page)
 
@@ -138,7 +148,7 @@ class StoreFileRoutes:
         wanted = request.query_params.get("filter")
         with self._context.catalog.session() as session:
             store = own_store(session, request)
-            statement: Select[Any] = select(Document).where(Document.store_id == store.id)
+            statement: Select[Any] = select(Document).where(Document.store_id == store.id, stands_alone())
             if of_batch:
                 statement = statement.where(Document.batch_id == own_batch(session, store, request).id)
 
@@ -173,9 +183,11 @@ class StoreFileRoutes:
             detach(session, store, [document])
             return document.file_id or document.id
 
-    def _text(self, request: Request) -> str:
+    def _texts(self, request: Request) -> Sequence[str]:
         with self._context.catalog.session() as session:
-            return own_document(session, own_store(session, request), request).text
+            store = own_store(session, request)
+            document = own_document(session, store, request)
+            return [each.text for each in (document, *documents_within(session, store, document))]
 
     def _create_batch(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         wanted = _wanted(body)

@@ -25,7 +25,7 @@ from ryorin.errors import InvalidInput, NotFound, Unavailable
 from ryorin.filters import parse_filter
 from ryorin.models.registry import Embedder, get_embedder
 from ryorin.release import Retrieval
-from ryorin_index.attach import Attachment, attach, take_store
+from ryorin_index.attach import Attachment, attach, stands_alone, take_store
 from ryorin_index.purge import delete_store
 from ryorin_index.search import MAX_QUERIES
 from ryorin_serve.auth import Caller
@@ -235,7 +235,7 @@ def store_objects(session: Session, stores: Sequence[VectorStore]) -> list[dict[
     sizes = dict.fromkeys(counts, 0)
     for store_id, status, count, size in session.execute(
         select(Document.store_id, Document.status, func.count(), func.sum(Document.usage_bytes))
-        .where(Document.store_id.in_(counts))
+        .where(Document.store_id.in_(counts), stands_alone())
         .group_by(Document.store_id, Document.status)
     ):
         counts[store_id][status] = count

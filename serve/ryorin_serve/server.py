@@ -26,6 +26,7 @@ from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Release, Tenant
 from ryorin.errors import Conflict, InvalidInput
 from ryorin.models.registry import BaseModel, get_base
+from ryorin.release import Retrieval
 from ryorin.worker import Worker
 from ryorin_index.search import Searcher
 from ryorin_serve.app import Gateway
@@ -166,7 +167,7 @@ def _warm(catalog: Catalog, searcher: Searcher, say: Callable[[str], None]) -> N
     for release in live:
         if release.store_ids and release.retrieval.get("top_k"):
             try:
-                searcher.warm(release.tenant_id, release.store_ids)
+                searcher.warm(release.tenant_id, release.store_ids, Retrieval.stored(release.retrieval))
             except Exception as error:  # whoever asks will be told; the others are served
                 say(f"warning: the stores of release {release.id} cannot be searched: {error}")
 

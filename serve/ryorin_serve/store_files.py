@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from ryorin.catalog.tables import Document, FileBatch, VectorStore
 from ryorin.errors import InvalidInput, NotFound
+from ryorin_index.attach import stands_alone
 from ryorin_index.chunking import MAX_TOKENS, MIN_TOKENS, Chunking
 from ryorin_serve.requests import choice, fields_of, integer, path_id, shown_id
 
@@ -46,7 +47,8 @@ def own_document(session: Session, store: VectorStore, request: Request) -> Docu
 
 def named(file_id: str) -> Any:
     """The condition that a document is shown under this id."""
-    return or_(Document.file_id == file_id, and_(Document.id == file_id, Document.file_id.is_(None)))
+    mine = or_(Document.file_id == file_id, and_(Document.id == file_id, Document.file_id.is_(None)))
+    return and_(mine, stands_alone())
 
 
 def own_batch(session: Session, store: VectorStore, request: Request) -> FileBatch:

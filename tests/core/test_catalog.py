@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from ryorin.catalog.tenants import create_tenant, get_tenant
 from ryorin.errors import Conflict, InvalidInput, RequirementMissing, RyorinError, Unavailable
 from ryorin.settings import Settings, load_settings
 
-SPAWN = multiprocessing.get_context("spawn")
+PROCESSES = multiprocessing.get_context("forkserver")  # forked from a process that has imported this file, once
+PROCESSES.set_forkserver_preload([__name__])
 
 
 def test_tables_and_migrations_say_the_same(catalog: Catalog) -> None:
@@ -110,9 +112,10 @@ def test_a_postgres_schema_that_is_behind_is_refused(postgres: str, home: Path) 
         open_catalog(behind)
 
 
-def test_upgrade_of_postgres(postgres_url: str, home: Path) -> None:
-    settings = Settings(home=home, database_url=postgres_url)
-    engine = create_engine(postgres_url.replace("postgresql://", "postgresql+psycopg://"))
+def test_upgrade_of_postgres(make_postgres_database: Callable[[], str], home: Path) -> None:
+    address = make_postgres_database()
+    settings = Settings(home=home, database_url=address)
+    engine = create_engine(address.replace("postgresql://", "postgresql+psycopg://"))
     Base.metadata.drop_all(engine)
     with engine.begin() as connection:
         connection.execute(text("DROP TABLE alembic_version"))
@@ -179,7 +182,7 @@ def test_two_tenants_of_one_name_at_once(catalog: Catalog) -> None:
 
 def test_processes_open_and_write_at_once(settings: Settings) -> None:
     """Four processes open a home that does not exist yet and write 25 times each: none meets 'database is locked'."""
-    processes = [SPAWN.Process(target=_write_tenants, args=(settings, number)) for number in range(4)]
+    processes = [PROCESSES.Process(target=_write_tenants, args=(settings, number)) for number in range(4)]
     for process in processes:
         process.start()
     for process in processes:

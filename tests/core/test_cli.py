@@ -62,7 +62,7 @@ def base(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def support(cli: Cli, tmp_path: Path) -> str:
+def support(cli: Cli, migrated: Path, tmp_path: Path) -> str:
     """A tenant with a prompt."""
     prompt = tmp_path / "prompt.txt"
     prompt.write_text("You answer.")
@@ -177,6 +177,23 @@ def test_a_release_takes_what_fits_by_default(cli: Cli, catalog: Catalog, suppor
     assert asked(cli, "release", "show", "2", "--tenant", support) == second
 
 
+def test_a_release_pins_its_reranker(cli: Cli, catalog: Catalog, support: str, base: str, tmp_path: Path) -> None:
+    insert_store(catalog, "handbook")
+    create = ("release", "create", "--tenant", support, "--reranker", tmp_path / "cross")
+    refused = cli(*create)
+    assert refused.code == 2 and "no cross-encoder at" in refused.err
+    (tmp_path / "cross").mkdir()
+    (tmp_path / "cross" / "config.json").write_text("{}")
+    (tmp_path / "cross" / "model.safetensors").write_bytes(b"1")
+    digests = []
+    for weights in (b"1", b"2", b"2"):
+        (tmp_path / "cross" / "model.safetensors").write_bytes(weights)
+        made = asked(cli, *create)
+        assert made["retrieval"]["reranker"] == str(tmp_path / "cross")
+        digests.append(made["retrieval"]["reranker_digest"])
+    assert digests[0] != digests[1] == digests[2]
+
+
 def test_a_release_takes_what_is_named(cli: Cli, catalog: Catalog, support: str, base: str) -> None:
     insert_store(catalog, "handbook")
     insert_store(catalog, "faq")
@@ -276,15 +293,21 @@ def test_a_database_that_fails_in_the_middle(cli: Cli, catalog: Catalog, support
     if catalog.engine.dialect.name == "postgresql":
         body = "BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END"
         statements = (
-            f"CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$",
+            f"CREATE OR REPLACE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$",
             "CREATE TRIGGER die BEFORE INSERT ON api_keys FOR EACH ROW EXECUTE FUNCTION die()",
         )
+        on_table = " ON api_keys"
     else:
         statements = ("CREATE TRIGGER die BEFORE INSERT ON api_keys BEGIN SELECT RAISE(ABORT, 'disk is full'); END",)
+        on_table = ""
     with catalog.engine.begin() as connection:
         for statement in statements:
             connection.exec_driver_sql(statement)
-    ran = cli("key", "create", "--tenant", support, "--json")
+    try:
+        ran = cli("key", "create", "--tenant", support, "--json")
+    finally:
+        with catalog.engine.begin() as connection:
+            connection.exec_driver_sql(f"DROP TRIGGER die{on_table}")
     assert (ran.code, ran.out, len(ran.err.splitlines())) == (2, "", 1)
     assert ran.err.startswith("error: the catalog's database failed: ")
     assert asked(cli, "key", "list", "--tenant", support) == []

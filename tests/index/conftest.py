@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -70,9 +69,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def sqlite_store(home: Path, empty_sqlite: Path) -> Iterator[tuple[Catalog, VectorStore]]:
+def sqlite_store(migrated: Path) -> Iterator[tuple[Catalog, VectorStore]]:
     """A catalog on SQLite with a store, for what has nothing to do with the database."""
-    shutil.copy(empty_sqlite, home / "catalog.db")
     catalog = open_catalog(load_settings())
     with catalog.session() as session:
         made = create_store(session, create_tenant(session, "support"), "handbook", fake_embedder())

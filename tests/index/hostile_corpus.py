@@ -43,6 +43,12 @@ SLOW = frozenset(  # kinds that take seconds until they end
         "HTML of 200,000 attributes",
         "HTML comment that never ends",
         "deep e-mail",
+        "e-mail of many parts",
+        "deep HTML headings",
+        "xlsx with a cell in the last corner",
+        "JSON number of 10 million digits",
+        "deep PDF dictionaries",
+        "PDF bomb in two filters",
     }
 )
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import zipfile
+from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
@@ -20,7 +23,16 @@ from ryorin.catalog.files import remove_unneeded_blobs
 from ryorin.catalog.tables import Document, File, Job, Passage, Tenant, VectorStore
 from ryorin.digests import new_id
 from ryorin.worker import Worker
-from ryorin_index.attach import Attachment, attach, attach_batch, cancel_batch, detach, take_store
+from ryorin_index.attach import (
+    Attachment,
+    attach,
+    attach_batch,
+    cancel_batch,
+    detach,
+    documents_within,
+    set_attributes,
+    take_store,
+)
 from ryorin_index.attach_job import IndexFile
 from ryorin_index.chunking import Chunking
 from ryorin_index.purge import delete_store
@@ -49,9 +61,9 @@ def put(catalog: Catalog, store: VectorStore, file: File, **more) -> Document:
         return attach(session, store, Attachment(file, **more))
 
 
-def work(catalog: Catalog, embedder, lease_s: float = 60) -> Worker:
+def work(catalog: Catalog, embedder, lease_s: float = 60, poll_s: float = 0.01) -> Worker:
     handler = IndexFile(catalog, lambda store: embedder)
-    worker = Worker(catalog, handlers={"index_file": handler}, poll_s=0.01, retry_delay_s=0, lease_s=lease_s)
+    worker = Worker(catalog, handlers={"index_file": handler}, poll_s=poll_s, retry_delay_s=0, lease_s=lease_s)
     worker.run(drain=True)
     return worker
 
@@ -167,7 +179,7 @@ def test_a_killed_worker_s_file_is_finished_by_the_next_one(catalog, tenant, sto
         assert child.stdout.readline() == "embedding\n"
         child.send_signal(signal.SIGKILL)
     assert (document(catalog, waiting.id).status, passages(catalog, store)) == ("in_progress", 0)
-    work(catalog, embedder)
+    work(catalog, embedder, poll_s=0.1)  # the dead one's lease is of a second
     assert (document(catalog, waiting.id).status, passages(catalog, store)) == ("completed", 1)
     with catalog.session() as session:
         assert session.execute(select(Job.status, Job.attempts)).one() == ("succeeded", 2)
@@ -196,6 +208,94 @@ def test_a_file_is_cut_anew_when_it_is_to_be_cut_otherwise(catalog, tenant, stor
     work(catalog, embedder)
     assert passages(catalog, store) > few
     assert put(catalog, store, file).status == "completed"
+
+
+def zipped(**files: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def test_what_lies_in_an_archive_is_of_its_file(catalog, tenant, store, embedder):
+    data = zipped(
+        **{
+            "a/returns.md": RETURNS,
+            "茶.md": "# お茶\n\nお茶は毎週届きます。\n".encode(),
+            "x.pdf": b"%PDF-",
+            "y.png": b"",
+        }
+    )
+    file = put_file(catalog, tenant, "manual.zip", data)
+    waiting = put(catalog, store, file, attributes={"year": 2026})
+    assert work(catalog, embedder).tally.failed == 0
+    done = document(catalog, waiting.id)
+    assert (done.status, done.error["code"]) == ("completed", "invalid_file")
+    assert "1 of the files in manual.zip cannot be read: x.pdf" in done.error["message"]
+    searcher = Searcher(catalog, lambda _: embedder)
+    for question, filename in (("unopened goods", "manual.zip/a/returns.md"), ("お茶", "manual.zip/茶.md")):
+        hit = searcher.search(tenant.id, [store.id], question, 1)[0]
+        assert (hit.filename, hit.file_id, hit.attributes) == (filename, file.id, {"year": 2026})
+    with catalog.session() as session:
+        inside = documents_within(session, store, done)
+        assert done.usage_bytes == sum(each.usage_bytes for each in inside) > 0
+        take_store(session, store)
+        set_attributes(session, store, session.get_one(Document, done.id), {"year": 2027})
+    assert searcher.search(tenant.id, [store.id], "unopened goods", 1)[0].attributes == {"year": 2027}
+    put(catalog, store, file, chunking=Chunking(100, 0))
+    work(catalog, embedder)
+    with catalog.session() as session:
+        rows = session.scalars(select(Document)).all()
+        assert len(rows) == 3 and all(row.chunking["max_tokens"] == 100 for row in rows)
+        detach(session, store, [session.get_one(Document, done.id)])
+    with catalog.session() as session:
+        assert session.scalar(select(func.count()).select_from(Document)) == 0
+    assert passages(catalog, store) == 0
+
+
+def test_an_archive_in_which_nothing_can_be_read_fails(catalog, tenant, store, embedder):
+    for data, words in (
+        (zipped(**{"y.png": b""}), "holds no file"),
+        (zipped(**{"x.pdf": b"%PDF-"}), "x.pdf"),
+        (b"PK", ""),
+    ):
+        waiting = put(catalog, store, put_file(catalog, tenant, "bad.zip", data))
+        work(catalog, embedder)
+        failed = document(catalog, waiting.id)
+        assert (failed.status, failed.error["code"], passages(catalog, store)) == ("failed", "invalid_file", 0)
+        assert words in failed.error["message"]
+
+
+def test_an_archive_that_is_taken_out_while_a_worker_is_at_it_leaves_nothing(catalog, tenant, store):
+    waiting = put(catalog, store, put_file(catalog, tenant, "manual.zip", zipped(**{"a.md": RETURNS, "b.md": b"# B"})))
+    held = Held()
+    worker = threading.Thread(target=work, args=(catalog, held))
+    worker.start()
+    assert held.reached.wait(60)
+    with catalog.session() as session:
+        take_store(session, store)
+        detach(session, store, [session.get_one(Document, waiting.id)])
+    held.go.set()
+    worker.join()
+    with catalog.session() as session:
+        assert session.scalars(select(Document)).all() == []
+    assert passages(catalog, store) == 0
+
+
+def test_a_mail_is_its_text_and_its_attachments(catalog, tenant, store, embedder):
+    message = EmailMessage()
+    message["Subject"], message["From"] = "Parking", "desk@example.org"
+    message.set_content("Parking is free for 3 hours.")
+    message.add_attachment(RETURNS, maintype="text", subtype="markdown", filename="returns.md")
+    waiting = put(catalog, store, put_file(catalog, tenant, "mail.eml", bytes(message)), attributes={"year": 2026})
+    assert work(catalog, embedder).tally.failed == 0
+    done = document(catalog, waiting.id)
+    assert (done.status, done.error, done.title) == ("completed", None, "Parking")
+    assert done.attributes == done.own_attributes | {"year": 2026}
+    searcher = Searcher(catalog, lambda _: embedder)
+    found = [hit.filename for hit in searcher.search(tenant.id, [store.id], "unopened goods", 2)]
+    assert found == ["mail.eml/returns.md", "mail.eml"]
 
 
 def test_a_blob_goes_with_the_last_row_that_needs_it(catalog, tenant):

@@ -16,6 +16,9 @@ from ryorin.catalog.tables import Document, Passage, Source, VectorStore
 from ryorin_index.source_rows import add_source
 from ryorin_index.sync import Report, sync_store
 
+# What a source gives has nothing to do with the database; test_sync.py writes it to both.
+pytestmark = pytest.mark.parametrize("catalog", ["sqlite"], indirect=True)
+
 
 def sources_of(catalog: Catalog, store: VectorStore) -> set[str]:
     with catalog.session() as session:

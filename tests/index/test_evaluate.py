@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from long_runs import LONG
 from word_embedder import WordEmbedder
 
 from ryorin.catalog import Catalog
@@ -47,6 +48,7 @@ def test_what_lies_beyond_k_is_not_found() -> None:
     assert found.recall.tolist() == found.mrr.tolist() == found.ndcg.tolist() == [0, 0, 1]
 
 
+@pytest.mark.skipif(not LONG, reason="loads scikit-learn: RYORIN_LONG_TESTS=1")
 @given(st.lists(st.booleans(), min_size=2, max_size=12).filter(any), st.integers(1, 12))
 def test_ndcg_is_that_of_scikit_learn(right: list[bool], k: int) -> None:
     from sklearn.metrics import ndcg_score

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from long_runs import turns
 from sqlalchemy import select
 from word_embedder import WordEmbedder
 
@@ -59,7 +60,7 @@ NEGATIONS = ["do", "do not", "never", "only", "may", "must", "will not", "will",
 NEGATIONS_JA = ["できます", "できません", "できない", "不可です", "可能です", "できますか", "できました"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=turns(100, 5000))
 @given(data=st.data())
 def test_what_differs_in_a_fact_never_folds(data: st.DataObject) -> None:
     template, places = data.draw(
@@ -117,7 +118,6 @@ def test_other_words_do_not_fold(one: str, other: str) -> None:
     assert fold_key(one, "The same text.") != fold_key(other, "The same text.")
 
 
-@settings(max_examples=80, deadline=None)
 @given(st.text(alphabet="aB 1.,-'あ漢、。\n", max_size=60), st.sampled_from(["upper", "space", "lines"]))
 def test_case_and_white_space_always_fold(text: str, change: str) -> None:
     changed = {"upper": text.upper(), "space": text.replace(" ", "  "), "lines": f"  {text} \n"}[change]

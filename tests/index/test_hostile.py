@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hostile_corpus import SLOW, corpus, mutations
 from hostile_watch import Watch
+from long_runs import LONG, turns
 
 from ryorin_index import sandbox
 from ryorin_index.sandbox import Limits
-
-LONG = bool(os.environ.get("RYORIN_LONG_TESTS"))
 
 
 @pytest.fixture
@@ -51,6 +49,7 @@ def test_every_kind_ends_in_text_or_in_a_clear_error(watch: Watch) -> None:
 
 
 def test_sound_files_changed_at_random(watch: Watch) -> None:
-    findings = watch.read(mutations(130, seed=7))
+    count = turns(40, 2000)
+    findings = watch.read(mutations(count, seed=7))
     assert (findings.wrongs, watch.connections, watch.strays()) == ([], 0, set())
-    assert sum(findings.ends.values()) == 130
+    assert sum(findings.ends.values()) == count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from long_runs import LONG
 from sqlalchemy import select
 from word_embedder import WordEmbedder, fake_embedder
 
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Document, Passage, Tenant, VectorStore
-from ryorin.errors import InvalidInput, NotFound
+from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin.filters import parse_filter
+from ryorin.models.folders import reranker_digest
 from ryorin.release import Retrieval
 from ryorin_index.fusion import RRF_K, diversify, fuse
 from ryorin_index.ingest import Incoming, delete_documents, put_document
@@ -175,7 +176,7 @@ class Longest:
 
 
 def test_a_reranker_has_the_last_word(catalog: Catalog, store: VectorStore) -> None:
-    searcher = Searcher(catalog, lambda _: WordEmbedder(), lambda name: Longest())
+    searcher = Searcher(catalog, lambda _: WordEmbedder(), lambda name, digest: Longest())
     put(catalog, store, "short.txt", "oak lamp")
     put(catalog, store, "long.txt", "oak lamp " + "and many more words " * 5)
     assert names(searcher, store, "oak lamp", top_k=1) == ["short.txt"]
@@ -184,7 +185,28 @@ def test_a_reranker_has_the_last_word(catalog: Catalog, store: VectorStore) -> N
     assert hits[0].explanation is not None and hits[0].explanation.rerank == len(f"{hits[0].title}\n{hits[0].text}")
 
 
-@pytest.mark.skipif(not os.environ.get("RYORIN_LONG_TESTS"), reason="loads sentence-transformers: RYORIN_LONG_TESTS=1")
+def test_another_model_in_the_rerankers_place_is_refused(
+    sqlite_store: tuple[Catalog, VectorStore], tmp_path: Path
+) -> None:
+    catalog, store = sqlite_store
+    put(catalog, store, "a.txt", "oak lamp")
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "transformers_version": "4"}')
+    (tmp_path / "pytorch_model.bin").write_bytes(b"weights")
+    pinned = reranker_digest(tmp_path)
+    how = Retrieval(reranker=str(tmp_path), reranker_digest=pinned)
+    warm = Searcher(catalog, lambda _: WordEmbedder(), lambda name, digest: Longest())
+    assert warm.search(store.tenant_id, [store.id], "oak", retrieval=how)
+    (tmp_path / "config.json").write_text('{"transformers_version": "5", "model_type": "bert"}')
+    (tmp_path / "README.md").write_text("the same model, saved anew")
+    assert reranker_digest(tmp_path) == pinned
+    (tmp_path / "pytorch_model.bin").write_bytes(b"other weights")
+    now = reranker_digest(tmp_path)
+    with pytest.raises(Conflict, match=f"is {now[:12]}, the release was made with {pinned[:12]}.*release create"):
+        Searcher(catalog, lambda _: WordEmbedder()).search(store.tenant_id, [store.id], "oak", retrieval=how)
+    assert warm.search(store.tenant_id, [store.id], "oak", retrieval=how)  # what was loaded is the one that was pinned
+
+
+@pytest.mark.skipif(not LONG, reason="loads sentence-transformers: RYORIN_LONG_TESTS=1")
 def test_a_real_cross_encoder(sqlite_store: tuple[Catalog, VectorStore], tmp_path: Path) -> None:
     """A tiny one with random weights: its own scores decide."""
     catalog, store = sqlite_store

@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ryorin.models.registry import DEFAULT_EMBEDDER, pull
-from ryorin.settings import Settings
+from ryorin.models.registry import Embedder
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of models that holds the bundled embedder, converted once."""
-    home = tmp_path_factory.mktemp("models")
-    pull(Settings(home=home, database_url=f"sqlite:///{home / 'catalog.db'}"), DEFAULT_EMBEDDER)
-    return home / "models"
+def loaded_once() -> Iterator[None]:
+    """The first command loads the embedder and its tokenizer, which takes seconds; the others are given the same."""
+    from ryorin_index import counting, onnx_embedder
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((onnx_embedder, "OnnxEmbedder"), (counting, "load_tokenizer")):
+            load = getattr(module, name)
+            kept: dict[str, Any] = {}
+
+            def loaded(embedder: Embedder, load: Any = load, kept: dict[str, Any] = kept) -> Any:
+                if embedder.digest not in kept:
+                    kept[embedder.digest] = load(embedder)
+                return kept[embedder.digest]
+
+            patch.setattr(module, name, loaded)
+        yield
 
 
 @pytest.fixture
-def ready(cli: Any, home: Path, models: Path) -> Any:
+def ready(cli: Any, migrated: Path, pulled_models: Path, loaded_once: None) -> Any:
     """The command line on a home with a tenant, a store and the bundled embedder."""
-    (home / "models").symlink_to(models, target_is_directory=True)
+    (migrated / "models").symlink_to(pulled_models, target_is_directory=True)
     assert cli("tenant", "create", "support").code == 0
     assert cli("index", "create", "handbook", "--tenant", "support").code == 0
     return lambda *words: cli("index", *words, "--tenant", "support")

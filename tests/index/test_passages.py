@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from word_embedder import WordEmbedder
 
@@ -99,7 +99,6 @@ TEXTS = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=40, deadline=None)
 @given(text=TEXTS, overlap=st.sampled_from([0, 40, 50]), real=st.booleans())
 def test_pieces_are_exact_small_enough_in_order_and_complete(
     word_pieces: TokenCounter, text: str, overlap: int, real: bool

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 
 import pytest
+from long_runs import turns
 from sqlalchemy import func, select
 from turned_embedder import NEXT, Turned, put, reread, without_vector
 from word_embedder import WordEmbedder, fake_embedder
@@ -126,7 +127,7 @@ def test_writers_and_purges_at_once(catalog: Catalog, store: VectorStore, tenant
 
     def write(mine: VectorStore, shift: int) -> None:
         try:
-            for turn in range(25):
+            for turn in range(turns(12, 100)):
                 put(catalog, mine, 1, ("oak", "cedar", "lamp")[(turn + shift) % 3])
         except BaseException as error:
             failures.append(error)

@@ -129,7 +129,8 @@ def test_the_last_texts_are_embedded_while_a_busy_writer_waits(catalog: Catalog,
     assert changed.embedded == 4 and without_vector(catalog) == 0
 
 
-@pytest.mark.parametrize("after", [10, 40])  # batches grow: 16, then at most 32 more, then at most 64
+# Batches grow: 16, then at most 32 more, then at most 64. Where it is killed has nothing to do with the database.
+@pytest.mark.parametrize(("catalog", "after"), [("sqlite", 40), ("postgresql", 10)], indirect=["catalog"])
 def test_a_killed_run_goes_on_where_it_was(catalog: Catalog, store: VectorStore, after: int) -> None:
     for number in range(80):
         put(catalog, store, number, "oak")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from long_runs import turns
 from sqlalchemy import select
 from word_embedder import WordEmbedder, fake_embedder
 
@@ -43,7 +44,7 @@ def test_equals_brute_force_after_every_kind_of_change(
 ) -> None:
     draw = random.Random(3)
     searcher = Searcher(catalog, lambda _: embedder)
-    for step in range(30):
+    for step in range(turns(20, 200)):
         path = tmp_path / f"{draw.randrange(8)}.md"
         if path.exists() and draw.random() < 0.3:
             remove_documents(catalog, store, [path.name])
@@ -137,7 +138,7 @@ def test_an_edit_is_found_by_the_next_search_while_others_search(
     with ThreadPoolExecutor(3) as pool:
         readers = [pool.submit(read) for _ in range(3)]
         try:
-            for version in range(2, 60):
+            for version in range(2, turns(20, 200)):
                 write(version)
         finally:
             finished.set()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from long_runs import turns
 from random_store import add_passages, bring_up, check, opened, random_vectors, remove_passages, truth
 
 from ryorin.catalog import Catalog
@@ -17,8 +18,10 @@ from ryorin_index.dense import LOOK_EVERY_S
 from ryorin_index.maintenance import Maintainer, maintain, rebuild, stats, verify
 from ryorin_index.segments import folder_of
 
+on_sqlite = pytest.mark.parametrize("catalog", ["sqlite"], indirect=True)  # of files, whatever the database
 
-@pytest.mark.parametrize("seed", range(4))
+
+@pytest.mark.parametrize("seed", range(turns(2, 20)))
 def test_equals_brute_force_over_any_history(
     catalog: Catalog, store: VectorStore, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
@@ -54,6 +57,7 @@ def test_equals_brute_force_over_any_history(
     assert np.array_equal(index.vectors_of(ids), vectors)
 
 
+@on_sqlite
 def test_a_graph_is_chosen_by_recall_and_filters_come_first(
     catalog: Catalog, store: VectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +131,7 @@ def files_of(catalog: Catalog, store: VectorStore) -> list[Path]:
     return sorted(path for path in folder_of(catalog.settings, store).iterdir() if path.name != ".lock")
 
 
+@on_sqlite
 def test_every_flipped_bit_and_cut_is_found(
     catalog: Catalog, store: VectorStore, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,7 +149,7 @@ def test_every_flipped_bit_and_cut_is_found(
     draw = random.Random(5)
     query = random_vectors(1, store.dimensions, 4)[0]
     before = opened(catalog, store).search(query, 10)
-    for turn in range(40):
+    for turn in range(turns(20, 200)):
         path = draw.choice(files_of(catalog, store))
         whole = path.read_bytes()
         if turn % 5:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from long_runs import turns
 from sqlalchemy import select
 from word_embedder import WordEmbedder, fake_embedder
 
@@ -217,7 +218,7 @@ change = st.tuples(st.sampled_from("abcd"), st.one_of(st.none(), st.lists(words,
 
 
 @given(before=st.lists(change, max_size=6), after=st.lists(change, max_size=6))
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=turns(5, 200), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_changes_are_undone(catalog: Catalog, tenant: Tenant, before: list[Any], after: list[Any]) -> None:
     embedder = WordEmbedder()
     with catalog.session() as session:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,9 +43,26 @@ def embedder() -> GatedEmbedder:
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory, empty_sqlite: Path, embedder: GatedEmbedder) -> Iterator[House]:
     """A house that indexes and searches; its tests make what they need in it. Files of 200,000 bytes at most."""
+    with built_library(tmp_path_factory, empty_sqlite, embedder) as house:
+        yield house
+
+
+@contextmanager
+def built_library(
+    tmp_path_factory: pytest.TempPathFactory, database: Path | str, embedder: GatedEmbedder
+) -> Iterator[House]:
     options = ServeOptions(max_model_len=400, max_answer_tokens=100, max_file_bytes=200_000, max_body_bytes=100_000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(routes_vector_stores, "get_embedder", lambda *_: fake_embedder())
-        with built(tmp_path_factory.mktemp("library") / "home", empty_sqlite, options, embed=embedder) as house:
+        with built(tmp_path_factory.mktemp("library") / "home", database, options, embed=embedder) as house:
             yield house
             embedder.gate.set()
+
+
+@pytest.fixture(scope="module")
+def library_on_postgresql(
+    tmp_path_factory: pytest.TempPathFactory, module_postgres_url: str, embedder: GatedEmbedder
+) -> Iterator[House]:
+    """The same with its catalog on PostgreSQL."""
+    with built_library(tmp_path_factory, module_postgres_url, embedder) as house:
+        yield house

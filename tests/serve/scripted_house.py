@@ -42,6 +42,7 @@ from ryorin_serve.server import QuietServer
 if TYPE_CHECKING:
     import openai
 
+NO_CERTIFICATES = False  # `verify` of a client on loopback: without TLS, reading them is most of what a request costs
 BASE = BaseModel(name="scripted", digest="b" * 64, path=Path("/nowhere"), source="test")
 
 
@@ -279,10 +280,33 @@ class House:
         """The unmodified client, strict, without retries of its own."""
         import openai  # takes half a second, which `serve_with_fake_engine.py` need not wait
 
-        options = {"api_key": self.keys.get(tenant, tenant), "max_retries": 0, "timeout": 60} | options
+        plain = openai.DefaultHttpxClient(verify=NO_CERTIFICATES)  # the client's own in all else
+        options = {
+            "api_key": self.keys.get(tenant, tenant),
+            "max_retries": 0,
+            "timeout": 60,
+            "http_client": plain,
+        } | options
         client = openai.OpenAI(base_url=f"{self.url}/v1", _strict_response_validation=True, **options)
         self.clients.append(client)
         return client
+
+    def add_tenant(self, name: str) -> None:
+        """A tenant with a key, a store and a live release."""
+        with self.catalog.session() as session:
+            tenant = tenants.create_tenant(session, name)
+            key, self.keys[name] = tenants.issue_key(session, tenant, self.catalog.settings.pepper())
+            self.ids[name], self.key_ids[name] = tenant.id, key.id
+            store = VectorStore(
+                id=new_id("vs_"),
+                tenant_id=tenant.id,
+                name="handbook",
+                embedder="e5",
+                embedder_digest="e5",
+                dimensions=3,
+            )
+            session.add(store)
+        self.release(name)
 
     def release(
         self, tenant_name: str, *, adapter: str | None = None, system: str = "", top_k: int | None = None
@@ -341,7 +365,7 @@ class House:
 @contextmanager
 def built(
     home: Path,
-    empty_sqlite: Path,
+    database: Path | str,
     options: ServeOptions,
     kind: type[QuietServer] = PromptServer,
     embed: Embed | None = None,
@@ -349,29 +373,18 @@ def built(
     """
     The house, with everything in it running; the gateway on a server of this kind.
 
+    database: an empty catalog on SQLite, to be copied, or the address of one on PostgreSQL.
     embed: in place of the shelf stand a real searcher and a real worker, with this embedder.
     """
     home.mkdir()
-    shutil.copy(empty_sqlite, home / "catalog.db")
-    catalog = open_catalog(Settings(home=home, database_url=f"sqlite:///{home / 'catalog.db'}"))
+    if isinstance(database, Path):
+        database = f"sqlite:///{shutil.copy(database, home / 'catalog.db')}"
+    catalog = open_catalog(Settings(home=home, database_url=database))
     engine, shelf = Engine(), Shelf()
     engine.start()
     house = House(catalog, engine, shelf)
     for name in ("support", "people"):
-        with catalog.session() as session:
-            tenant = tenants.create_tenant(session, name)
-            key, house.keys[name] = tenants.issue_key(session, tenant, catalog.settings.pepper())
-            house.ids[name], house.key_ids[name] = tenant.id, key.id
-            store = VectorStore(
-                id=new_id("vs_"),
-                tenant_id=tenant.id,
-                name="handbook",
-                embedder="e5",
-                embedder_digest="e5",
-                dimensions=3,
-            )
-            session.add(store)
-        house.release(name)
+        house.add_tenant(name)
     shelf.put(house.ids["support"], "Returns: unused goods only.", "Refunds: within 30 days.", "Shipping: 2 days.")
     shelf.put(house.ids["people"], "Leave: 20 days a year.")
     searcher, worker = shelf, None

@@ -8,13 +8,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-import openai
 import pytest
-from scripted_house import House, built, eventually
+from lazily import Lazily
+from scripted_house import NO_CERTIFICATES, House, built, eventually
 
 from ryorin.catalog import tenants
 from ryorin.release import get_release, promote, rollback
 from ryorin_serve.server import QuietServer
+
+openai = Lazily("openai")
 
 QUESTION = [{"role": "user", "content": "How long does a refund take?"}]
 ANSWER = "Refunds take 30 days [2]."
@@ -28,7 +30,7 @@ def ask(house: House, tenant: str = "support", model: str | None = None, **more)
 def post(house: House, body: object = None, *, key: str = "support", path: str = "/v1/chat/completions", **more):
     headers = {"authorization": f"Bearer {house.keys.get(key, key)}"}
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return httpx.post(f"{house.url}{path}", content=content, headers=headers, **more)
+    return httpx.post(f"{house.url}{path}", content=content, headers=headers, verify=NO_CERTIFICATES, **more)
 
 
 def error_of(response: httpx.Response, status: int) -> dict:

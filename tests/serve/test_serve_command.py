@@ -12,11 +12,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
-from scripted_house import eventually, running
+from scripted_house import NO_CERTIFICATES, eventually, running
+from serve_with_fake_engine import replaced_parts
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
@@ -50,6 +52,14 @@ def serving(stage: Stage, *options: str) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
+
+
+@pytest.fixture
+def serve_here(stage: Stage, cli, migrated: Path, monkeypatch):
+    """`serve_here(*options)`: the same command in this process, for what ends before it serves."""
+    for name, instead in replaced_parts(stage.folder).items():
+        monkeypatch.setattr(f"ryorin_serve.server.{name}", instead)
+    return lambda *options: cli("serve", "--port", "0", *options)
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
@@ -94,36 +104,26 @@ def test_a_second_signal_ends_it_at_once(stage: Stage):
     eventually(stage.none_left)
 
 
-def test_an_engine_that_cannot_start_is_an_error_that_shows_its_log(stage: Stage):
+def test_an_engine_that_cannot_start_is_an_error_that_shows_its_log(stage: Stage, serve_here):
     stage.plan(exit=3)
-    with serving(stage) as process:
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "error: vLLM ended with exit code 3 before it was ready" in err
-    assert "ValueError: the flags are wrong" in err
-    assert "Traceback" not in err
-
-
-def test_killed_it_leaves_no_process(stage: Stage):
-    with serving(stage, "--json") as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.kill()
-        process.communicate(timeout=60)
+    ran = serve_here()
+    assert ran.code == 2
+    assert "error: vLLM ended with exit code 3 before it was ready" in ran.err
+    assert "ValueError: the flags are wrong" in ran.err
+    assert "Traceback" not in ran.err
     eventually(stage.none_left)
 
 
-def test_a_taken_port_is_an_error_before_anything_starts(stage: Stage, cli, home: Path, monkeypatch):
+def test_a_taken_port_is_an_error_before_anything_starts(stage: Stage, serve_here):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(Conflict, match=f"port {port} on 127.0.0.1 is in use"):
             bind("127.0.0.1", port)
-        with serving(stage, "--port", str(port)) as process:
-            _, err = process.communicate(timeout=60)
-    assert (process.returncode, stage.pids()) == (2, [])
-    assert err.startswith(f"error: port {port}")
+        ran = serve_here("--port", str(port))
+    assert (ran.code, stage.pids()) == (2, [])
+    assert ran.err.startswith(f"error: port {port}")
     with pytest.raises(InvalidInput, match=r"cannot listen on 192\.0\.2\.1"):
         bind("192.0.2.1", 0)
 
@@ -157,12 +157,13 @@ def test_the_engines_door_opens_to_the_key_alone_but_for_its_health(monkeypatch)
     monkeypatch.setenv("VLLM_API_KEY", "engine-key")
     inside = Starlette(routes=[Route(path, lambda _: Response("in")) for path in ("/health", "/invocations", "/v1/x")])
     with running(EngineDoor(inside)) as url:
-        assert httpx.get(f"{url}/health").text == "in"
+        asked = partial(httpx.request, verify=NO_CERTIFICATES)
+        assert asked("GET", f"{url}/health").text == "in"
         for path in ("/invocations", "/v1/x", "/docs", "//health"):
             for given in ({}, {"authorization": "Bearer engine-kex"}, {"authorization": "engine-key"}):
-                assert httpx.get(f"{url}{path}", headers=given).status_code == 401
-                assert httpx.options(f"{url}{path}", headers=given).status_code == 401
-        assert httpx.get(f"{url}/invocations", headers={"authorization": "Bearer engine-key"}).text == "in"
+                assert asked("GET", f"{url}{path}", headers=given).status_code == 401
+                assert asked("OPTIONS", f"{url}{path}", headers=given).status_code == 401
+        assert asked("GET", f"{url}/invocations", headers={"authorization": "Bearer engine-key"}).text == "in"
 
 
 def test_cores_are_shared_with_the_gateway_where_there_are_enough():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import time
+import zipfile
 from contextlib import contextmanager
 
-import openai
 import pytest
 from gated_embedder import GatedEmbedder
+from lazily import Lazily
 from scripted_house import House
 from sqlalchemy import select, update
 from test_files_api import error_of, send
@@ -16,6 +18,8 @@ from ryorin import release as releases
 from ryorin.catalog import tenants
 from ryorin.catalog.tables import Prompt, VectorStore
 from ryorin_index.ingest import Incoming, put_document
+
+openai = Lazily("openai")
 
 GOODS = b"# Returns\n\nUnopened goods go back within 30 days.\n"
 RICE = "# 定期便\n\nお米は毎月届きます。\n".encode()
@@ -86,7 +90,8 @@ def test_a_store_from_making_to_deleting(library: House, client: openai.OpenAI):
 
 
 def test_stores_are_paged_both_ways_and_an_operators_is_among_them(library: House):
-    client = library.client("people")
+    library.add_tenant("stores")
+    client = library.client("stores")
     made = [client.vector_stores.create(name=str(n)).id for n in range(4)]
     every = [store.id for store in client.vector_stores.list(order="asc", limit=2)]
     assert every[1:] == made
@@ -197,6 +202,33 @@ def test_a_file_that_cannot_be_read_says_why(client: openai.OpenAI, store: str, 
     assert failed.last_error.message
     assert [file.id for file in client.vector_stores.files.list(store, filter="failed")] == [failed.id]
     assert list(client.vector_stores.files.list(store, filter="completed")) == []
+
+
+def test_an_archive_is_one_file_whose_members_are_found(client: openai.OpenAI, store: str):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("desk/goods.md", GOODS)
+        archive.writestr("rice.md", RICE)
+        archive.writestr("broken.pdf", b"%PDF-")
+    file = client.files.create(file=("manual.zip", buffer.getvalue()), purpose="assistants").id
+    batch = client.vector_stores.file_batches.create_and_poll(store, file_ids=[file], poll_interval_ms=20)
+    assert (batch.file_counts.completed, batch.file_counts.total) == (1, 1)
+    shown = client.vector_stores.files.retrieve(file, vector_store_id=store)
+    assert (shown.status, shown.last_error.code) == ("completed", "invalid_file")
+    assert "broken.pdf" in shown.last_error.message
+    assert list(client.vector_stores.files.list(store)) == [shown]
+    whole = client.vector_stores.retrieve(store)
+    assert (whole.file_counts.total, whole.usage_bytes) == (1, shown.usage_bytes)
+    client.vector_stores.files.update(file, vector_store_id=store, attributes={"year": 2026})
+    (hit,) = client.vector_stores.search(
+        store, query="unopened goods", max_num_results=1, filters={"type": "eq", "key": "year", "value": 2026}
+    )
+    assert (hit.file_id, hit.filename) == (file, "manual.zip/desk/goods.md")
+    texts = [page.text for page in client.vector_stores.files.content(file, vector_store_id=store)]
+    assert len(texts) == 2 and any("お米" in each for each in texts)
+    client.files.delete(file)
+    assert found(client, store, "unopened goods") == []
+    assert client.vector_stores.retrieve(store).usage_bytes == 0
 
 
 def test_chunks_are_as_long_as_asked(client: openai.OpenAI, store: str):

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lazily import Lazily
 from tiny import PROMPT
 
 from ryorin.prompt import PromptPassage
 from ryorin_train.data import Example
 from ryorin_train.render import Renderer, TokenRow
 
-torch = pytest.importorskip("torch")
-
-from ryorin_train.fused_lora import fuse_lora  # noqa: E402
-from ryorin_train.packing import PackedRows, TokenBatches, register_attention, shared_tokens  # noqa: E402
-from ryorin_train.trunk import compute_trunk, decoder_layers, skipped_layers  # noqa: E402
+torch = Lazily("torch")
+fused_lora = Lazily("ryorin_train.fused_lora")
+packing = Lazily("ryorin_train.packing")
+trunk = Lazily("ryorin_train.trunk")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def padded_loss(model: Any, rows: list[TokenRow]) -> Any:
     return total / sum(sum(row.learned) for row in rows)
 
 
-def packed_loss(model: Any, packed: PackedRows, numbers: list[int]) -> Any:
+def packed_loss(model: Any, packed: Any, numbers: list[int]) -> Any:
     batch = packed.batch(numbers)
     targets = batch.pop("targets")
     logits = model(**batch, use_cache=False).logits[0]
@@ -79,12 +79,12 @@ def gradients(model: Any) -> dict[str, Any]:
 
 
 def test_packed_logits_are_those_of_each_row_alone(tiny_base: Path, rows: list[TokenRow]) -> None:
-    plain, packing = load(tiny_base, "sdpa"), load(tiny_base, register_attention())
-    packed = PackedRows(rows, shared_tokens(rows))
+    plain, packed_model = load(tiny_base, "sdpa"), load(tiny_base, packing.register_attention())
+    packed = packing.PackedRows(rows, packing.shared_tokens(rows))
     assert packed.shared > 20
     batch = packed.batch([2, 0, 3, 1])
     with torch.no_grad():
-        together = packing(**{k: v for k, v in batch.items() if k != "targets"}, use_cache=False).logits[0]
+        together = packed_model(**{k: v for k, v in batch.items() if k != "targets"}, use_cache=False).logits[0]
         alone = []
         for number in (2, 0, 3, 1):
             logits = plain(input_ids=torch.tensor([rows[number].ids])).logits[0, :-1]
@@ -100,15 +100,15 @@ def test_packed_logits_are_those_of_each_row_alone(tiny_base: Path, rows: list[T
 
 @pytest.mark.parametrize("shared", [0, 5, None])
 def test_packed_gradients_are_the_padded_ones(tiny_base: Path, rows: list[TokenRow], shared: int | None) -> None:
-    plain, packing = adapted(tiny_base, "sdpa"), adapted(tiny_base, register_attention())
-    assert fuse_lora(packing) == 9
+    plain, packed_model = adapted(tiny_base, "sdpa"), adapted(tiny_base, packing.register_attention())
+    assert fused_lora.fuse_lora(packed_model) == 9
     expected = padded_loss(plain, rows)
     expected.backward()
-    packed = PackedRows(rows, shared_tokens(rows) if shared is None else shared)
-    loss = packed_loss(packing, packed, [0, 1, 2, 3])
+    packed = packing.PackedRows(rows, packing.shared_tokens(rows) if shared is None else shared)
+    loss = packed_loss(packed_model, packed, [0, 1, 2, 3])
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    wanted, got = gradients(plain), gradients(packing)
+    wanted, got = gradients(plain), gradients(packed_model)
     assert wanted.keys() == got.keys()
     assert len(wanted) == 18
     for name, gradient in wanted.items():
@@ -116,32 +116,33 @@ def test_packed_gradients_are_the_padded_ones(tiny_base: Path, rows: list[TokenR
 
 
 def test_the_trunk_changes_nothing_and_leaves_the_model_as_it_was(tiny_base: Path, rows: list[TokenRow]) -> None:
-    plain, packing = adapted(tiny_base, "sdpa", layers=[2]), adapted(tiny_base, register_attention(), layers=[2])
+    plain = adapted(tiny_base, "sdpa", layers=[2])
+    packed_model = adapted(tiny_base, packing.register_attention(), layers=[2])
     expected = padded_loss(plain, rows)
     expected.backward()
-    packed = PackedRows(rows, shared_tokens(rows))
+    packed = packing.PackedRows(rows, packing.shared_tokens(rows))
     shares: list[float] = []
-    packed.trunk = compute_trunk(packing.get_base_model(), 2, packed, 200, shares.append)
+    packed.trunk = trunk.compute_trunk(packed_model.get_base_model(), 2, packed, 200, shares.append)
     assert shares[-1] == 1.0
-    layers = list(decoder_layers(packing))
-    names = list(packing.state_dict())
-    with skipped_layers(packing, 2):
-        assert list(decoder_layers(packing)) != layers
-        packed_loss(packing, packed, [3, 1, 0, 2]).backward()
-    assert list(decoder_layers(packing)) == layers
-    assert list(packing.state_dict()) == names
-    wanted, got = gradients(plain), gradients(packing)
+    layers = list(trunk.decoder_layers(packed_model))
+    names = list(packed_model.state_dict())
+    with trunk.skipped_layers(packed_model, 2):
+        assert list(trunk.decoder_layers(packed_model)) != layers
+        packed_loss(packed_model, packed, [3, 1, 0, 2]).backward()
+    assert list(trunk.decoder_layers(packed_model)) == layers
+    assert list(packed_model.state_dict()) == names
+    wanted, got = gradients(plain), gradients(packed_model)
     assert wanted.keys() == got.keys()
     for name, gradient in wanted.items():
         assert torch.allclose(gradient, got[name], atol=1e-6), name
 
 
 def test_a_sliding_window_is_kept() -> None:
-    from ryorin_train.packing import packed_attention
-
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, 2, 9, 4) for _ in range(3))
-    result, _ = packed_attention(None, query, key, value, None, shared_tokens=2, row_tokens=[4, 3], sliding_window=3)
+    result, _ = packing.packed_attention(
+        None, query, key, value, None, shared_tokens=2, row_tokens=[4, 3], sliding_window=3
+    )
     places = [0, 1, 6, 7, 8]  # the second row behind the shared tokens
     row = [states[:, :, places] for states in (query, key, value)]
     distance = torch.arange(5)[:, None] - torch.arange(5)[None, :]
@@ -150,17 +151,15 @@ def test_a_sliding_window_is_kept() -> None:
 
 
 def test_attention_that_would_be_wrong_is_refused() -> None:
-    from ryorin_train.packing import packed_attention
-
     states = torch.zeros(1, 1, 2, 4)
     for field in ({"softcap": 50.0}, {"s_aux": states}):
         with pytest.raises(ValueError, match="cannot be trained packed"):
-            packed_attention(None, states, states, states, None, shared_tokens=0, row_tokens=[2], **field)
+            packing.packed_attention(None, states, states, states, None, shared_tokens=0, row_tokens=[2], **field)
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=80), st.integers(16, 1000), st.integers(0, 3))
 def test_batches_hold_every_row_once_in_another_order_each_epoch(lengths: list[int], size: int, seed: int) -> None:
-    batches = TokenBatches(lengths, size, seed)
+    batches = packing.TokenBatches(lengths, size, seed)
     epochs = []
     for epoch in range(2):
         batches.set_epoch(epoch)

@@ -43,14 +43,14 @@ def test_what_vllm_cannot_serve_is_refused(change: dict[str, Any], words: str) -
 
 
 def test_our_ranks_are_ranks_of_the_installed_vllm() -> None:
-    pytest.importorskip("vllm")
     import re
     from importlib.util import find_spec
 
     from ryorin_train.servable import RANKS
 
     spec = find_spec("vllm")
-    assert spec is not None and spec.origin is not None
+    if spec is None or spec.origin is None:
+        pytest.skip("vLLM is not installed")
     source = (Path(spec.origin).parent / "config" / "lora.py").read_text()
     match = re.search(r"MaxLoRARanks = Literal\[([\d, ]+)\]", source)
     assert match is not None

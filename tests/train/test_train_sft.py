@@ -24,7 +24,7 @@ QUICK = ("--epochs", "2", "--batch-tokens", "400", "--rank", "8", "--max-row-tok
 
 
 @pytest.fixture
-def sqlite(home: Path) -> Any:
+def sqlite(migrated: Path) -> Any:
     from ryorin.catalog import open_catalog
     from ryorin.settings import load_settings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,7 +50,9 @@ def release() -> None:
 @click.option("--lexical-weight", type=float, metavar="X", help="Of the search by words in hybrid (1).")
 @click.option("--mmr", type=float, metavar="X", help="Relevance against variety, 1 to 0; by default relevance alone.")
 @click.option(
-    "--reranker", metavar="FOLDER", help="A cross-encoder of sentence-transformers that orders the best anew."
+    "--reranker",
+    metavar="FOLDER",
+    help="A cross-encoder of sentence-transformers that orders the best anew; pinned by its digest.",
 )
 @click.option(
     "--context", metavar="passage|neighbours|section", help="What of a passage's surroundings stands in the prompt."
@@ -118,7 +121,7 @@ def create_command(
             "dense_weight": dense_weight,
             "lexical_weight": lexical_weight,
             "mmr": mmr,
-            "reranker": reranker,
+            **_reranker(reranker),
             "context": context,
             "filters": _filters(filters),
         }
@@ -250,6 +253,16 @@ def rollback_command(tenant_name: str, as_json: bool) -> None:
     else:
         say(f"release {version} of tenant {tenant_name} is live again; before: {before}")
         say(f"to undo: ryorin release promote {before} --tenant {tenant_name}")
+
+
+def _reranker(name: str | None) -> dict[str, str]:
+    """Where a reranker lies and which one it is. Raises NotFound when there is none."""
+    from ryorin.models.folders import reranker_digest
+
+    if name is None:
+        return {}
+    folder = Path(name).expanduser().resolve()
+    return {"reranker": str(folder), "reranker_digest": reranker_digest(folder)}
 
 
 def _filters(text: str | None) -> dict[str, Any] | None:

@@ -13,9 +13,13 @@ import json
 import struct
 from typing import Any
 
+import numpy as np
+
 from ryorin.models.e5_file import E5File
 
 METASPACE = "▁"
+_ROOM = 1 << 16  # units of a trie at most; that of e5 has 9,984
+_NUMBERS = np.arange(_ROOM)
 _LEAF_FOLLOWS, _IS_VALUE = 1 << 8, 1 << 31  # bits of a unit: darts-clone, include/darts.h, class DoubleArrayUnit
 
 
@@ -85,21 +89,25 @@ def _double_array(values: dict[bytes, int]) -> list[int]:
         for length in range(len(key)):
             nodes.setdefault(key[:length], set()).add(key[length])
         nodes.setdefault(key, set()).add(0)  # 0 leads to the value
-    units, bases = {0: 0}, set[int]()
+    units = {0: 0}
+    free, unused = np.ones(_ROOM, bool), np.ones(_ROOM, bool)  # units without a node, numbers that are no base
+    free[0] = False
     place = {b"": 0}
-    first_free = 1
     for prefix in sorted(nodes, key=lambda prefix: (len(prefix), prefix)):
         labels = nodes[prefix]
-        while first_free in units:
-            first_free += 1
-        base = first_free
-        while base in bases or any(base ^ label in units for label in labels):
-            base += 1
-        bases.add(base)
+        fits = unused.copy()
+        fits[: free.argmax()] = False
+        for label in labels:
+            fits &= free[_NUMBERS ^ label]
+        base = int(fits.argmax())
+        if not fits[base]:
+            raise ValueError(f"{len(nodes)} nodes of a trie do not fit into {_ROOM} units")
+        unused[base] = False
         at = place[prefix]
         units[at] |= (at ^ base) << 10 | (_LEAF_FOLLOWS if 0 in labels else 0)
         for label in labels:
             units[base ^ label] = label if label else _IS_VALUE | values[prefix]
+            free[base ^ label] = False
             if label:
                 place[prefix + bytes([label])] = base ^ label
     size = (max(units) | 255) + 1  # a lookup may ask for any label next to a base

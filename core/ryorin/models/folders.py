@@ -11,12 +11,13 @@ from __future__ import annotations
 import fnmatch
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ryorin.digests import digest_of, sha256_bytes, sha256_file
-from ryorin.errors import InvalidInput
+from ryorin.errors import InvalidInput, NotFound
 
 Role = Literal["base", "embedder"]
 
@@ -79,8 +80,10 @@ def wanted_patterns(role: Role) -> list[str]:
 
 def wanted_files(folder: Path, role: Role) -> list[Path]:
     """The files of `folder` that make up the model, relative to it, sorted."""
-    patterns = wanted_patterns(role)
-    depth = 2 if role == "embedder" else 1
+    return _matching(folder, wanted_patterns(role), 2 if role == "embedder" else 1)
+
+
+def _matching(folder: Path, patterns: Sequence[str], depth: int) -> list[Path]:
     names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return sorted(
         name
@@ -188,10 +191,11 @@ def embedding_dimensions(folder: Path) -> int:
 
 def file_table(folder: Path, role: Role) -> dict[str, ModelFile]:
     """SHA-256 and size of each file of the model, by relative path."""
-    return {
-        name.as_posix(): ModelFile(sha256_file(folder / name), (folder / name).stat().st_size)
-        for name in wanted_files(folder, role)
-    }
+    return _table(folder, wanted_files(folder, role))
+
+
+def _table(folder: Path, names: Sequence[Path]) -> dict[str, ModelFile]:
+    return {name.as_posix(): ModelFile(sha256_file(folder / name), (folder / name).stat().st_size) for name in names}
 
 
 def model_digest(folder: Path, files: dict[str, ModelFile]) -> str:
@@ -202,6 +206,26 @@ def model_digest(folder: Path, files: dict[str, ModelFile]) -> str:
     transformers, or from another folder, keeps its digest.
     """
     return digest_of({name: _content_digest(folder / name, file) for name, file in files.items()})
+
+
+def check_reranker(folder: Path) -> None:
+    """Raise NotFound unless `folder` may hold a cross-encoder."""
+    if not (folder / "config.json").is_file():
+        raise NotFound(
+            f"no cross-encoder at {str(folder)!r}; give a folder of sentence-transformers with its config.json",
+            param="reranker",
+        )
+
+
+def reranker_digest(folder: Path) -> str:
+    """
+    What a release's cross-encoder is bound to; what counts is the same as for other models, and pickled weights.
+
+    Raises NotFound when the folder holds none.
+    """
+    check_reranker(folder)
+    names = _matching(folder, [*WANTED, *WANTED_OF_EMBEDDERS, *PICKLES], 2)
+    return model_digest(folder, _table(folder, names))
 
 
 def without_volatile_fields(value: Any) -> Any:

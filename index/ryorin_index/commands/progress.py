@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ryorin_index.sync import Progress, Report
 
 PIPED_PROGRESS_S = 10.0
+LISTING_S = 0.5
 
 
 def progress_line() -> Callable[[Progress], None]:
@@ -38,8 +40,26 @@ def progress_line() -> Callable[[Progress], None]:
     return show
 
 
+def listing_line() -> Callable[[str, int], None]:
+    """A function that shows how much of a source was seen, where that takes longer than a moment."""
+    said_s = time.monotonic()
+
+    def show(source: str, count: int) -> None:
+        nonlocal said_s
+        terminal = sys.stderr.isatty()
+        if time.monotonic() - said_s < (LISTING_S if terminal else PIPED_PROGRESS_S):
+            return
+        said_s = time.monotonic()
+        line = printable(f"{source}: {count} pages seen")
+        click.echo(f"\r\x1b[K{line}" if terminal else line, err=True, nl=not terminal)
+
+    return show
+
+
 def show_report(report: Report) -> None:
     """What a run did, in a line; then a line for each failure."""
+    if sys.stderr.isatty():  # what `listing_line` left
+        click.echo("\r\x1b[K", err=True, nl=False)
     parts = [
         f"{len(names)} {what}"
         for what, names in (
@@ -59,6 +79,8 @@ def show_report(report: Report) -> None:
         say(printable(f"error: {reason}  ({path})"))
     for source, reason in report.errors:
         say(printable(f"error: source {source}: {reason}"))
+    for source, note in report.notes:
+        say(printable(f"note: source {source}: {note}"))
     if report.skipped:
         kinds = Counter(name[name.rfind(".") :].lower() if "." in name[1:] else name for name in report.skipped)
         say("passed over: " + printable(", ".join(f"{count} {kind}" for kind, count in kinds.most_common(10))))

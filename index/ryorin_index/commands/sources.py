@@ -21,7 +21,8 @@ from ryorin.commands.common import (
     tenant_option,
 )
 from ryorin.errors import InvalidInput
-from ryorin_index.commands.progress import progress_line, show_report
+from ryorin_index.commands.progress import listing_line, progress_line, show_report
+from ryorin_index.sources.kinds import DEFAULT_DELAY_S, DEFAULT_DEPTH, DEFAULT_MAX_PAGES
 from ryorin_index.store import get_store
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 @click.group()
 def source() -> None:
     """
-    Where a store's documents come from: folders, git repositories, buckets.
+    Where a store's documents come from: folders, git repositories, buckets, web sites.
 
     \b
     Example:
@@ -49,7 +50,7 @@ def source() -> None:
 @click.argument("store")
 @click.argument("uri")
 @tenant_option
-@click.option("--kind", type=click.Choice(["folder", "git", "s3"]), help="By default told from the address.")
+@click.option("--kind", type=click.Choice(["folder", "git", "s3", "web"]), help="By default told from the address.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Only paths like this; may be repeated.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="No paths like this; may be repeated.")
 @click.option("--attribute", "attributes", multiple=True, metavar="KEY=VALUE", help="Given to each of its documents.")
@@ -59,6 +60,23 @@ def source() -> None:
 @click.option("--key-env", metavar="VARIABLE", help="s3: the environment variable that holds the access key.")
 @click.option("--secret-env", metavar="VARIABLE", help="s3: the one that holds the secret key.")
 @click.option("--anonymous", is_flag=True, help="s3: without keys.")
+@click.option(
+    "--depth",
+    type=click.IntRange(0, 20),
+    help=f"web: links to follow, and no sitemaps ({DEFAULT_DEPTH}, and sitemaps).",
+)
+@click.option(
+    "--max-pages", type=click.IntRange(1, 100_000), help=f"web: pages asked for in a run ({DEFAULT_MAX_PAGES:,})."
+)
+@click.option("--whole-site", is_flag=True, help="web: also pages that are not below the path of URI.")
+@click.option(
+    "--delay",
+    "delay_s",
+    type=click.FloatRange(0, 60),
+    metavar="SECONDS",
+    help=f"web: between two requests ({DEFAULT_DELAY_S}).",
+)
+@click.option("--allow-private", is_flag=True, help="web: reach addresses and ports that are not the public web's.")
 @json_option
 def add_source(
     store: str, uri: str, tenant_name: str, kind: str | None, attributes: tuple[str, ...], as_json: bool, **given: Any
@@ -66,18 +84,23 @@ def add_source(
     """
     Add a source to STORE; 'ryorin index sync' brings its documents in.
 
-    URI is a folder, an address of a git repository (git+https://…, or ending in .git), or s3://BUCKET/PREFIX. Keys and
-    passwords are never kept: they stay in the environment.
+    URI is a folder, an address of a git repository (git+https://…, or ending in .git), s3://BUCKET/PREFIX, or the
+    address of a web page or sitemap. Keys and passwords are never kept: they stay in the environment.
+
+    Of a web site, the pages below the address's path are taken: those its sitemaps list, and those that links lead to;
+    of an address of a sitemap, those it lists. robots.txt is honoured. Globs are of path and query: '/docs/*'.
 
     \b
     Example:
         ryorin index source add handbook ./documents --tenant support --attribute department=sales
         ryorin index source add handbook git+https://example.org/guide.git --branch main --subfolder docs
         ryorin index source add handbook s3://manuals/2026 --key-env S3_KEY --secret-env S3_SECRET
+        ryorin index source add handbook https://example.org/docs/ --exclude '/docs/old/*' --max-pages 300
     """
     from ryorin_index.source_rows import add_source as add_row
 
-    options = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items() if value}
+    said = {name: value for name, value in given.items() if value or (value == 0 and value is not False)}
+    options = {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}
     if attributes:
         options["attributes"] = _attributes(attributes)
     with catalog_session() as (_, session):
@@ -173,12 +196,14 @@ def sync(
             chosen = get_store(session, get_tenant(session, tenant_name), store)
             sources = find_sources(session, chosen, only)
         if dry_run:
-            report, questions = plan_only(catalog, chosen, sources)
+            report, questions = plan_only(catalog, chosen, sources, listing_line())
             _show_plan(report, questions, as_json=as_json)
         else:
             opener = _opener(catalog, chosen)
             report = sync_store(
-                catalog, chosen, sources, opener, progress_line(), _ask, allow_deletions=allow_deletions
+                *(catalog, chosen, sources, opener, progress_line(), _ask),
+                allow_deletions=allow_deletions,
+                on_listed=listing_line(),
             )
             if as_json:
                 print_json(asdict(report) | {"unchanged": len(report.unchanged)})

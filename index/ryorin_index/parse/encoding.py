@@ -32,6 +32,7 @@ _SOUND_FOR_DAMAGED = 8  # characters beyond ASCII; of a text in another encoding
 _WEIGHED = 200_000  # bytes that decide
 _WITHOUT_KANA = 40  # so many kanji without one kana are not Japanese
 # What pages call an encoding is often a subset of what they use: https://encoding.spec.whatwg.org/#names-and-labels
+_NATIONAL = re.compile("cp|iso8859|koi8|euc|shift|gb|big5|iso2022|tis|mac")  # not Python's own, such as punycode
 _WIDER = {"shift_jis": "cp932", "ascii": "cp1252", "iso8859-1": "cp1252", "iso8859-9": "cp1254", "gb2312": "gb18030"}
 
 
@@ -62,6 +63,19 @@ def decode(path: Path, data: bytes, declared: str | None = None) -> str:
     return text if text is not None else _detected(path, data)
 
 
+def in_utf8(data: bytes, declared: str) -> bytes:
+    """
+    `data` as marked UTF-8, where `declared`, the encoding that was named beside the bytes, fits them; else unchanged.
+
+    Latin letters, which servers name without thought, fit any bytes and are not believed; UTF-8 tells by itself.
+    """
+    encoding = _known(declared) or ""
+    if not _NATIONAL.match(encoding) or encoding == "cp1252" or data.startswith(tuple(mark for mark, _ in _MARKS)):
+        return data
+    text = _strict(data, encoding)
+    return data if text is None else codecs.BOM_UTF8 + text.encode("utf-8", errors="replace")
+
+
 def _nearly_utf8(data: bytes) -> str | None:
     """UTF-8 of which a character here and there is damaged, or the last one cut off; None where it is not."""
     text = data.decode("utf-8", errors="replace")
@@ -74,7 +88,7 @@ def _strict(data: bytes, *encodings: str) -> str | None:
     for encoding in encodings:
         try:
             return data.decode(encoding)
-        except UnicodeDecodeError:
+        except UnicodeError:  # some encodings raise the general one
             continue
     return None
 
@@ -82,11 +96,12 @@ def _strict(data: bytes, *encodings: str) -> str | None:
 def _known(declared: str) -> str | None:
     try:
         name = codecs.lookup(declared.strip().strip("\"'")).name
+        "".encode(name)  # a LookupError where it is no encoding of text, as hex is none
     except (LookupError, ValueError):
         return None
     if name.startswith(("utf-16", "utf-32")):  # a page that says so in ASCII letters is not
         return "utf-8"
-    return _WIDER.get(name, name) if "".encode(name) is not None else None
+    return _WIDER.get(name, name)
 
 
 def _detected(path: Path, data: bytes) -> str:

@@ -43,10 +43,14 @@ def prepare() -> None:
 
 def read(path: Path, data: bytes) -> ParsedDocument:
     """A page's content and its title; navigation, banners, scripts and forms are left out."""
-    match = _DECLARED.search(data[:4096])
-    declared = (match[1] or match[2]).decode("ascii") if match else None
-    text, title, attributes = from_text(path, encoding.decode(path, data, declared))
+    text, title, attributes = from_text(path, encoding.decode(path, data, declared(data)))
     return ParsedDocument(text, title, "text/html", (), as_attributes(attributes))
+
+
+def declared(data: bytes) -> str | None:
+    """The encoding that a page claims at its beginning."""
+    match = _DECLARED.search(data[:4096])
+    return (match[1] or match[2]).decode("ascii") if match else None
 
 
 def from_text(path: Path, page: str) -> tuple[str, str, dict[str, Any]]:

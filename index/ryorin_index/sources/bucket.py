@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ryorin.errors import InvalidInput, RequirementMissing, Unavailable
-from ryorin_index.sources.connector import Content, Item, check_size
+from ryorin_index.sources.connector import Connector, Content, Item, check_size
 from ryorin_index.sources.folder import path_filter
 
 
-class Bucket:
+class Bucket(Connector):
     """
     The objects below a prefix; those with a part that begins with a dot are passed over.
 

@@ -6,7 +6,7 @@ A connector does not know what the store has, how documents are parsed, or what 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ryorin.errors import InvalidInput
@@ -42,10 +42,12 @@ class Connector(Protocol):
 
     named_by_content: whether items of equal fingerprints have equal bytes, wherever they lie.
     state: what is to be kept in the source's row for the next run; complete once `items` is exhausted.
+    notes: what the operator is told of a run, then too.
     """
 
     named_by_content: bool
     state: dict[str, Any]
+    notes: Sequence[str] = ()
 
     def items(self) -> Iterator[Item]:
         """
@@ -58,6 +60,10 @@ class Connector(Protocol):
     def read(self, item: Item) -> Content:
         """The bytes of one item. Raises InvalidInput, OSError or Unavailable."""
         ...
+
+    def is_gone(self, source: str) -> bool:
+        """Whether a document that `items` did not list is gone; no where this run could not see everything."""
+        return True
 
     def close(self) -> None:
         """End processes and connections, remove scratch files."""

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from ryorin.errors import InvalidInput
-from ryorin_index.sources.connector import Content, Item, check_size
+from ryorin_index.sources.connector import Connector, Content, Item, check_size
 
 CLOCK_TICK_NS = 50_000_000  # file systems' clocks step by some milliseconds: a younger file may change within its step
 
 
-class Folder:
+class Folder(Connector):
     """
     The files below a folder.
 
@@ -75,7 +75,7 @@ class Folder:
         """Nothing is held."""
 
 
-class Files:
+class Files(Connector):
     """Files that were named one by one."""
 
     named_by_content = False

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ryorin.errors import InvalidInput, RequirementMissing, Unavailable
-from ryorin_index.sources.connector import Content, Item, check_size
+from ryorin_index.sources.connector import Connector, Content, Item, check_size
 from ryorin_index.sources.folder import path_filter
 
 FETCH_TIMEOUT_S = 1800
@@ -29,7 +29,7 @@ _SAFE = (
 )
 
 
-class GitRepository:
+class GitRepository(Connector):
     """
     The files of a branch or tag (the default branch), below a subfolder.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +19,9 @@ KINDS: dict[str, frozenset[str]] = {
     "folder": frozenset({"include", "exclude"}),
     "git": frozenset({"include", "exclude", "branch", "subfolder"}),
     "s3": frozenset({"include", "exclude", "endpoint_url", "key_env", "secret_env", "anonymous"}),
+    "web": frozenset({"include", "exclude", "depth", "max_pages", "whole_site", "allow_private", "delay_s"}),
 }
+DEFAULT_DEPTH, DEFAULT_MAX_PAGES, DEFAULT_DELAY_S = 3, 1_000, 0.5  # of web sources; here, for the help is light
 _SCP = re.compile(r"[\w.-]+@[\w.-]+:(?!//).+")  # git's short form of an SSH address
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]*", re.IGNORECASE)
 
@@ -50,14 +52,20 @@ def check_source(uri: str, options: Mapping[str, Any], kind: str | None = None) 
             raise InvalidInput(f"{uri}: no such folder", param="uri")
         return chosen, str(path)
     scheme = urlsplit(address).scheme
-    schemes = {"git": ("https", "http", "ssh", "git", ""), "s3": ("s3",)}[chosen]
+    schemes = {"git": ("https", "http", "ssh", "git", ""), "s3": ("s3",), "web": ("https", "http")}[chosen]
     if scheme not in schemes and not _SCP.fullmatch(address):
         raise InvalidInput(f"a {chosen} source has the scheme {' or '.join(filter(None, schemes))}", param="uri")
+    if chosen == "web":
+        from ryorin_index.sources.web import check_web
+
+        address = check_web(address, options)
     return chosen, address
 
 
-def open_connector(settings: Settings, source: Source) -> Connector:
-    """The connector of a source."""
+def open_connector(
+    settings: Settings, source: Source, on_listed: Callable[[int], None] = lambda count: None
+) -> Connector:
+    """The connector of a source. on_listed: told how much it has seen, where that takes a while."""
     options = {name: value for name, value in source.options.items() if name != "attributes"}
     if source.kind == "folder":
         from ryorin_index.sources.folder import Folder
@@ -67,6 +75,10 @@ def open_connector(settings: Settings, source: Source) -> Connector:
         from ryorin_index.sources.git import GitRepository
 
         return GitRepository(source.uri, settings.home / "sources" / source.id, **options)
+    if source.kind == "web":
+        from ryorin_index.sources.web import WebSite
+
+        return WebSite(source.uri, settings.home / "sources" / source.id, source.state, on_listed, **options)
     from ryorin_index.sources.bucket import Bucket
 
     return Bucket(source.uri, **options)
@@ -78,10 +90,11 @@ def _guess(uri: str) -> str:
     scheme, colon, _ = uri.partition("://")
     if not colon:
         return "folder"
-    kinds = {"s3": "s3"}
+    kinds = {"s3": "s3", "https": "web", "http": "web"}
     if scheme not in kinds:
         raise InvalidInput(
-            f"{scheme}:// is no kind of source; give a folder's path, git+https://… or s3://BUCKET/PREFIX",
+            f"{scheme}:// is no kind of source; give a folder's path, git+https://…, s3://BUCKET/PREFIX or "
+            "https://SITE/",
             param="uri",
         )
     return kinds[scheme]
@@ -90,7 +103,10 @@ def _guess(uri: str) -> str:
 def _refuse_secrets(kind: str, address: str) -> None:
     if "://" not in address:
         return
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise InvalidInput(f"{address!r} is no address: {error}", param="uri") from error
     # Of SSH a user's name is part of the address; of HTTP it is a token more often than not.
     if parts.password is not None or (parts.username and parts.scheme != "ssh"):
         instead = {
