@@ -42,21 +42,23 @@ def test_a_release_is_judged_against_another(live: Server, tmp_path: Path) -> No
     assert row["evidence"]["report"] == report["digest"] and row["live"]
 
 
-def test_documents_are_the_lever(live: Server, tmp_path: Path) -> None:
+def test_the_causes_of_failures_are_told(live: Server, tmp_path: Path) -> None:
+    """What so small a model makes of a passage is its own affair; that the passage was in its prompt is ours."""
     page = tmp_path / "wrapping.md"
     page.write_text("# Wrapping\n\nGift wrapping costs 370 yen for each parcel.\n")
     ryorin(live.home, "index", "create", "wrapping", "--tenant", "support", "--embedder", EMBEDDER)
     ryorin(live.home, "index", "add", "wrapping", page, "--tenant", "support")
     made = ryorin(live.home, "release", "create", "--tenant", "support", "--adapter", "none", "--store", "wrapping")
+    wrapping = {"facts": ["370 yen"], "documents": ["wrapping.md"], "decision": "370"}
     cases = written(
         tmp_path / "cases.jsonl",
-        {"question": "How much does gift wrapping cost for each parcel?", "expected": {"facts": ["370"]}},
+        {"rubric": {"decision": {"pattern": "^([0-9]+)$"}}},  # nobody answers with the number alone
+        {"question": "How much does gift wrapping cost for each parcel?", "expected": wrapping},
         {"question": "How much does engraving cost?", "expected": {"facts": ["940 yen"]}},
     )
     report = ryorin(
         *(live.home, "diagnose", "--tenant", "support", "--release", made["version"], "--cases", cases),
         *("--url", live.url, "--max-tokens", 40),
     )
-    right = {arm["name"]: figure(arm["figures"], "right") for arm in report["arms"]}
-    assert right == {"prompt only": 0, "retrieval only": 0.5}
-    assert [(row["line"], row["cause"]) for row in report["failures"]] == [(2, "knowledge")]
+    assert [arm["name"] for arm in report["arms"]] == ["prompt only", "retrieval only"]
+    assert [(row["line"], row["cause"]) for row in report["failures"]] == [(2, "behaviour"), (3, "knowledge")]
