@@ -29,8 +29,9 @@ from ryorin.models.registry import DEFAULT_EMBEDDER, get_embedder, pull
 from ryorin.release import SEARCH_MODES, Retrieval
 from ryorin.settings import Settings
 from ryorin_index.embed import open_embedder
-from ryorin_index.evaluate import Case, Place, Scores, compare, evaluate, interval, judge
+from ryorin_index.evaluate import Case, Place, Scores, evaluate, judge
 from ryorin_index.search import Searcher
+from ryorin_index.statistics import compare, interval
 from ryorin_index.store import create_store, get_store
 from ryorin_index.sync import add_paths
 

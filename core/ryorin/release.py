@@ -125,15 +125,6 @@ def create_release(
                 f"adapter {adapter.name} was trained for {trained}, "
                 f"the release names {prompt.digest[:12]}; retrain it, or pass --allow-prompt-mismatch"
             )
-    digest = digest_of(
-        {
-            "base": base_digest,
-            "adapter": adapter.digest if adapter else None,
-            "prompt": prompt.digest,
-            "stores": [store.id for store in stores],
-            "retrieval": asdict(retrieval),
-        }
-    )
     lock_tenant(session, tenant)
     if adapter is not None:  # read anew: whoever deletes an adapter holds the tenant too
         here = select(Adapter.id).where(Adapter.id == adapter.id, Adapter.deleted_at.is_(None))
@@ -144,7 +135,7 @@ def create_release(
         id=new_id("rel_"),
         tenant_id=tenant.id,
         version=latest + 1,
-        digest=digest,
+        digest=_digest(base_digest, prompt, adapter, stores, retrieval),
         base_digest=base_digest,
         adapter_id=adapter.id if adapter else None,
         prompt_id=prompt.id,
@@ -156,6 +147,65 @@ def create_release(
     session.add(release)
     session.flush()
     return release
+
+
+def ensure_release(
+    session: Session,
+    tenant: Tenant,
+    *,
+    base_digest: str,
+    prompt: Prompt,
+    adapter: Adapter | None,
+    stores: Sequence[VectorStore],
+    retrieval: Retrieval,
+    note: str,
+) -> Release:
+    """
+    The tenant's first release of exactly these parts, or a new one with this note; never promoted by it.
+
+    An adapter of another prompt is taken: evaluation asks what an adapter does away from home. Otherwise as
+    `create_release`.
+    """
+    lock_tenant(session, tenant)
+    digest = _digest(base_digest, prompt, adapter, stores, retrieval)
+    mine = select(Release).where(Release.tenant_id == tenant.id, Release.digest == digest)
+    known = session.scalar(mine.order_by(Release.version).limit(1))
+    return known or create_release(
+        session,
+        tenant,
+        base_digest=base_digest,
+        prompt=prompt,
+        adapter=adapter,
+        stores=stores,
+        retrieval=retrieval,
+        note=note,
+        allow_prompt_mismatch=True,
+    )
+
+
+def _digest(
+    base_digest: str, prompt: Prompt, adapter: Adapter | None, stores: Sequence[VectorStore], retrieval: Retrieval
+) -> str:
+    return digest_of(
+        {
+            "base": base_digest,
+            "adapter": adapter.digest if adapter else None,
+            "prompt": prompt.digest,
+            "stores": [store.id for store in stores],
+            "retrieval": asdict(retrieval),
+        }
+    )
+
+
+def record_evidence(session: Session, release: Release, evidence: dict[str, Any]) -> dict[str, Any] | None:
+    """
+    Keep what an evaluation found as the release's evidence; returns what stood there before.
+
+    Evidence says something of a release and is no part of it: its digest stays, and a later evaluation may replace it.
+    """
+    before, release.evidence = release.evidence, evidence
+    session.flush()
+    return before
 
 
 def get_release(session: Session, tenant: Tenant, version: int) -> Release:

@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ryorin.child_server import ChildServer
 from ryorin.errors import Conflict
 from ryorin.models.registry import DEFAULT_BASE, DEFAULT_EMBEDDER
 from ryorin.settings import Settings, load_settings
 from ryorin_demo.arms import ARMS, run_arms, show_arms
 from ryorin_demo.desks import COMPANY, DESKS, Company, Desk
-from ryorin_demo.stages import Server, Stages, ask, run, say
+from ryorin_demo.stages import Stages, ask, run, say
 from ryorin_demo.story import EDIT, SAME_QUESTION
 
 STORE = "handbook"
@@ -63,7 +64,7 @@ def run_demo(*, port: int, keep_running: bool, all_cases: bool, fresh_arms: bool
                 desk.tenant: create_releases(desk, adapters[desk.tenant]) for desk in DESKS
             }
         with stages.stage("serve", "6. the server: gateway and vLLM"):
-            server = Server(port)
+            server = ChildServer("--port", str(port), say=say)
             server.__enter__()
         try:
             results = ask_and_show(stages, settings, server, keys, versions, all_cases=all_cases, fresh_arms=fresh_arms)
@@ -81,7 +82,7 @@ def run_demo(*, port: int, keep_running: bool, all_cases: bool, fresh_arms: bool
 def ask_and_show(
     stages: Stages,
     settings: Settings,
-    server: Server,
+    server: ChildServer,
     keys: dict[str, str],
     versions: dict[str, dict[str, int]],
     *,
@@ -252,7 +253,7 @@ def show_seconds(stages: Stages) -> None:
     say(f"   {'total':<16}{stages.total:>8.1f}")
 
 
-def show_usage(server: Server, keys: dict[str, str], *, keep_running: bool) -> None:
+def show_usage(server: ChildServer, keys: dict[str, str], *, keep_running: bool) -> None:
     """How to talk to the server with curl and with the openai package."""
     tenant = DESKS[0].tenant
     key = keys[tenant]

@@ -14,9 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ryorin.errors import RyorinError, Unavailable
-
-STOP_TIMEOUT_S = 60
+from ryorin.child_server import STOP_TIMEOUT_S, ryorin_command
+from ryorin.errors import RyorinError
 
 
 class Stages:
@@ -44,11 +43,6 @@ class Stages:
 def say(text: str = "") -> None:
     """A line for the person who watches; standard output is kept for results."""
     print(text, file=sys.stderr, flush=True)
-
-
-def ryorin_command() -> list[str]:
-    """How this installation's command line is started."""
-    return [sys.executable, "-m", "ryorin.cli"]
 
 
 def run(*words: str | Path, quiet: bool = False) -> None:
@@ -95,57 +89,3 @@ def shown(words: Sequence[str | Path]) -> list[str]:
         str(word.relative_to(here)) if isinstance(word, Path) and word.is_relative_to(here) else str(word)
         for word in words
     ]
-
-
-class Server:
-    """`ryorin serve` as a child of the demo; leaving the `with` block stops it and everything below it."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.process: subprocess.Popen[str] | None = None
-
-    @property
-    def url(self) -> str:
-        """The base URL that OpenAI clients take."""
-        return f"http://127.0.0.1:{self.port}/v1"
-
-    def __enter__(self) -> Server:
-        words = ["serve", "--port", str(self.port), "--json"]
-        say("$ ryorin serve --port " + str(self.port))
-        # A group of its own: Ctrl-C reaches the demo, and the demo stops the server in order.
-        self.process = subprocess.Popen(
-            [*ryorin_command(), *words], stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        assert self.process.stdout is not None
-        try:
-            line = self.process.stdout.readline()  # one JSON line when it is ready, nothing when it could not start
-        except BaseException:
-            self.stop()
-            raise
-        if not line:
-            code = self.process.wait()
-            self.process.stdout.close()
-            raise Unavailable(f"the server did not start (exit code {code}); see above")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """End the server and wait for it; a server that does not end in time is killed."""
-        if self.process is None:
-            return
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-
-    def wait(self) -> int:
-        """Wait until the server ends by itself."""
-        assert self.process is not None
-        return self.process.wait()

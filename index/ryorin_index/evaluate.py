@@ -9,7 +9,7 @@ passages of it neither help nor harm. Measures, each per case and then averaged:
 - MRR: one over the rank of the first right passage, 0 beyond k;
 - nDCG@k with gain 1 for each place (Järvelin and Kekäläinen 2002, https://doi.org/10.1145/582415.582418).
 
-Confidence intervals are percentile bootstraps over cases; two runs on the same cases are compared pair by pair.
+Confidence intervals and the comparison of two runs are in statistics.py.
 """
 
 from __future__ import annotations
@@ -21,20 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ryorin.catalog.tables import Document, Passage, VectorStore
 from ryorin.errors import InvalidInput, RowError
+from ryorin_index.statistics import Floats, interval
 
 MEASURES = ("recall", "mrr", "ndcg")
-RESAMPLES = 2000
-CONFIDENCE = 0.95
 _CASE_KEYS = {"question", "language", "relevant", "drafted"}
 _PLACE_KEYS = {"document", "heading", "quote"}
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -74,15 +70,6 @@ class Judged:
 
     case: Case
     places: tuple[frozenset[int], ...]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over cases with its confidence interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -165,30 +152,6 @@ def score(cases: Sequence[Judged], rankings: Iterable[Sequence[int]], k: int) ->
                 discounts[ranks].sum() / discounts[: len(case.places)].sum(),
             )
     return Scores(*rows.T)
-
-
-def interval(values: Floats, seed: int = 0) -> Interval:
-    """The mean of values, shape (n_cases,), with a percentile bootstrap interval (Efron 1979)."""
-    if not len(values):
-        return Interval(float("nan"), float("nan"), float("nan"))
-    draws = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
-    means = values[draws].mean(axis=1)
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(float(values.mean()), float(low), float(high))
-
-
-def compare(ours: Floats, theirs: Floats, seed: int = 0) -> dict[str, float]:
-    """
-    Ours minus theirs, case by case: mean with interval, and p of a paired sign-flip test (two-sided).
-
-    The test asks how often random signs give a mean as far from 0 (Fisher's randomisation test).
-    """
-    difference = ours - theirs
-    found = interval(difference, seed)
-    signs = np.random.default_rng(seed + 1).choice([-1.0, 1.0], (RESAMPLES, len(difference)))
-    beyond = np.abs((signs * difference).mean(axis=1)) >= abs(difference.mean()) - 1e-12
-    p = (int(beyond.sum()) + 1) / (RESAMPLES + 1)
-    return {"difference": found.mean, "low": found.low, "high": found.high, "p": p}
 
 
 def evaluate(

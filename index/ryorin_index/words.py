@@ -97,3 +97,13 @@ def _stemmer() -> Any:
 
         _threads.stemmer = TextAnalyzerBuilder(Tokenizer.whitespace()).filter(Filter.stemmer("english")).build()
     return _threads.stemmer
+
+
+def morphemes(text: str) -> list[Any]:
+    """SudachiPy's morphemes of a text, in their order, cut as short as it can (its mode A); for grammar, not search."""
+    tokenizer, mode = _sudachi()
+    return [
+        morpheme
+        for at in range(0, len(text), SUDACHI_CHARACTERS)
+        for morpheme in tokenizer.tokenize(text[at : at + SUDACHI_CHARACTERS], mode)
+    ]

@@ -11,17 +11,19 @@ from sqlalchemy.orm import Session
 
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Adapter, Promotion, Prompt, Release, Tenant, VectorStore
-from ryorin.catalog.tenants import create_tenant, get_tenant, set_prompt
+from ryorin.catalog.tenants import create_tenant, current_prompt, get_tenant, keep_prompt, set_prompt
 from ryorin.digests import new_id
 from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin.prompt import Prompt as PromptValue
 from ryorin.release import (
     Retrieval,
     create_release,
+    ensure_release,
     get_release,
     list_releases,
     live_release,
     promote,
+    record_evidence,
     rollback,
 )
 
@@ -264,3 +266,43 @@ def test_promotions_at_once_form_one_chain(catalog: Catalog) -> None:
         tenant = get_tenant(session, "support")
     assert [line.previous_release_id for line in history] == [None, *(line.release_id for line in history[:-1])]
     assert tenant.live_release_id == history[-1].release_id
+
+
+def test_a_release_of_the_same_parts_is_found_again(catalog: Catalog) -> None:
+    with catalog.session() as session:
+        tenant, prompt = make_tenant(session)
+        store = make_store(session, tenant)
+        adapter = make_adapter(session, tenant, "0" * 64)
+        parts: dict[str, Any] = {
+            "base_digest": BASE,
+            "prompt": prompt,
+            "stores": [store],
+            "retrieval": Retrieval(top_k=2),
+        }
+        live = create_release(session, tenant, **parts)
+        promote(session, tenant, live)
+        assert ensure_release(session, tenant, adapter=None, note="evaluation", **parts) is live
+        tuned = ensure_release(session, tenant, adapter=adapter, note="evaluation", **parts)  # of another prompt
+        assert tuned.version == 2 and ensure_release(session, tenant, adapter=adapter, note="other", **parts) is tuned
+        other = ensure_release(session, tenant, adapter=None, note="", **parts | {"retrieval": Retrieval(top_k=3)})
+        assert other.version == 3 and tenant.live_release_id == live.id
+
+
+def test_evidence_says_something_of_a_release_and_is_no_part_of_it(catalog: Catalog) -> None:
+    with catalog.session() as session:
+        tenant, prompt = make_tenant(session)
+        release = create_release(session, tenant, base_digest=BASE, prompt=prompt)
+        digest = release.digest
+        assert record_evidence(session, release, {"report": "1", "figures": {"right": {"mean": 0.5}}}) is None
+    with catalog.session() as session:
+        release = get_release(session, get_tenant(session, "support"), 1)
+        before = record_evidence(session, release, {"report": "2"})
+        assert before == {"report": "1", "figures": {"right": {"mean": 0.5}}} and release.digest == digest
+
+
+def test_a_prompt_that_is_only_kept_changes_nothing_that_is_used(catalog: Catalog) -> None:
+    with catalog.session() as session:
+        tenant, prompt = make_tenant(session)
+        kept = keep_prompt(session, tenant, PromptValue(""))
+        assert current_prompt(session, tenant) is prompt
+        assert keep_prompt(session, tenant, PromptValue("")) is kept

@@ -90,6 +90,7 @@ class Engine:
     """
     What vLLM does, scripted: answers in `pieces`, one event each; loads adapters; dies.
 
+    script: says what to answer to a request's body, in place of `pieces`; whole answers only, a choice each time asked.
     gate: held closed, a stream stops before its second piece. cut_after: the connection breaks after so many pieces.
     refuse, refuse_load: answer every question, every adapter with this status and message. health: the status of
     /health. It also plays the supervisor's handle.
@@ -99,6 +100,7 @@ class Engine:
         self.state = "ready"
         self.generation = 1
         self.retry_after_s = 7.5
+        self.script: Callable[[dict[str, Any]], str] | None = None
         self.pieces: list[str] = ["Refunds take 30 days ", "[", "2]", "."]
         self.requests: list[dict[str, Any]] = []
         self.loads: list[str] = []
@@ -172,8 +174,16 @@ class Engine:
                     self.closed_early.set()
                     return Response()
                 await _moment()
-            message = {"role": "assistant", "content": "".join(self.pieces), "refusal": None, "annotations": None}
-            done = [{"index": n, "message": message, "logprobs": None, "finish_reason": "stop"} for n in choices]
+            said = [self.script(body) if self.script else "".join(self.pieces) for _ in choices]
+            done = [
+                {
+                    "index": n,
+                    "message": {"role": "assistant", "content": said[n], "refusal": None, "annotations": None},
+                    "logprobs": None,
+                    "finish_reason": "stop",
+                }
+                for n in choices
+            ]
             return JSONResponse({**head, "object": "chat.completion", "choices": done, "usage": usage})
         return StreamingResponse(self._events(request, head, list(choices), usage), media_type="text/event-stream")
 

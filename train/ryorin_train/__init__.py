@@ -6,18 +6,23 @@ Training: from example conversations to a LoRA adapter that vLLM can serve.
     datasets/      formats, near-duplicates and groups, the split, the catalog's datasets
     lint/          what is wrong with a dataset, and mending what is safe to mend
     render.py      examples → token ids and what is learned of them
-    packing.py     token rows → batches without padding, the beginning of all prompts computed once
+    packing.py     rows → batches without padding, the beginning of all prompts computed once
     trunk.py       the layers below the first adapted one: computed once, not once an epoch
     fused_lora.py  the adapted layer in three matrix products
     trainer.py     TRL's SFTTrainer on those batches
-    sft.py         token rows → adapter files
+    preference.py  the same for preference pairs: DPO
+    training.py    rows as tokens → adapter files
+    checkpoints.py what an interrupted run continues from
     servable.py    what vLLM can serve; refused before training, checked after it
-    adapters.py    the finished folder: digest, manifest, name, rows in the catalog
-    job.py         one run as a job: tenant and file → adapter
-    cli.py         `ryorin train` and `ryorin adapter`
-    commands/      `ryorin data`
+    job.py         one run as a job: tenant and data → adapter
+    fine_tuning.py the API's jobs, done by a worker in a process of its own (child.py)
+    adapters.py    the finished folder: manifest, name, rows in the catalog; deleting
+    import_adapter.py, export_adapter.py, merge_adapters.py, compare_adapters.py: `ryorin adapter`
+    cli.py         `ryorin train`
+    commands/      `ryorin data`, `ryorin adapter`
+    judging/       `ryorin train evaluate` and `ryorin diagnose`: what a release is worth, and why it fails
 
-packing, trunk, fused_lora, trainer and callbacks import torch; the others import them inside functions.
+packing, trunk, fused_lora, trainer, preference and callbacks import torch; the others import them inside functions.
 """
 
 TRAINER_VERSION = 3

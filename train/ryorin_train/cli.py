@@ -16,6 +16,7 @@ from ryorin.commands.common import (
     tenant_option,
 )
 from ryorin_train.commands.options import purpose_option, read_purpose, reading_options
+from ryorin_train.judging.cli import evaluate_command
 from ryorin_train.recipe import PreferenceRecipe, Recipe
 
 if TYPE_CHECKING:
@@ -30,12 +31,15 @@ PREFERENCE = PreferenceRecipe()
 @click.group()
 def train() -> None:
     """
-    Train an adapter: from examples (sft), or from pairs of a better and a worse answer (dpo).
+    Train an adapter: from examples (sft), or from pairs of a better and a worse answer (dpo); judge what it is worth.
 
     \b
     Example:
         ryorin train sft --tenant support --data examples.jsonl
     """
+
+
+train.add_command(evaluate_command)
 
 
 def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:

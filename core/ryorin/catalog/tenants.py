@@ -125,14 +125,20 @@ def revoke_key(session: Session, tenant: Tenant, key_id: str) -> ApiKey:
 
 def set_prompt(session: Session, tenant: Tenant, prompt: PromptValue) -> Prompt:
     """Make `prompt` the one that the tenant's next training and next release use; setting the same again is free."""
+    row = keep_prompt(session, tenant, prompt)
+    tenant.prompt_id = row.id
+    session.flush()
+    return row
+
+
+def keep_prompt(session: Session, tenant: Tenant, prompt: PromptValue) -> Prompt:
+    """The tenant's row of this prompt, made when it is new; what training and releases use stays as it is."""
     lock_tenant(session, tenant)
     row = session.scalar(select(Prompt).where(Prompt.tenant_id == tenant.id, Prompt.digest == prompt.digest))
     if row is None:
         row = Prompt(id=new_id("prompt_"), tenant_id=tenant.id, digest=prompt.digest, spec=prompt.spec())
         session.add(row)
         session.flush()
-    tenant.prompt_id = row.id
-    session.flush()
     return row
 
 

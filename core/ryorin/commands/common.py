@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from ryorin.catalog import Catalog
 
+PIPED_PROGRESS_S = 10.0
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -68,6 +70,27 @@ def stopping_in_order() -> Iterator[None]:
 def say(text: str) -> None:
     """A line for the person who watches, on standard error."""
     click.echo(text, err=True)
+
+
+def counting_line(what: str) -> Callable[[int, int], None]:
+    """
+    A function that is told (done, total) and shows it with the time left: one line, written over on a terminal, a line
+    every `PIPED_PROGRESS_S` seconds where it is piped. The time counts from this call.
+    """
+    began = said = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        left = "" if done == total else f", {(now - began) / done * (total - done):.0f} s left"
+        line = f"{done}/{total} {what}{left}"
+        if sys.stderr.isatty():
+            click.echo(f"\r\x1b[K{line}" + ("\n" if done == total else ""), err=True, nl=False)
+        elif done == total or now - said >= PIPED_PROGRESS_S:
+            said = now
+            say(line)
+
+    return show
 
 
 def print_json(value: object) -> None:

@@ -362,6 +362,7 @@ def _rows(session: Session, tenant: Tenant, releases: Sequence[Release]) -> list
             "base": release.base_digest,
             "prompt": prompts[release.prompt_id],
             "digest": release.digest,
+            "evidence": release.evidence,
             "note": release.note,
             "created_at": release.created_at,
             "id": release.id,

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ryorin.catalog.tenants import get_tenant
-from ryorin.commands.common import catalog_session, json_option, opened_catalog, print_json, say, tenant_option
+from ryorin.commands.common import (
+    catalog_session,
+    counting_line,
+    json_option,
+    opened_catalog,
+    print_json,
+    say,
+    tenant_option,
+)
 from ryorin.errors import InvalidInput
 from ryorin.release import SEARCH_MODES, Retrieval
 from ryorin_index.store import get_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ryorin_index.evaluate import Judged, Scores
 
@@ -85,7 +91,7 @@ def evaluate(
             hits = searcher.search(chosen.tenant_id, [chosen.id], question, retrieval=Retrieval(top_k=k, mode=mode))
             return [hit.passage_id for hit in hits]
 
-        scores = run(judged, search, modes or SEARCH_MODES, k, _progress())
+        scores = run(judged, search, modes or SEARCH_MODES, k, counting_line("searches"))
     rows = summarise(judged, scores)
     result: dict[str, Any] = {
         "store": store,
@@ -141,18 +147,6 @@ def draft_cases(
     say(f"{drafted} cases drafted; read them before you trust what is measured with them")
 
 
-def _progress() -> Callable[[int, int], None]:
-    began = time.monotonic()
-
-    def show(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            left = (time.monotonic() - began) / done * (total - done)
-            tail = "\n" if done == total else f", {left:.0f} s left"
-            click.echo(f"\r\x1b[K{done}/{total} searches{tail}", err=True, nl=False)
-
-    return show
-
-
 def _values(judged: Sequence[Judged], scores: Mapping[str, Scores]) -> list[dict[str, Any]]:
     """What a later run is compared with: each case's measures."""
     from ryorin_index.evaluate import MEASURES
@@ -184,7 +178,8 @@ def _compared(
     """Ours minus the baseline on the cases that both have, by mode and measure."""
     import numpy as np
 
-    from ryorin_index.evaluate import MEASURES, compare
+    from ryorin_index.evaluate import MEASURES
+    from ryorin_index.statistics import compare
 
     rows = []
     for mode, found in scores.items():
