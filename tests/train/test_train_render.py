@@ -3,7 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tiny import PROMPT, TEMPLATE
+from tiny import PROMPT
+from tiny_base import TEMPLATE
 
 from ryorin.errors import RowError
 from ryorin.prompt import PromptPassage, render
