@@ -18,6 +18,7 @@ from ryorin.digests import new_id
 from ryorin.prompt import Prompt
 from ryorin.release import create_release, get_release
 from ryorin_index.search import Hit
+from ryorin_index.texts import write_text
 from ryorin_serve.options import ServeOptions
 
 TEXTS = {
@@ -77,7 +78,6 @@ def desk(house: House) -> House:
                 title=name,
                 media_type="text/markdown",
                 sha256="0" * 64,
-                text=text,
             )
             passage = Passage(
                 tenant_id=tenant.id,
@@ -92,6 +92,7 @@ def desk(house: House) -> House:
             )
             session.add(document)
             session.flush()
+            write_text(session, document.id, text)
             session.add(passage)
             session.flush()
             hits.append(Hit(passage.id, store.id, document.id, name, name, text, 0.9, 0, len(text), None))
@@ -99,8 +100,8 @@ def desk(house: House) -> House:
         session.add(dataset)
     house.shelf.hits[house.ids["support"]] = [hits[0], hits[3], hits[1], hits[2]]
     house.release("support")
-    house.release("support", adapter=ADAPTER)
     house.adapter_folder(ADAPTER)
+    house.release("support", adapter=ADAPTER)
     with house.catalog.session() as session:
         session.scalars(select(Adapter)).one().dataset_id = dataset.id
         for row in session.scalars(select(Release).where(Release.tenant_id == house.ids["support"])):

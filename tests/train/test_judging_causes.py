@@ -13,6 +13,7 @@ from ryorin.catalog.tables import Adapter, Dataset, Document, Passage, RequestLo
 from ryorin.catalog.tenants import create_tenant
 from ryorin.digests import new_id
 from ryorin_index.evaluate import Place
+from ryorin_index.texts import write_text
 from ryorin_train.judging.asking import passages_in_log
 from ryorin_train.judging.attribution import Given, Needed, attribute, given_passages, needed_passages
 from ryorin_train.judging.cases import Case, Expected, Rubric
@@ -42,10 +43,10 @@ def store(catalog: Catalog) -> VectorStore:
             title="Handbook",
             media_type="text/markdown",
             sha256="0" * 64,
-            text=text,
         )
         session.add(document)
         session.flush()
+        write_text(session, document.id, text)
         for number, part in enumerate(PARTS):
             start = text.index(part)
             session.add(
