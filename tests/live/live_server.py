@@ -95,9 +95,10 @@ def make_adapter(home: Path, tenant_name: str, seed: int) -> str:
     import torch
     from safetensors.torch import save_file
 
+    from ryorin.adapter_files import adapter_digest
     from ryorin.catalog import open_catalog, tenants
     from ryorin.catalog.tables import Adapter
-    from ryorin.digests import digest_of_folder, new_id
+    from ryorin.digests import new_id
     from ryorin.models.registry import get_base
     from ryorin.settings import Settings
 
@@ -126,7 +127,7 @@ def make_adapter(home: Path, tenant_name: str, seed: int) -> str:
         "inference_mode": True,
     }
     (folder / "adapter_config.json").write_text(json.dumps(adapter_config))
-    digest = digest_of_folder(folder)
+    digest = adapter_digest(folder)
     name = f"{tenant_name}-{digest[:12]}"
     folder.rename(folder.with_name(name))
     catalog = open_catalog(settings)
