@@ -42,10 +42,11 @@ from ryorin.digests import sha256_bytes
 from ryorin.models.registry import DEFAULT_EMBEDDER, get_embedder, pull
 from ryorin.settings import Settings
 from ryorin_index.embed import Vectors
+from ryorin_index.plan import Feed
 from ryorin_index.source_rows import add_source
 from ryorin_index.sources.folder import Folder
 from ryorin_index.store import create_store
-from ryorin_index.sync import sync_store
+from ryorin_index.sync import cut_of, sync_store
 from ryorin_index.vectors import keep_vectors
 
 TARGET_US, TARGET_BYTES = 10.0, 3.0
@@ -93,7 +94,9 @@ def document(editions: Sequence[int]) -> str:
 def fill(catalog: Catalog, store: VectorStore, source: Source, embed: Hashed) -> None:
     """The rows that a sync would have written: a document, a passage and a vector for every file."""
     own = {"tenant_id": store.tenant_id, "store_id": store.id}
-    items = list(Folder(source.uri).items())
+    connector = Folder(source.uri)
+    items = list(connector.items())
+    mark = Feed(connector, source.uri, source.id, cut=cut_of(catalog, store)).mark
     with catalog.session() as session:
         for at in range(0, len(items), 1000):
             documents, passages, texts = [], [], []
@@ -105,7 +108,7 @@ def fill(catalog: Catalog, store: VectorStore, source: Source, embed: Hashed) ->
                     own
                     | named
                     | {"source_id": source.id, "title": item.filename, "media_type": "text/plain", "generation": 1}
-                    | {"sha256": sha256_bytes(content.encode()), "fingerprint": item.fingerprint}
+                    | {"sha256": sha256_bytes(content.encode()), "fingerprint": item.fingerprint + mark}
                     | {"attributes": {}, "own_attributes": {}}
                 )
                 passages.append(

@@ -109,7 +109,7 @@ def add_paths(
     """
     started = time.monotonic()
     files, skipped = find_files(paths, frozenset(MEDIA_TYPES))
-    plan = plan_files(catalog, store, Feed(Files(files), "files", cut=_cut(catalog, store)))
+    plan = plan_files(catalog, store, Feed(Files(files), "files", cut=cut_of(catalog, store)))
     report = _apply(catalog, store, plan, embedder, on_progress, started)
     report.skipped += [path.name for path in skipped]
     return report
@@ -216,7 +216,7 @@ def _feeds(
 ) -> Iterator[list[Feed]]:
     """The sources with their connectors, which are closed at the end."""
     feeds: list[Feed] = []
-    cut = _cut(catalog, store)
+    cut = cut_of(catalog, store)
     try:
         for source in sources:
             attributes = source.options.get("attributes") or None
@@ -228,7 +228,7 @@ def _feeds(
             feed.connector.close()
 
 
-def _cut(catalog: Catalog, store: VectorStore) -> str:
+def cut_of(catalog: Catalog, store: VectorStore) -> str:
     """How the store cuts its documents now."""
     return cut_mark(store.embedder_digest, store_chunking(store, counter_of(catalog.settings, store)))
 
