@@ -23,7 +23,7 @@ from ryorin.digests import digest_of, sha256_bytes
 from ryorin.errors import InvalidInput, Unavailable
 from ryorin_index.chunking import cut_otherwise
 from ryorin_index.members import WITHIN
-from ryorin_index.parse import MEDIA_TYPES
+from ryorin_index.parse import CONTAINERS, MEDIA_TYPES
 from ryorin_index.sources.connector import Connector, Item
 from ryorin_index.vectors import LOOKUP_BATCH
 
@@ -215,6 +215,8 @@ def _compare(
     names = {item.source for _, listing in listings for item in listing.other if is_text(item.source)}
     for feed, listing in listings:
         names |= settled[feed.id].keys() - listing.seen
+    # What lies in archives, also of sources that could not be listed: whose they are must be known.
+    names.update(name for each in settled.values() for name in filter(_is_member, each))
     with catalog.session() as session:
         owners = _owners(session, store)
         known = {**others, **_known(session, store, list(names))}
@@ -308,7 +310,12 @@ def _sort(plan: Plan, work: Work, owners: frozenset[str]) -> None:
 
 def _find_renames(catalog: Catalog, plan: Plan) -> None:
     """Pair files that are new with documents of the same bytes that are gone, also between sources."""
-    lost = {row.id: (feed, row) for feed, row in plan.gone if WITHIN not in row.source}
+    # A container is read anew: what lies in it has other names too.
+    lost = {
+        row.id: (feed, row)
+        for feed, row in plan.gone
+        if WITHIN not in row.source and PurePosixPath(row.filename).suffix.lower() not in CONTAINERS
+    }
     if not lost or not any(not work.known for work in plan.work):
         return
     by_fingerprint: dict[str, list[Known]] = defaultdict(list)

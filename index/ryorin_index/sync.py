@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Document, Source, VectorStore
@@ -416,7 +416,8 @@ def _write(
                 report.deleted += [document.source for document in gone]
             if failures:  # or what failed in it would not be tried again: it has no row to say so
                 members = Document.source.startswith(work.item.source + WITHIN, autoescape=True)
-                session.execute(update(Document).where(Document.store_id == store.id, members).values(fingerprint=""))
+                all_of_it = or_(Document.source == work.item.source, members)
+                session.execute(update(Document).where(Document.store_id == store.id, all_of_it).values(fingerprint=""))
 
 
 def _note_failure(catalog: Catalog, store: VectorStore, failure: _Failure, report: Report) -> int:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
@@ -464,3 +465,35 @@ def test_a_killed_sync_is_taken_up(
     report = sync()
     assert len(report.added) == 63 - len(rows) and report.failed == []
     assert held(catalog, store) == on_disk(folder)
+
+
+def test_an_e_mail_keeps_its_attachments_when_it_is_renamed_and_a_broken_one_is_tried_again(
+    sqlite_store: tuple[Catalog, VectorStore], tmp_path: Path
+) -> None:
+    catalog, store = sqlite_store
+    folder = tmp_path / "mail"
+    folder.mkdir()
+    message = EmailMessage()
+    message["Subject"] = "Returns"
+    message.set_content("Returns take 30 days.")
+    message.add_attachment(b"# Rule\n\nLamps are excluded.\n", maintype="text", subtype="markdown", filename="att.md")
+    (folder / "one.eml").write_bytes(message.as_bytes())
+    embed = WordEmbedder()
+    with catalog.session() as session:
+        source = add_source(session, store, str(folder), {})
+
+    def synced() -> Report:
+        return sync_store(catalog, store, [source], lambda: embed)
+
+    def names() -> set[str]:
+        with catalog.session() as session:
+            return {each.rpartition("/mail/")[2] for each in session.scalars(select(Document.source))}
+
+    synced()
+    assert names() == {"one.eml", "one.eml!/att.md"}
+    (folder / "one.eml").rename(folder / "two.eml")
+    synced()
+    assert names() == {"two.eml", "two.eml!/att.md"}
+    message.add_attachment(b"no pdf", maintype="application", subtype="pdf", filename="broken.pdf")
+    (folder / "two.eml").write_bytes(message.as_bytes())
+    assert synced().failed and synced().failed

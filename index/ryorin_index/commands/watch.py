@@ -85,7 +85,7 @@ class _Shower:
         if self._as_json:
             print_json({"sources": done.sources} | asdict(report) | {"unchanged": len(report.unchanged)})
             return
-        troubles = (report.failed, report.errors, report.kept)
+        troubles = (report.failed, report.errors, report.kept, report.notes)
         news = report.added or report.changed or report.renamed or report.deleted
         if news or self._last.get(done.sources) != troubles:
             show_report(report)
