@@ -81,6 +81,7 @@ def watch_store(
                 if chosen:
                     report = sync_store(catalog, row, chosen, partial(kept.of, row), on_progress)
                     on_round(Round(names, report))
+                watcher.rest(ids)
                 if not ready:
                     _warm(catalog, row, kept)
                     ready = True
@@ -163,9 +164,14 @@ class _Watcher:
                 self._told.wait(min(left_s, threading.TIMEOUT_MAX))
             if time.monotonic() >= self._all_at:
                 self._due.add(_ALL)
-                self._set_time()
             ids, self._due = self._due, set()
         return ids
+
+    def rest(self, ids: set[str]) -> None:
+        """These are synced: after a round of all the interval begins, so that a long one does not follow on itself."""
+        if _ALL in ids:
+            with self._told:
+                self._set_time()
 
     def close(self) -> None:
         """End the threads."""
