@@ -113,8 +113,8 @@ def make_plan(catalog: Catalog, store: VectorStore, feeds: Sequence[Feed], *, em
     """
     plan = Plan()
     settled, others = _fingerprints(catalog, store, feeds)
-    names = chain(others, *settled.values())
-    holders = {name.partition(WITHIN)[0] for name in filter(_is_member, names)}
+    inside = set(filter(_is_member, chain(others, *settled.values())))
+    holders = {name.partition(WITHIN)[0] for name in inside}
     owned = Counter(row.source_id for row in others.values())
     owned.update({feed_id: len(names) for feed_id, names in settled.items()})
     listings: list[tuple[Feed, _Listing]] = []
@@ -134,7 +134,7 @@ def make_plan(catalog: Catalog, store: VectorStore, feeds: Sequence[Feed], *, em
         plan.unchanged += listing.same
         plan.skipped += listing.skipped
         listings.append((feed, listing))
-    _compare(catalog, store, plan, listings, settled, others)
+    _compare(catalog, store, plan, listings, settled, others, inside)
     _find_renames(catalog, plan)
     lost = Counter(feed.id for feed, _ in plan.gone)
     for feed in plan.listed:
@@ -210,22 +210,32 @@ def _compare(
     listings: Sequence[tuple[Feed, _Listing]],
     settled: Mapping[str | None, Mapping[str, str]],
     others: Mapping[str, Known],
+    inside: Collection[str],
 ) -> None:
-    """Sort into the plan what the sources hold and the store has not just so, and what only the store has."""
+    """
+    Sort into the plan what the sources hold and the store has not just so, and what only the store has.
+
+    inside: what lies in archives, also of sources that could not be listed: whose it is must be known.
+    """
     names = {item.source for _, listing in listings for item in listing.other if is_text(item.source)}
     for feed, listing in listings:
         names |= settled[feed.id].keys() - listing.seen
-    # What lies in archives, also of sources that could not be listed: whose they are must be known.
-    names.update(name for each in settled.values() for name in filter(_is_member, each))
+    names.update(inside)
     with catalog.session() as session:
         owners = _owners(session, store)
         known = {**others, **_known(session, store, list(names))}
     members: dict[str, list[Known]] = defaultdict(list)
     for source in filter(_is_member, known):
         members[source.partition(WITHIN)[0]].append(known[source])
+    new: set[str] = set()
     for feed, listing in listings:
         for item in listing.other:
             row = known.get(item.source)
+            if row is None and item.source not in members:
+                if item.source in new:  # another source of the store has it too, and brings it
+                    plan.unchanged.append(item.filename)
+                    continue
+                new.add(item.source)
             rows = (*((row,) if row is not None else ()), *members.get(item.source, ()))
             _sort(plan, Work(feed, item, rows), owners)
         plan.gone += [

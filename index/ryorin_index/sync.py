@@ -417,7 +417,9 @@ def _write(
             if failures:  # or what failed in it would not be tried again: it has no row to say so
                 members = Document.source.startswith(work.item.source + WITHIN, autoescape=True)
                 all_of_it = or_(Document.source == work.item.source, members)
-                session.execute(update(Document).where(Document.store_id == store.id, all_of_it).values(fingerprint=""))
+                # Nothing has this fingerprint; it still says how they were cut.
+                again = update(Document).where(Document.store_id == store.id, all_of_it)
+                session.execute(again.values(fingerprint=work.feed.cut))
 
 
 def _note_failure(catalog: Catalog, store: VectorStore, failure: _Failure, report: Report) -> int:
