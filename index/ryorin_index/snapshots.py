@@ -372,7 +372,8 @@ def _write(
         if values[name] not in present:
             values[name] = None
     if values["status"] == "in_progress":  # the attempt that was under way then is not under way now
-        values["status"] = "completed" if passages else "cancelled"
+        # An archive has no passages of its own; what was indexed once has a digest.
+        values["status"] = "completed" if passages or values["sha256"] else "cancelled"
     left: dict[str, list[int]] = defaultdict(list)
     if row is None:
         session.execute(insert(Document).values(tenant_id=store.tenant_id, store_id=store.id, **values))
