@@ -231,7 +231,7 @@ def make_postgres_database(postgres: str) -> Callable[[], str]:
 
 
 @pytest.fixture(scope="session")
-def empty_postgres(make_postgres_database: Callable[[], str]) -> Iterator[Callable[[], str]]:
+def empty_postgres(make_postgres_database: Callable[[], str]) -> Callable[[], str]:
     """This process' own database, emptied by each call of what this returns; its address."""
     from sqlalchemy import text
 
@@ -246,13 +246,13 @@ def empty_postgres(make_postgres_database: Callable[[], str]) -> Iterator[Callab
             *(f"DELETE FROM {table}" for table in Base.metadata.tables),  # TRUNCATE takes ten times as long
         ]
     )
-    with _statements(address) as connection:
 
-        def emptied() -> str:
+    def emptied() -> str:
+        with _statements(address) as connection:  # a new one: a test may have ended all that there were
             connection.execute(text(empty))
-            return address
+        return address
 
-        yield emptied
+    return emptied
 
 
 @pytest.fixture
