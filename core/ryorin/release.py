@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from ryorin.adapter_files import check_answers
 from ryorin.catalog.tables import Adapter, Promotion, Prompt, Release, Tenant, VectorStore
 from ryorin.catalog.tenants import lock_tenant
 from ryorin.digests import digest_of, new_id
@@ -99,7 +100,8 @@ def create_release(
     A new release of the tenant, not yet live.
 
     Raises Conflict when the adapter was deleted, was trained on another base model, or for another prompt unless
-    `allow_prompt_mismatch`; InvalidInput when a part belongs to another tenant or retrieval has no store.
+    `allow_prompt_mismatch`; InvalidInput when a part belongs to another tenant, retrieval has no store, or the adapter is
+    a reward model.
     """
     if retrieval is None:
         retrieval = Retrieval() if stores else Retrieval(top_k=0)
@@ -114,6 +116,7 @@ def create_release(
     if len({(store.embedder, store.dimensions) for store in stores}) > 1:
         raise InvalidInput("the stores of a release must share one embedder, or their scores cannot be compared")
     if adapter is not None:
+        check_answers(adapter.name, adapter.manifest)
         if adapter.base_digest != base_digest:
             raise Conflict(
                 f"adapter {adapter.name} was trained on base {adapter.base_digest[:12]}, "

@@ -17,7 +17,7 @@ from ryorin.commands.common import (
 )
 from ryorin_train.commands.options import purpose_option, read_purpose, reading_options
 from ryorin_train.judging.cli import evaluate_command
-from ryorin_train.recipe import PreferenceRecipe, Recipe
+from ryorin_train.recipe import PreferenceRecipe, Recipe, RewardRecipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,6 +166,29 @@ def dpo_command(as_json: bool, **given: Any) -> None:
     from ryorin_train.job import run_dpo
 
     _run(run_dpo, PreferenceRecipe, as_json=as_json, **given)
+
+
+@train.command("reward")
+@click.option(
+    "--data", required=True, metavar="DATA", help="A file or directory of pairs, or a dataset's id or digest."
+)
+@recipe_options(RewardRecipe())
+def reward_command(as_json: bool, **given: Any) -> None:
+    """
+    Train a reward model on preference pairs (Bradley-Terry, LoRA and a head of one score).
+
+    It learns to score the better answer of each pair above the worse one; the held-out accuracy says how often it does.
+    It answers nobody: no release takes it. 'ryorin train rl' takes it as a grader: {"type": "reward_model", "name":
+    "liked", "model": "support-1f0c2a9b7d3e"}. The file is as of 'ryorin train dpo'; --start-from begins with the
+    weights of an adapter that answers.
+
+    \b
+    Example:
+        ryorin train reward --tenant support --data pairs.jsonl
+    """
+    from ryorin_train.job import run_reward
+
+    _run(run_reward, RewardRecipe, as_json=as_json, **given)
 
 
 def _run(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ryorin.adapter_files import CONFIG_FILE, adapter_digest, adapter_name
+from ryorin.adapter_files import CONFIG_FILE, REWARD, adapter_digest, adapter_name, check_answers
 from ryorin.digests import digest_of, new_id
 from ryorin.errors import InvalidInput
 from ryorin_train import TRAINER_VERSION
@@ -26,7 +26,7 @@ from ryorin_train.datasets.formats import only_examples, only_preferences
 from ryorin_train.datasets.groups import split_rows
 from ryorin_train.datasets.store import add_dataset, open_data, purpose_of
 from ryorin_train.progress import Listener
-from ryorin_train.recipe import PreferenceRecipe, Recipe
+from ryorin_train.recipe import PreferenceRecipe, Recipe, RewardRecipe
 from ryorin_train.render import Renderer, TokenPair, TokenRow, load_tokenizer
 from ryorin_train.servable import read_config
 from ryorin_train.training import check_recipe, check_start, train
@@ -116,6 +116,13 @@ def run_dpo(
 ) -> Finished:
     """Train an adapter on preference pairs; else as `run_sft`. What it starts from is the reference."""
     return _Run(catalog, "dpo", request, recipe, listener, job_id).finished(only_preferences, Renderer.pairs)
+
+
+def run_reward(
+    catalog: Catalog, request: Request, recipe: RewardRecipe, listener: Listener, *, job_id: str | None = None
+) -> Finished:
+    """Train a reward model on preference pairs; else as `run_sft`. No release takes it: it is for `ryorin train rl`."""
+    return _Run(catalog, REWARD, request, recipe, listener, job_id).finished(only_preferences, Renderer.pairs)
 
 
 class _Run:
@@ -279,6 +286,7 @@ def _start(catalog: Catalog, name: str, base: BaseModel, recipe: Recipe) -> Adap
     """The adapter to start from. Raises NotFound, or InvalidInput when its base, shape or files are not right."""
     with catalog.session() as session:
         row, _ = get_adapter(session, name)
+    check_answers(row.name, row.manifest)
     if row.base_digest != base.digest:
         raise InvalidInput(
             f"{name} adapts base model {row.manifest['base']['name']} ({row.base_digest[:12]}), "

@@ -90,6 +90,14 @@ class PreferenceRecipe(Recipe):
         _between("chosen_weight", self.chosen_weight, 0.0, 100.0)
 
 
+@dataclass(frozen=True)
+class RewardRecipe(Recipe):
+    """How a reward model is trained on preference pairs (Bradley-Terry, https://arxiv.org/abs/2203.02155, eq. 1)."""
+
+    epochs: int = 1
+    learning_rate: float = 2e-4
+
+
 def _between(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # also refuses NaN
         raise InvalidInput(f"{name} is {value}; it must be {low:g} to {high:g}", param=name)

@@ -71,13 +71,14 @@ class TokenRow:
         )
 
 
-@dataclass(frozen=True)
-class TokenPair:
-    """A preference pair as tokens: the prompt, and two answers with their ends of turn."""
+class Branched:
+    """A prompt, and answers to it that each continue it."""
 
     prompt: tuple[int, ...]
-    chosen: tuple[int, ...]
-    rejected: tuple[int, ...]
+
+    def branches(self) -> tuple[tuple[int, ...], ...]:
+        """The answers with their ends of turn."""
+        raise NotImplementedError
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -92,25 +93,51 @@ class TokenPair:
     @property
     def tokens(self) -> int:
         """How many tokens there are, the prompt's once."""
-        return len(self.prompt) + len(self.chosen) + len(self.rejected)
+        return len(self.prompt) + sum(map(len, self.branches()))
 
     def layout(self, shared: int) -> Layout:
-        """The pair without its first `shared` tokens: the prompt is the stem, the answers are its branches."""
-        stem = len(self.prompt) - shared
-        second = stem + len(self.chosen)
-        end = len(self.prompt)
+        """It without its first `shared` tokens: the prompt is the stem, the answers are its branches."""
+        stem, end = len(self.prompt) - shared, len(self.prompt)
+        ids, positions = list(self.prompt[shared:]), list(range(shared, end))
+        predictors: list[int] = []
+        for answer in self.branches():
+            predictors += (stem - 1, *range(len(ids), len(ids) + len(answer) - 1))
+            positions += range(end, end + len(answer))
+            ids += answer
+        lengths = tuple(map(len, self.branches()))
         return Layout(
-            ids=(*self.prompt[shared:], *self.chosen, *self.rejected),
-            positions=(*range(shared, end + len(self.chosen)), *range(end, end + len(self.rejected))),
-            pieces=(stem, len(self.chosen), len(self.rejected)),
-            predictors=(
-                *range(stem - 1, second - 1),
-                stem - 1,
-                *range(second, second + len(self.rejected) - 1),
-            ),
-            targets=(*self.chosen, *self.rejected),
-            answers=(len(self.chosen), len(self.rejected)),
+            ids=ids,
+            positions=positions,
+            pieces=(stem, *lengths),
+            predictors=predictors,
+            targets=ids[stem:],
+            answers=lengths,
         )
+
+
+@dataclass(frozen=True)
+class TokenPair(Branched):
+    """A preference pair as tokens: the prompt, and two answers with their ends of turn."""
+
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+
+    def branches(self) -> tuple[tuple[int, ...], ...]:
+        """Both answers."""
+        return self.chosen, self.rejected
+
+
+@dataclass(frozen=True)
+class TokenGroup(Branched):
+    """A prompt as tokens, and any number of answers to it; none of them empty."""
+
+    prompt: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+
+    def branches(self) -> tuple[tuple[int, ...], ...]:
+        """The answers."""
+        return self.answers
 
 
 class Renderer:

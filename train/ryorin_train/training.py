@@ -27,7 +27,7 @@ from ryorin_train.base_shapes import linear_shapes
 from ryorin_train.checkpoints import CURVE_FILE, Checkpoints
 from ryorin_train.memory import keep_freed_memory
 from ryorin_train.progress import Listener, Progress
-from ryorin_train.recipe import PreferenceRecipe, Recipe
+from ryorin_train.recipe import PreferenceRecipe, Recipe, RewardRecipe
 from ryorin_train.render import TokenPair, TokenRow, context_window, load_tokenizer
 
 if TYPE_CHECKING:
@@ -135,35 +135,12 @@ def train(
     Raises InvalidInput when vLLM could not serve the adapter, before training, or of its files afterwards; RyorinError
     when the loss stops being a number.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
     from ryorin_train.callbacks import CheckpointAsker, ProgressReporter
-    from ryorin_train.packing import PackedRows, TokenBatches, register_attention, shared_tokens
+    from ryorin_train.packing import PackedRows, TokenBatches, shared_tokens
     from ryorin_train.trunk import compute_trunk, decoder_layers, skipped_layers
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    keep_freed_memory()
     began, say = time.monotonic(), listener.say
-    on_gpu = torch.cuda.is_available()
-    torch.manual_seed(recipe.seed)
-    model = AutoModelForCausalLM.from_pretrained(
-        str(base_path),
-        dtype=torch.bfloat16 if on_gpu else torch.float32,
-        attn_implementation=register_attention(),
-        local_files_only=True,
-        **(quantized() if recipe.qlora else {}),
-    )
-    if recipe.qlora:
-        from peft import prepare_model_for_kbit_training
-
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    elif on_gpu:
-        model.to("cuda")
-    else:
-        torch.set_float32_matmul_precision("medium")  # lets PyTorch choose oneDNN for matrix products
+    model = load_base(base_path, recipe)
     linears = linear_shapes(model)
     servable.check_targets(recipe.targets, linears)
     depth = len(decoder_layers(model))
@@ -223,7 +200,8 @@ def train(
     trainer.model.save_pretrained(str(folder), safe_serialization=True)
     shutil.move(checkpoints.curve, folder / CURVE_FILE)
     tidy(folder, base_path)
-    servable.check_folder(folder, linears)
+    if not isinstance(recipe, RewardRecipe):
+        servable.check_folder(folder, linears)
     metrics = {"train_loss": progress.train_losses[-1], **reporter.held_out}
     return Trained(
         metrics={name: round(value, 5) for name, value in metrics.items()},
@@ -231,6 +209,44 @@ def train(
         tokens_per_s=round(tokens_per_s, 1),
         seconds=round(time.monotonic() - began, 1),
     )
+
+
+def load_base(base_path: Path, recipe: Recipe) -> Any:
+    """
+    The base model that a recipe adapts, with the packed attention; for a RewardRecipe with a head of one score in the
+    place of the vocabulary's. Seeds PyTorch.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
+    from transformers.utils import logging
+
+    from ryorin_train.packing import register_attention
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    keep_freed_memory()
+    on_gpu = torch.cuda.is_available()
+    torch.manual_seed(recipe.seed)
+    is_reward = isinstance(recipe, RewardRecipe)
+    model = (AutoModelForSequenceClassification if is_reward else AutoModelForCausalLM).from_pretrained(
+        str(base_path),
+        dtype=torch.bfloat16 if on_gpu else torch.float32,
+        attn_implementation=register_attention(),
+        local_files_only=True,
+        **({"num_labels": 1} if is_reward else {}),
+        **(quantized() if recipe.qlora else {}),
+    )
+    if is_reward:
+        model.generation_config = GenerationConfig()  # TRL looks for one
+    if recipe.qlora:
+        from peft import prepare_model_for_kbit_training
+
+        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    if on_gpu:
+        model.to("cuda")
+    else:
+        torch.set_float32_matmul_precision("medium")  # lets PyTorch choose oneDNN for matrix products
+    return model
 
 
 def build_trainer(
@@ -258,12 +274,15 @@ def build_trainer(
 
     from ryorin_train.fused_lora import fuse_lora
     from ryorin_train.preference import PreferenceTrainer
+    from ryorin_train.reward import OF_SCORES, RewardTrainer
     from ryorin_train.trainer import PackedTrainer
 
     on_gpu = torch.cuda.is_available()
     kind: Any = PackedTrainer
     if isinstance(recipe, PreferenceRecipe):
         kind = partial(PreferenceTrainer, beta=recipe.beta, chosen_weight=recipe.chosen_weight)
+    if isinstance(recipe, RewardRecipe):
+        kind, config = RewardTrainer, config | OF_SCORES
     trainer: PackedTrainer = kind(
         model=model,
         packed=packed,
