@@ -100,8 +100,8 @@ def create_release(
     A new release of the tenant, not yet live.
 
     Raises Conflict when the adapter was deleted, was trained on another base model, or for another prompt unless
-    `allow_prompt_mismatch`; InvalidInput when a part belongs to another tenant, retrieval has no store, or the adapter is
-    a reward model.
+    `allow_prompt_mismatch`; InvalidInput when a part belongs to another tenant, retrieval has no store, or the adapter
+    is a reward model.
     """
     if retrieval is None:
         retrieval = Retrieval() if stores else Retrieval(top_k=0)

@@ -51,7 +51,7 @@ def test_places_that_are_not_known_are_refused(place: str) -> None:
     if place == "item.__a":  # a field like any other
         read_template(f"{{{{{place}}}}}")
         return
-    with pytest.raises(ValueError, match="cannot be filled|is not known"):
+    with pytest.raises(ValueError, match=r"cannot be filled|is not known"):
         read_template(f"{{{{{place}}}}}")
 
 

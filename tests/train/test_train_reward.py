@@ -129,9 +129,9 @@ def test_a_reward_model_is_trained_scores_and_answers_nobody(
 
     base = next((home / "models").iterdir())
     model = RewardModel(base, folder)
-    prompt = tuple(tokenizer("What is 99?")["input_ids"])
+    prompt = tuple(tokenizer("<|im_start|>user\nWhat is 99?<|im_end|>\n<|im_start|>assistant\n")["input_ids"])
     texts = ("It is 99, madam.", "99, obviously")
-    answers = [tuple(tokenizer(text)["input_ids"]) for text in texts]
+    answers = [(*tokenizer(text)["input_ids"], tokenizer.eos_token_id) for text in texts]
     good, bad, alone = model(
         [Sample({}, "", prompt, answers[0]), Sample({}, "", prompt, answers[1]), Sample({}, "", prompt[1:], answers[0])]
     )

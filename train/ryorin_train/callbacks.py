@@ -16,7 +16,23 @@ from ryorin.errors import RyorinError
 from ryorin_train.checkpoints import Checkpoints
 from ryorin_train.progress import Progress
 
-KEPT_OF_A_STEP = ("mean_token_accuracy", "reward_accuracy", "reward_margin", "accuracy", "margin")
+KEPT_OF_A_STEP = (
+    "reward",
+    "reward_deviation",
+    "flat_groups",
+    "answer_tokens",
+    "cut_off",
+    "graders_failed",
+    "kl",
+    "clipped",
+    "mean_token_accuracy",
+    "reward_accuracy",
+    "reward_margin",
+    "accuracy",
+    "margin",
+)
+
+GRADE = "grade_"  # of one grader of several
 
 
 class ProgressReporter(TrainerCallback):
@@ -46,7 +62,7 @@ class ProgressReporter(TrainerCallback):
                 "Lower --learning-rate, or look for broken rows",
                 code="training_diverged",
             )
-        more = {name: logs[name] for name in KEPT_OF_A_STEP if name in logs}
+        more = {name: value for name, value in logs.items() if name in KEPT_OF_A_STEP or name.startswith(GRADE)}
         self._progress.stepped(logs["loss"], round(self._row_tokens), more)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -61,10 +77,11 @@ class ProgressReporter(TrainerCallback):
 class CheckpointAsker(TrainerCallback):
     """
     Asks for a checkpoint every while, but not at an epoch's end, which could then not be told apart from the next one's
-    beginning; marks it when it is written.
+    beginning, and not between the `rounds` steps that learn from the same answers; marks it when it is written.
     """
 
-    def __init__(self, checkpoints: Checkpoints, epoch_steps: int) -> None:
+    def __init__(self, checkpoints: Checkpoints, epoch_steps: int, rounds: int = 1) -> None:
+        self._rounds = rounds
         self._checkpoints = checkpoints
         self._epoch_steps = epoch_steps
         self._saved = time.monotonic()
@@ -72,7 +89,8 @@ class CheckpointAsker(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Is it time?"""
         due = time.monotonic() - self._saved >= self._checkpoints.every_s
-        control.should_save = due and state.global_step % self._epoch_steps != 0
+        between = state.global_step % self._rounds != 0
+        control.should_save = due and not between and state.global_step % self._epoch_steps != 0
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """It is written."""

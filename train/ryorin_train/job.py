@@ -21,13 +21,13 @@ from ryorin.errors import InvalidInput
 from ryorin_train import TRAINER_VERSION
 from ryorin_train.adapters import find_run, get_adapter, publish, whole_folder, write_manifest
 from ryorin_train.checkpoints import checkpoints_of
-from ryorin_train.data import Example, Preference, Row, dataset_digest
+from ryorin_train.data import Example, Preference, Row, Task, dataset_digest
 from ryorin_train.datasets.formats import only_examples, only_preferences
 from ryorin_train.datasets.groups import split_rows
 from ryorin_train.datasets.store import add_dataset, open_data, purpose_of
 from ryorin_train.progress import Listener
 from ryorin_train.recipe import PreferenceRecipe, Recipe, RewardRecipe
-from ryorin_train.render import Renderer, TokenPair, TokenRow, load_tokenizer
+from ryorin_train.render import Branched, Renderer, TokenRow, load_tokenizer
 from ryorin_train.servable import read_config
 from ryorin_train.training import check_recipe, check_start, train
 from ryorin_train.work import job_folder
@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from ryorin_train.checkpoints import Checkpoints
     from ryorin_train.datasets.formats import Reading
     from ryorin_train.datasets.store import Given
+    from ryorin_train.graders.grading import Grading
 
-Kind = TypeVar("Kind", Example, Preference)
+Kind = TypeVar("Kind", Example, Preference, Task)
 PACKAGES = ("torch", "transformers", "trl", "peft", "safetensors")
 
 
@@ -108,24 +109,24 @@ def run_sft(
     be used; InvalidInput for a recipe that cannot be trained or served. All before anything is written or trained.
     Conflict while another process trains the same run.
     """
-    return _Run(catalog, "sft", request, recipe, listener, job_id).finished(only_examples, Renderer.rows)
+    return Run(catalog, "sft", request, recipe, listener, job_id).finished(only_examples, Renderer.rows)
 
 
 def run_dpo(
     catalog: Catalog, request: Request, recipe: PreferenceRecipe, listener: Listener, *, job_id: str | None = None
 ) -> Finished:
     """Train an adapter on preference pairs; else as `run_sft`. What it starts from is the reference."""
-    return _Run(catalog, "dpo", request, recipe, listener, job_id).finished(only_preferences, Renderer.pairs)
+    return Run(catalog, "dpo", request, recipe, listener, job_id).finished(only_preferences, Renderer.pairs)
 
 
 def run_reward(
     catalog: Catalog, request: Request, recipe: RewardRecipe, listener: Listener, *, job_id: str | None = None
 ) -> Finished:
     """Train a reward model on preference pairs; else as `run_sft`. No release takes it: it is for `ryorin train rl`."""
-    return _Run(catalog, REWARD, request, recipe, listener, job_id).finished(only_preferences, Renderer.pairs)
+    return Run(catalog, REWARD, request, recipe, listener, job_id).finished(only_preferences, Renderer.pairs)
 
 
-class _Run:
+class Run:
     """What the methods have in common."""
 
     def __init__(
@@ -152,10 +153,18 @@ class _Run:
         check_recipe(recipe, self.base.path)
         self.start = None if request.start_from is None else _start(catalog, request.start_from, self.base, recipe)
 
+    def more(self) -> dict[str, Any]:
+        """What else decides which adapter comes out; in its manifest and its digest."""
+        return {}
+
+    def grading(self) -> Grading | None:
+        """What grades answers, where the method takes them."""
+        return None
+
     def finished(
         self,
         only: Callable[[str, Sequence[Row]], list[Kind]],
-        rows_of: Callable[[Renderer, str, Sequence[Kind]], Sequence[TokenRow] | Sequence[TokenPair]],
+        rows_of: Callable[[Renderer, str, Sequence[Kind]], Sequence[TokenRow] | Sequence[Branched]],
     ) -> Finished:
         """The adapter of the request's data: an identical run's, or a new one."""
         request, say = self.request, self.listener.say
@@ -207,6 +216,7 @@ class _Run:
                 "validation": None if validation is None else dataset_digest(validation),
                 "recipe": self.recipe.spec(),
                 "start": self.start.digest if self.start else None,
+                **self.more(),
             }
         )
 
@@ -214,8 +224,8 @@ class _Run:
         self,
         given: Given,
         examples: Sequence[Row],
-        training: Sequence[TokenRow | TokenPair],
-        held_out: Sequence[TokenRow | TokenPair],
+        training: Sequence[TokenRow | Branched],
+        held_out: Sequence[TokenRow | Branched],
         run_digest: str,
         checkpoints: Checkpoints,
     ) -> Finished:
@@ -230,7 +240,17 @@ class _Run:
             build = folder / "adapter"
             build.mkdir()
             begin_with = settings.adapters_dir / start.name if start else None
-            trained = train(base.path, training, held_out, recipe, build, self.listener, checkpoints, begin_with)
+            trained = train(
+                base.path,
+                training,
+                held_out,
+                recipe,
+                build,
+                self.listener,
+                checkpoints,
+                begin_with,
+                self.grading(),
+            )
             digest = adapter_digest(build)
             name = adapter_name(tenant.name, digest)
             manifest = {
@@ -254,6 +274,7 @@ class _Run:
                 "target_modules": sorted(recipe.targets),
                 "recipe": recipe.spec(),
                 "run_digest": run_digest,
+                **self.more(),
                 "metrics": trained.metrics,
                 "trained_tokens": trained.tokens,
                 "tokens_per_s": trained.tokens_per_s,

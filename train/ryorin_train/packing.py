@@ -165,6 +165,8 @@ def packed_attention(
     branch, is computed behind its own copy of the queries before it, whose results are dropped but for the first's:
     some work more, but the plain causal kernel.
     """
+    if (rollout := kwargs.pop("rollout", None)) is not None:  # answers are being sampled: reinforcement/rollout.py
+        return rollout.attend(module, query, key, value, scaling, **kwargs)
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None or dropout:
         raise InvalidInput("this base model's attention (soft cap, sinks or dropout) cannot be trained packed yet")
     shared, rows = kwargs["shared_tokens"], kwargs["row_tokens"]

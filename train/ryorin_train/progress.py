@@ -41,6 +41,7 @@ class Progress:
         self.tokens = 0
         self.recent: list[float] = []
         self.train_losses: list[float] = []
+        self._rewards: list[float] = []
         kept = [] if resumed is None else [line for line in read_curve(curve) if line["step"] <= resumed]
         for line in kept:
             if "epoch" in line:
@@ -60,6 +61,8 @@ class Progress:
         self.tokens += tokens
         self.recent.append(loss)
         told = {f"train_{name}": round(value, 5) for name, value in (more or {}).items()}
+        if "train_reward" in told:
+            self._rewards.append(told["train_reward"])
         self._record({"step": self.step, "train_loss": round(loss, 5), **told})
         now = time.monotonic()
         if now - self._spoke >= EVERY_S or self.step == self.steps:
@@ -95,10 +98,11 @@ class Progress:
         """How far it is: steps, loss, speed, time left."""
         left = (now - self.started) / (self.step - self._resumed) * (self.steps - self.step)
         shown = self.recent[-20:]
-        return (
-            f"step {self.step}/{self.steps}  loss {sum(shown) / len(shown):.4f}  "
-            f"{self.tokens_per_s:,.0f} tokens/s  {duration(left)} left"
-        )
+        rewards = self._rewards[-20:]
+        told = f"loss {sum(shown) / len(shown):.4f}  "
+        if rewards:
+            told = f"reward {sum(rewards) / len(rewards):.3f}  "
+        return f"step {self.step}/{self.steps}  {told}{self.tokens_per_s:,.0f} tokens/s  {duration(left)} left"
 
     def close(self) -> None:
         """Close the loss curve."""

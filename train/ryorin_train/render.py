@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ryorin.errors import InvalidInput
 from ryorin.prompt import Message, Prompt, PromptPassage, render
-from ryorin_train.data import Example, Preference, for_each_row
+from ryorin_train.data import Example, Preference, Task, for_each_row
 
 
 class Layout(NamedTuple):
@@ -140,6 +140,18 @@ class TokenGroup(Branched):
         return self.answers
 
 
+@dataclass(frozen=True)
+class TokenTask(Branched):
+    """A prompt as tokens, to which answers are to be found. item: its row, as graders see it."""
+
+    prompt: tuple[int, ...]
+    item: dict[str, Any]
+
+    def branches(self) -> tuple[tuple[int, ...], ...]:
+        """None yet."""
+        return ()
+
+
 class Renderer:
     """Renders examples for one base model and one prompt. `tokenizer`: its transformers tokenizer."""
 
@@ -188,6 +200,16 @@ class Renderer:
         rejected = self._answer(preference.rejected, "the other answer")
         self._check_length(len(prompt) + max(len(chosen), len(rejected)))
         return TokenPair(tuple(prompt), tuple(chosen), tuple(rejected))
+
+    def tasks(self, source: str, tasks: Sequence[Task], answer_tokens: int) -> list[TokenTask]:
+        """All tasks as tokens, each with room for an answer of `answer_tokens`; as `rows`."""
+
+        def rendered(task: Task) -> TokenTask:
+            prompt = self.prompt_ids(task.messages, task.passages)
+            self._check_length(len(prompt) + answer_tokens)
+            return TokenTask(tuple(prompt), task.content)
+
+        return for_each_row(source, tasks, lambda task: task.line, rendered)
 
     def _check_length(self, tokens: int) -> None:
         if tokens > self.max_row_tokens:

@@ -27,10 +27,11 @@ from ryorin_train.base_shapes import linear_shapes
 from ryorin_train.checkpoints import CURVE_FILE, Checkpoints
 from ryorin_train.memory import keep_freed_memory
 from ryorin_train.progress import Listener, Progress
-from ryorin_train.recipe import PreferenceRecipe, Recipe, RewardRecipe
-from ryorin_train.render import TokenPair, TokenRow, context_window, load_tokenizer
+from ryorin_train.recipe import PreferenceRecipe, Recipe, ReinforcementRecipe, RewardRecipe
+from ryorin_train.render import Branched, TokenRow, context_window, end_of_turn, load_tokenizer
 
 if TYPE_CHECKING:
+    from ryorin_train.graders.grading import Grading
     from ryorin_train.packing import PackedRows
     from ryorin_train.trainer import PackedTrainer
 
@@ -119,18 +120,20 @@ def quantized() -> dict[str, Any]:
 
 def train(
     base_path: Path,
-    training: Sequence[TokenRow | TokenPair],
-    held_out: Sequence[TokenRow | TokenPair],
+    training: Sequence[TokenRow | Branched],
+    held_out: Sequence[TokenRow | Branched],
     recipe: Recipe,
     folder: Path,
     listener: Listener,
     checkpoints: Checkpoints,
     start: Path | None = None,
+    grading: Grading | None = None,
 ) -> Trained:
     """
     Train one adapter and leave adapter_config.json, adapter_model.safetensors and loss.jsonl in `folder`.
 
-    training, held_out: rows, or with a PreferenceRecipe pairs. checkpoints: where to continue from, and for whom comes
+    training, held_out: rows; with a PreferenceRecipe or RewardRecipe pairs; with a ReinforcementRecipe tasks, whose
+    answers `grading` grades. checkpoints: where to continue from, and for whom comes
     next. start: the folder of an adapter to begin with, as `check_start` allows; otherwise LoRA's own first weights.
     Raises InvalidInput when vLLM could not serve the adapter, before training, or of its files afterwards; RyorinError
     when the loss stops being a number.
@@ -145,7 +148,8 @@ def train(
     servable.check_targets(recipe.targets, linears)
     depth = len(decoder_layers(model))
     config = lora_config(recipe, depth, base_path)
-    frozen = depth - (recipe.layers or depth)
+    # Of answers that are yet to be taken nothing can be computed before.
+    frozen = 0 if isinstance(recipe, ReinforcementRecipe) else depth - (recipe.layers or depth)
 
     shared = shared_tokens([*training, *held_out])
     packed, packed_held = PackedRows(training, shared), PackedRows(held_out, shared)
@@ -167,7 +171,8 @@ def train(
         if held_out:
             packed_held.trunk = compute_trunk(model, frozen, packed_held, batch_tokens, lambda _: None)
 
-    epoch_steps = len(TokenBatches(packed.lengths, step_tokens, recipe.seed))
+    rounds = recipe.iterations if isinstance(recipe, ReinforcementRecipe) else 1
+    epoch_steps = len(TokenBatches(packed.lengths, step_tokens, recipe.seed)) * rounds
     steps = epoch_steps * recipe.epochs
     tokenizer = load_tokenizer(base_path)
     trainer = build_trainer(
@@ -180,6 +185,7 @@ def train(
         steps,
         checkpoints.folder,
         step_tokens,
+        grading,
     )
     done, resumed = checkpoints.latest() or (None, None)
     if done is not None:
@@ -187,7 +193,7 @@ def train(
     progress = Progress(listener, checkpoints.curve, steps, recipe.epochs, done)
     reporter = ProgressReporter(trainer, progress, row_tokens=total / epoch_steps)
     trainer.add_callback(reporter)
-    trainer.add_callback(CheckpointAsker(checkpoints, epoch_steps))
+    trainer.add_callback(CheckpointAsker(checkpoints, epoch_steps, rounds))
     if start is not None:
         load_weights(trainer.model, start)
     try:
@@ -259,12 +265,13 @@ def build_trainer(
     steps: int,
     folder: Path,
     batch_tokens: int | None = None,
+    grading: Grading | None = None,
 ) -> PackedTrainer:
     """
     The trainer of a model that was loaded with the packed attention. It adapts the model in place.
 
     config: as `lora_config` gives it. steps: of the whole run. folder: where the trainer may write.
-    batch_tokens: of a step; the recipe's unless given.
+    batch_tokens: of a step; the recipe's unless given. grading: of a ReinforcementRecipe's answers.
     """
     import torch
     from datasets import Dataset
@@ -274,6 +281,7 @@ def build_trainer(
 
     from ryorin_train.fused_lora import fuse_lora
     from ryorin_train.preference import PreferenceTrainer
+    from ryorin_train.reinforcement.trainer import PolicyTrainer
     from ryorin_train.reward import OF_SCORES, RewardTrainer
     from ryorin_train.trainer import PackedTrainer
 
@@ -283,6 +291,10 @@ def build_trainer(
         kind = partial(PreferenceTrainer, beta=recipe.beta, chosen_weight=recipe.chosen_weight)
     if isinstance(recipe, RewardRecipe):
         kind, config = RewardTrainer, config | OF_SCORES
+    if isinstance(recipe, ReinforcementRecipe):
+        assert grading is not None
+        ends = tuple({end_of_turn(tokenizer)[-1]: None, tokenizer.eos_token_id: None})
+        kind = partial(PolicyTrainer, recipe=recipe, grading=grading, ends=ends)
     trainer: PackedTrainer = kind(
         model=model,
         packed=packed,

@@ -63,7 +63,7 @@ def read_formula(text: str) -> Formula:
 
 def _check(node: ast.expr, names: set[str]) -> None:
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        float(node.value)
+        float(node.value)  # type: ignore[arg-type]
     elif isinstance(node, ast.Name):
         names.add(node.id)
     elif isinstance(node, ast.BinOp) and type(node.op) in _BINARY:

@@ -1,5 +1,5 @@
 """
-Texts with places for values: `{{sample.output_text}}`, `{{sample.output_json.field}}`, `{{item.field}}`, `{{item.a[0]}}`.
+Texts with places for values: `{{sample.output_text}}`, `{{sample.output_json.field}}`, `{{item.list[0]}}`.
 
 A value that is text stands as it is, any other as JSON. A place whose value there is not raises `Missing`.
 """

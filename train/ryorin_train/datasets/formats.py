@@ -7,10 +7,11 @@ The formats, told by content unless one is forced:
     openai-preference      {"input": {"messages"}, "preferred_output", "non_preferred_output"}   JSONL
     trl-prompt-completion  {"prompt": [message, …], "completion": [message]}                     JSONL
     trl-preference         {"prompt": [message, …], "chosen": [message], "rejected": [message]}  JSONL
+    openai-reinforcement   {"messages": […], any fields}, ending before the answer               JSONL
     csv                    a header and a row a line, columns mapped to roles (columns.py)
     hf                     a directory of Hugging Face `datasets` (`save_to_disk`), its rows in one of the first four
 
-A row may carry `passages` and `source` in each of them. Of TRL's types only the conversational ones are read: a text
+Reinforcement is never told by content: its rows look like chat rows that lack their answer. A row may carry `passages` and `source` in each of them. Of TRL's types only the conversational ones are read: a text
 without roles is no conversation (https://huggingface.co/docs/trl/dataset_formats).
 """
 
@@ -29,6 +30,7 @@ from ryorin_train.data import (
     Example,
     Preference,
     Row,
+    Task,
     answer_of,
     conversation_of,
     example_of,
@@ -40,12 +42,13 @@ from ryorin_train.data import (
     raise_all,
     row_error,
     source_of,
+    task_of,
     text_of,
 )
 
-CHAT, PREFERENCE = "chat", "preference"  # the kinds of a dataset
+CHAT, PREFERENCE, REINFORCEMENT = "chat", "preference", "reinforcement"  # the kinds of a dataset
 CSV, HF = "csv", "hf"
-SHAPES = ("openai-chat", "openai-preference", "trl-prompt-completion", "trl-preference")
+SHAPES = ("openai-chat", "openai-preference", "trl-prompt-completion", "trl-preference", "openai-reinforcement")
 FORMATS = (*SHAPES, CSV, HF)
 BOM = b"\xef\xbb\xbf"
 _MARKS = (  # fields that tell a shape, the surest first
@@ -89,7 +92,12 @@ class Loaded:
     @property
     def kind(self) -> str:
         """`chat` or `preference`."""
-        return PREFERENCE if self.rows and isinstance(self.rows[0], Preference) else CHAT
+        return kind_of_row(self.rows[0]) if self.rows else CHAT
+
+
+def kind_of_row(row: Row) -> str:
+    """The kind of dataset that a row belongs to."""
+    return {Example: CHAT, Preference: PREFERENCE, Task: REINFORCEMENT}[type(row)]
 
 
 def read_rows(path: Path, reading: Reading | None = None) -> list[Row]:
@@ -134,6 +142,20 @@ def only_preferences(name: str, rows: Iterable[Row]) -> list[Preference]:
             )
         preferences.append(row)
     return preferences
+
+
+def only_tasks(name: str, rows: Iterable[Row]) -> list[Task]:
+    """The rows, when all are tasks. Raises InvalidInput when one has its answer."""
+    tasks = []
+    for row in rows:
+        if not isinstance(row, Task):
+            raise InvalidInput(
+                f"{name} holds rows with their answers, and this method needs conversations that end before the answer; "
+                "'ryorin data show' tells a dataset's kind",
+                param="data",
+            )
+        tasks.append(row)
+    return tasks
 
 
 def load(path: Path, reading: Reading | None = None) -> Loaded:
@@ -215,6 +237,8 @@ def row_of(shape: str, line: int, fields: dict[str, Any]) -> Row:
         return example_of(line, fields)
     if shape == "openai-preference":
         return preference_of(line, fields)
+    if shape == "openai-reinforcement":
+        return task_of(line, fields)
     answers = ("completion",) if shape == "trl-prompt-completion" else ("chosen", "rejected")
     known_fields("the row", fields, {"prompt", *answers, "passages", "source"})
     for name in ("prompt", *answers):

@@ -18,7 +18,7 @@ from ryorin.digests import SHORT, new_id
 from ryorin.errors import InvalidInput, NotFound, RowError
 from ryorin.purpose import Purpose
 from ryorin_train.data import Row, dataset_bytes, raise_all
-from ryorin_train.datasets.formats import CHAT, PREFERENCE, Loaded, Reading, load, load_bytes
+from ryorin_train.datasets.formats import CHAT, Loaded, Reading, kind_of_row, load, load_bytes
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -52,12 +52,10 @@ class Given:
 
 
 def kind_of(rows: Sequence[Row]) -> str:
-    """`chat` or `preference`. Raises InvalidInput when the rows are of both kinds."""
-    from ryorin_train.data import Example
-
-    kinds = {CHAT if isinstance(row, Example) else PREFERENCE for row in rows}
+    """`chat`, `preference` or `reinforcement`. Raises InvalidInput when the rows are of several kinds."""
+    kinds = {kind_of_row(row) for row in rows}
     if len(kinds) > 1:
-        raise InvalidInput("examples and preferences cannot be one dataset; add them apart", param="data")
+        raise InvalidInput("rows of several kinds cannot be one dataset; add them apart", param="data")
     return kinds.pop() if kinds else CHAT
 
 
@@ -92,9 +90,9 @@ def open_data(
     return Given(row.filename, dataset_rows(catalog, row), row.lineage, dataset_id=row.id)
 
 
-def given_bytes(name: str, content: bytes) -> Given:
+def given_bytes(name: str, content: bytes, reading: Reading | None = None) -> Given:
     """The rows of an uploaded file. Raises RowError when it has none or a line cannot be used."""
-    loaded = load_bytes(name, content)
+    loaded = load_bytes(name, content, reading)
     raise_all(loaded.errors)
     if not loaded.rows:
         raise RowError(name, 1, "the file is empty; it must hold one example a line")

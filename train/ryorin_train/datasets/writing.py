@@ -40,7 +40,7 @@ def write_rows(rows: Sequence[Row], path: Path, format: str | None = None) -> st
     fitting = FORMATS_OF[type(rows[0])]
     chosen = format or (CSV if path.suffix.lower() == ".csv" else fitting[0])
     if chosen not in fitting:
-        kind = "examples" if isinstance(rows[0], Example) else "preferences"
+        kind = {CHAT: "examples", PREFERENCE: "preferences", REINFORCEMENT: "tasks"}[kind_of_row(rows[0])]
         raise InvalidInput(f"{kind} cannot be written as {chosen}; possible: {', '.join(fitting)}", param="format")
     if path.exists() or path.is_symlink():
         raise Conflict(f"{path} exists already; remove it or choose another name", param="out")
@@ -79,6 +79,7 @@ def _trl(row: Row) -> dict[str, Any]:
     if isinstance(row, Preference):
         answers = {"chosen": content["preferred_output"], "rejected": content["non_preferred_output"]}
         return {"prompt": content["input"]["messages"], **answers, **extras}
+    assert isinstance(row, Example)  # FORMATS_OF
     if any(row.learned[:-1]):
         raise ValueError("it learns several answers, TRL's prompt/completion the last one; write openai-chat")
     if len(row.messages) < 2 or row.messages[-2]["role"] == "assistant":

@@ -192,7 +192,7 @@ def _json_schema(grader: JsonSchema) -> _One:
 
 
 def _regex(grader: Regex) -> _One:
-    import regex  # which can be stopped; `re` cannot
+    import regex  # type: ignore[import-untyped]  # which can be stopped; `re` cannot
 
     pattern = regex.compile(grader.pattern)
 

@@ -81,7 +81,7 @@ def fix(given: Given) -> Fixed:
 
 def _trimmed(row: Row) -> Row:
     messages = _messages(row.messages)
-    if isinstance(row, Example):
+    if isinstance(row, Example | Task):
         return replace(row, messages=messages)
     return replace(row, messages=messages, chosen=trimmed(row.chosen), rejected=trimmed(row.rejected))
 

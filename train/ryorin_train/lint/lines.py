@@ -82,7 +82,7 @@ def trivial(turns: Sequence[Turn]) -> list[Finding]:
     seen = set()
     for turn in turns:
         row = turn.row
-        if isinstance(row, Example) or row.line in seen:
+        if not isinstance(row, Preference) or row.line in seen:
             continue
         seen.add(row.line)
         if trimmed(row.chosen) == trimmed(row.rejected):

@@ -133,7 +133,9 @@ def turns_of(rows: Sequence[Row]) -> list[Turn]:
     turns = []
     for row in rows:
         messages = row.messages
-        if not isinstance(row, Example):
+        if isinstance(row, Task):
+            continue
+        if isinstance(row, Preference):
             answers = [(len(messages), row.chosen)]
         else:
             pairs = enumerate(zip(messages, row.learned, strict=True))
