@@ -3,7 +3,6 @@ What every test may use: a home of its own, the catalog on SQLite and on a real 
 
 What is dear is made once a run and shared by its processes (`run_folder.py`):
     empty_sqlite             a migrated catalog file, to be copied
-    pulled_models            a models folder with the default embedder
     postgres                 one server; `postgres_url` is an empty database for a test, `make_postgres_database()` a
                              new one for a fixture of any scope, `catalog` runs a test on SQLite and on PostgreSQL
 Heavy modules are named by `Lazily` (`lazily.py`), so that reading a test file does not import them.
@@ -27,16 +26,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings as hypothesis_settings
 from long_runs import turns
 from run_folder import made_once, postgres_server, run_folder
 
-# Untimed, since a busy machine is no failure; without a database, which would be a folder where the tests run.
-hypothesis_settings.register_profile("ryorin", deadline=None, max_examples=turns(30, 1000), database=None)
-hypothesis_settings.load_profile("ryorin")
 os.environ.update(HF_HUB_OFFLINE="1", DO_NOT_TRACK="1", VLLM_NO_USAGE_STATS="1")
 for variable in ("RYORIN_HOME", "RYORIN_DATABASE_URL", "RYORIN_PEPPER", "RYORIN_TENANT"):
     os.environ.pop(variable, None)
+
+# Compiled modules are kept even where the environment forbids it: else every process of a run, the child of a test
+# too, compiles what it imports, and pytest rewrites all test files (10 s a process). So hypothesis is imported below.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A shell that starts the tests in the background has SIGINT ignored, for them and for every command they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -65,6 +65,14 @@ FIRST = (
     "test_reembed",
     "test_serve_command",
 )
+
+
+def pytest_configure() -> None:
+    """Properties are untimed, since a busy machine is no failure, and keep no folder of examples."""
+    from hypothesis import settings
+
+    settings.register_profile("ryorin", deadline=None, max_examples=turns(30, 1000), database=None)
+    settings.load_profile("ryorin")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -168,23 +176,6 @@ def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
         open_catalog(Settings(home=path.parent, database_url=f"sqlite:///{path}")).close()
 
     return made_once(run_folder(tmp_path_factory) / "empty.db", migrate)
-
-
-@pytest.fixture(scope="session")
-def pulled_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """
-    A folder of models that holds the default embedder, converted once a run (some seconds); to be read only.
-
-    A test's home gets it by `(home / "models").symlink_to(pulled_models, target_is_directory=True)`.
-    """
-    from ryorin.models.registry import DEFAULT_EMBEDDER, pull
-    from ryorin.settings import Settings
-
-    home = made_once(
-        run_folder(tmp_path_factory) / "pulled",
-        lambda place: pull(Settings(home=place, database_url=""), DEFAULT_EMBEDDER),
-    )
-    return home / "models"
 
 
 @pytest.fixture(scope="session")
