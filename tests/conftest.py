@@ -41,6 +41,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # A shell that starts the tests in the background has SIGINT ignored, for them and for every command they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+TESTS = Path(__file__).parent
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0", "::ffff:127.")
 
 
@@ -56,15 +57,10 @@ class Ran:
 Cli = Callable[..., Ran]
 
 # The longest files (a folder: all of its files), longest first.
-FIRST = (
-    "train",
-    "test_index_cli",
-    "test_lexical",
-    "test_hostile",
-    "test_embedder",
-    "test_reembed",
-    "test_serve_command",
-)
+FIRST = ("train", "test_sync", "test_snapshots", "test_lexical", "test_web", "test_gateway")
+
+# Folders whose files stay together: all of them need torch and TRL, or the real engine.
+TOGETHER = ("tests/train", "tests/live", "tests/live/train")
 
 
 def pytest_configure() -> None:
@@ -76,18 +72,21 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest comes first, so that no process is left alone with it; the real engine comes last."""
+    """What takes longest comes first, so that no process is left alone with it; `live` last, its engine before all."""
 
     def place(item: pytest.Item) -> int:
-        name = item.path.parent.name if item.path.parent.name in ("train", "live") else item.path.stem
-        return len(FIRST) + 1 if name == "live" else FIRST.index(name) if name in FIRST else len(FIRST)
+        folder = item.path.relative_to(TESTS).parent
+        if folder.parts[:1] == ("live",):
+            return len(FIRST) + len(folder.parts)
+        name = folder.name if folder.name == "train" else item.path.stem
+        return FIRST.index(name) if name in FIRST else len(FIRST)
 
     items.sort(key=place)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """
-    Where tests run in several processes, a file stays in one, and so do all that need torch or share the real engine.
+    Where tests run in several processes, a file stays in one, and so does a folder of TOGETHER.
 
     Not by xdist's own `xdist_group`: xdist 3.8 writes it into a field that pytest 9.2 no longer reads, and deals
     every test by itself.
@@ -97,8 +96,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             path = nodeid.partition("::")[0]
-            together = [folder for folder in ("tests/live/", "tests/train/") if path.startswith(folder)]
-            return together[0] if together else path
+            folder = path.rpartition("/")[0]
+            return folder if folder in TOGETHER else path
 
     config.option.loadscopereorder = False  # the order is that of `pytest_collection_modifyitems`
     return ByFile(config, log)

@@ -1,11 +1,11 @@
-"""The default embedder, converted once a run; the documents of `tests/index`."""
+"""The default embedder, converted once a run; the tenant, the store and the documents of `tests/index`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from index_fixtures import folder  # noqa: F401
+from index_fixtures import embedder, folder, sqlite_store, store, tenant  # noqa: F401
 from run_folder import made_once, run_folder
 
 
