@@ -176,16 +176,19 @@ from ryorin.catalog import open_catalog
 from ryorin.catalog.tables import VectorStore
 from ryorin.settings import load_settings
 from ryorin_index.reembed import change_embedder
-class Slow(Turned):
+embedded = []
+class Stuck(Turned):
     def passages(self, texts):
-        time.sleep(0.15)
+        if len(embedded) >= int(sys.argv[3]):
+            time.sleep(3600)
+        embedded.extend(texts)
         return super().passages(texts)
 catalog = open_catalog(load_settings())
 with catalog.session() as session:
     store = session.get_one(VectorStore, sys.argv[2])
-change_embedder(catalog, [store], NEXT, lambda: Slow())
+change_embedder(catalog, [store], NEXT, Stuck)
 """
-    command = [sys.executable, "-c", script, str(HELPERS), store.id]
+    command = [sys.executable, "-c", script, str(HELPERS), store.id, str(after)]
     with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
         while process.poll() is None and kept(catalog) < after:
             time.sleep(0.05)
