@@ -9,13 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
+from lazily import Lazily
 from scripted_house import House, built, eventually
 from tiny_base import make_tiny_base
 
 from ryorin.catalog.tables import Job
 from ryorin_serve.options import ServeOptions
+
+openai = Lazily("openai")
 
 
 @pytest.fixture(scope="module")
