@@ -112,6 +112,11 @@ def test_a_run_leaves_an_adapter_a_dataset_and_a_job(
     assert name in cli("adapter", "show", name).out
     assert cli("adapter", "show", "support-0").code == 2
 
+    picture = home / "curve.svg"
+    assert cli("train", "curve", name, "--out", picture).out.strip() == str(picture)
+    assert ">loss<" in picture.read_text() and ">answer accuracy<" in picture.read_text()
+    assert json.loads(cli("train", "curve", name, "--json").out) == curve
+
 
 def test_an_identical_run_is_reused_unless_asked_or_damaged(train: Callable[..., Any], sqlite: Any, home: Path) -> None:
     first = train(a_dozen())

@@ -15,6 +15,7 @@ from ryorin.commands.common import (
     stopping_in_order,
     tenant_option,
 )
+from ryorin_train.commands.curve import curve_command
 from ryorin_train.commands.options import purpose_option, read_purpose, reading_options
 from ryorin_train.judging.cli import evaluate_command
 from ryorin_train.recipe import PreferenceRecipe, Recipe
@@ -40,6 +41,7 @@ def train() -> None:
 
 
 train.add_command(evaluate_command)
+train.add_command(curve_command)
 
 
 def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
