@@ -55,6 +55,8 @@ class ProgressReporter(TrainerCallback):
             began = time.monotonic()
             self.held_out = self._trainer.evaluate(metric_key_prefix="held_out")
             self._progress.pause(time.monotonic() - began)
+            told = {name.replace("held_out_", "eval_", 1): value for name, value in self.held_out.items()}
+            self._trainer.log(told)  # for trackers (trackers.py), which call held-out rows so
         self._progress.epoch_ended(round(state.epoch), self.held_out)
 
 

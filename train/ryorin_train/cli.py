@@ -19,6 +19,7 @@ from ryorin_train.commands.curve import curve_command
 from ryorin_train.commands.options import purpose_option, read_purpose, reading_options
 from ryorin_train.judging.cli import evaluate_command
 from ryorin_train.recipe import PreferenceRecipe, Recipe
+from ryorin_train.trackers import TRACKERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +87,12 @@ def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
         shown("seed", int, "Of every random choice."),
         click.option(
             "--start-from", metavar="ADAPTER", help="Begin with this adapter's weights; of the same base and shape."
+        ),
+        click.option(
+            "--report-to",
+            multiple=True,
+            metavar="TRACKER",
+            help=f"Also tell {', '.join(TRACKERS)}; may be given several times.",
         ),
         click.option(
             "--again", is_flag=True, help="Train even if an identical run was trained, or interrupted, before."
@@ -182,6 +189,7 @@ def _run(
     purpose_file: Path | None,
     start_from: str | None,
     again: bool,
+    report_to: tuple[str, ...],
     as_json: bool,
     **values: Any,
 ) -> None:
@@ -189,7 +197,7 @@ def _run(
     from ryorin_train.progress import Listener
 
     purpose = read_purpose(purpose_file)
-    request = Request(tenant_name, data, validation, reading, purpose, base_name, start_from, again)
+    request = Request(tenant_name, data, validation, reading, purpose, base_name, start_from, again, report_to)
     with stopping_in_order(), opened_catalog() as catalog:
         finished = method(catalog, request, recipe(**values), Listener(say))
     if as_json:

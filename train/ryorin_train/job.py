@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ryorin.adapter_files import CONFIG_FILE, adapter_digest, adapter_name
-from ryorin.digests import digest_of, new_id
+from ryorin.digests import SHORT, digest_of, new_id
 from ryorin.errors import InvalidInput
 from ryorin_train import TRAINER_VERSION
 from ryorin_train.adapters import find_run, get_adapter, publish, whole_folder, write_manifest
@@ -29,6 +29,7 @@ from ryorin_train.progress import Listener
 from ryorin_train.recipe import PreferenceRecipe, Recipe
 from ryorin_train.render import Renderer, TokenPair, TokenRow, load_tokenizer
 from ryorin_train.servable import read_config
+from ryorin_train.trackers import Tracking, check_trackers
 from ryorin_train.training import check_recipe, check_start, train
 from ryorin_train.work import job_folder
 
@@ -84,7 +85,8 @@ class Request:
     reading: how files are read. purpose: written beside the dataset, as `ryorin data purpose` does; what stands there
     goes into the manifest. base: a base model's name; the bundled one unless named.
     start_from: the name of an adapter, of any tenant, whose weights are the first ones; its data shaped them.
-    again: train even if an identical run was trained, or interrupted, before.
+    again: train even if an identical run was trained, or interrupted, before. report_to: trackers that hear of the run
+    (trackers.py).
     """
 
     tenant: str
@@ -95,6 +97,7 @@ class Request:
     base: str | None = None
     start_from: str | None = None
     again: bool = False
+    report_to: tuple[str, ...] = ()
 
 
 def run_sft(
@@ -141,6 +144,7 @@ class _Run:
             self.tenant = get_tenant(session, request.tenant)
             row = current_prompt(session, self.tenant)
             self.prompt, self.prompt_digest = Prompt.from_spec(row.spec), row.digest
+        check_trackers(request.report_to)
         self.base = get_base(self.settings, request.base or DEFAULT_BASE)
         check_recipe(recipe, self.base.path)
         self.start = None if request.start_from is None else _start(catalog, request.start_from, self.base, recipe)
@@ -223,7 +227,12 @@ class _Run:
             build = folder / "adapter"
             build.mkdir()
             begin_with = settings.adapters_dir / start.name if start else None
-            trained = train(base.path, training, held_out, recipe, build, self.listener, checkpoints, begin_with)
+            tracking = Tracking(
+                self.request.report_to, settings.home, f"{tenant.name}-{self.kind}-{run_digest[:SHORT]}"
+            )
+            trained = train(
+                base.path, training, held_out, recipe, build, self.listener, checkpoints, begin_with, tracking
+            )
             digest = adapter_digest(build)
             name = adapter_name(tenant.name, digest)
             manifest = {

@@ -29,6 +29,7 @@ from ryorin_train.memory import keep_freed_memory
 from ryorin_train.progress import Listener, Progress
 from ryorin_train.recipe import PreferenceRecipe, Recipe
 from ryorin_train.render import TokenPair, TokenRow, context_window, load_tokenizer
+from ryorin_train.trackers import Tracking, add_trackers
 
 if TYPE_CHECKING:
     from ryorin_train.packing import PackedRows
@@ -126,12 +127,14 @@ def train(
     listener: Listener,
     checkpoints: Checkpoints,
     start: Path | None = None,
+    tracking: Tracking | None = None,
 ) -> Trained:
     """
     Train one adapter and leave adapter_config.json, adapter_model.safetensors and loss.jsonl in `folder`.
 
     training, held_out: rows, or with a PreferenceRecipe pairs. checkpoints: where to continue from, and for whom comes
     next. start: the folder of an adapter to begin with, as `check_start` allows; otherwise LoRA's own first weights.
+    tracking: who else hears of it.
     Raises InvalidInput when vLLM could not serve the adapter, before training, or of its files afterwards; RyorinError
     when the loss stops being a number.
     """
@@ -211,6 +214,8 @@ def train(
     reporter = ProgressReporter(trainer, progress, row_tokens=total / epoch_steps)
     trainer.add_callback(reporter)
     trainer.add_callback(CheckpointAsker(checkpoints, epoch_steps))
+    if tracking is not None:
+        add_trackers(trainer, tracking, done)
     if start is not None:
         load_weights(trainer.model, start)
     try:
