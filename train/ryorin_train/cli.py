@@ -15,8 +15,9 @@ from ryorin.commands.common import (
     stopping_in_order,
     tenant_option,
 )
+from ryorin_train.auto import RULES, SHAPE, Wanted
 from ryorin_train.commands.curve import curve_command
-from ryorin_train.commands.options import purpose_option, read_purpose, reading_options
+from ryorin_train.commands.options import NAMES, OrAuto, purpose_option, read_purpose, reading_options
 from ryorin_train.judging.cli import evaluate_command
 from ryorin_train.recipe import PreferenceRecipe, Recipe
 from ryorin_train.trackers import TRACKERS
@@ -48,10 +49,16 @@ train.add_command(curve_command)
 def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
     """The options that every method has, with its defaults."""
 
-    def shown(name: str, kind: Any, text: str, *, default: Any = None) -> Callable[[Any], Any]:
-        value = getattr(defaults, name)
+    def shown(name: str, kind: Any, text: str) -> Callable[[Any], Any]:
+        """An option with its default, or one that is chosen from the data unless given (auto.py)."""
         option = "--" + name.replace("_", "-")
-        return click.option(option, type=kind, default=value, show_default=default or True, help=text)
+        if name not in {*RULES, *SHAPE}:
+            return click.option(option, type=kind, default=getattr(defaults, name), show_default=True, help=text)
+        usual = getattr(defaults, name)
+        told = "auto, usually " + (
+            ",".join(usual) if isinstance(usual, tuple) else "all" if usual is None else f"{usual:g}"
+        )
+        return click.option(option, type=OrAuto(kind), default=None, show_default=told, help=text)
 
     options = (
         tenant_option,
@@ -61,24 +68,14 @@ def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
         shown("epochs", int, "Passes over the rows."),
         shown("rank", int, "LoRA rank: 1, 8, 16, 32 or 64."),
         shown("alpha", int, "LoRA scaling: alpha / rank."),
+        shown("targets", NAMES, "The linear modules that are adapted."),
         click.option(
-            "--targets",
-            default=",".join(defaults.targets),
-            show_default=True,
-            metavar="A,B,…",
-            callback=lambda _context, _option, text: tuple(part.strip() for part in text.split(",") if part.strip()),
-            help="The linear modules that are adapted.",
+            "--rslora", is_flag=True, default=None, help="Scale by alpha / sqrt(rank) instead: for large ranks."
         ),
-        click.option("--rslora", is_flag=True, help="Scale by alpha / sqrt(rank) instead: for large ranks."),
         click.option("--qlora", is_flag=True, help="Keep the base model in 4 bits while training; on a GPU only."),
         shown("learning_rate", float, "At its peak."),
         shown("batch_tokens", int, "Tokens of a step."),
-        shown(
-            "layers",
-            int,
-            "Adapt only this many of the uppermost layers: an epoch then costs that share.",
-            default="all",
-        ),
+        shown("layers", int, "Adapt only this many of the uppermost layers: an epoch then costs that share."),
         shown("held_out", float, "Share of rows never trained on."),
         click.option(
             "--validation", metavar="DATA", help="Rows to judge by, in a file of their own, instead of that share."
@@ -199,7 +196,8 @@ def _run(
     purpose = read_purpose(purpose_file)
     request = Request(tenant_name, data, validation, reading, purpose, base_name, start_from, again, report_to)
     with stopping_in_order(), opened_catalog() as catalog:
-        finished = method(catalog, request, recipe(**values), Listener(say))
+        given = {name: value for name, value in values.items() if value is not None}
+        finished = method(catalog, request, Wanted(recipe, given), Listener(say))
     if as_json:
         print_json(finished.as_json())
         return

@@ -15,7 +15,36 @@ from ryorin_train.datasets.formats import FORMATS, Reading
 if TYPE_CHECKING:
     from ryorin.purpose import Purpose
 
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType  # generic since click 8.5 only
+
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class OrAuto(ParamType):
+    """A value of another type, or `auto` for what is chosen from the data: None."""
+
+    def __init__(self, kind: Any) -> None:
+        self.kind = click.types.convert_type(kind)
+        self.name = f"{self.kind.name}|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value, or None."""
+        return None if value == "auto" else self.kind.convert(value, param, ctx)
+
+
+class Names(ParamType):
+    """Names with commas between them, as a tuple."""
+
+    name = "A,B,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The names."""
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+NAMES = Names()
 
 
 def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
