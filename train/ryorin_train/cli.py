@@ -17,18 +17,20 @@ from ryorin.commands.common import (
 )
 from ryorin_train.auto import RULES, SHAPE, Wanted
 from ryorin_train.commands.curve import curve_command
-from ryorin_train.commands.options import NAMES, OrAuto, purpose_option, read_purpose, reading_options
+from ryorin_train.commands.options import NAMES, OrAuto, Several, purpose_option, read_purpose, reading_options
 from ryorin_train.judging.cli import evaluate_command
 from ryorin_train.recipe import PreferenceRecipe, Recipe
+from ryorin_train.sweep import SWEPT
 from ryorin_train.trackers import TRACKERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ryorin_train.datasets.formats import Reading
-    from ryorin_train.job import Finished
+    from ryorin_train.job import Finished, Request
 
 PREFERENCE = PreferenceRecipe()
+METHODS: dict[str, type[Recipe]] = {"sft": Recipe, "dpo": PreferenceRecipe}
 
 
 @click.group()
@@ -46,8 +48,8 @@ train.add_command(evaluate_command)
 train.add_command(curve_command)
 
 
-def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
-    """The options that every method has, with its defaults."""
+def recipe_options(defaults: Recipe, swept: Sequence[str] = ()) -> Callable[[Any], Any]:
+    """The options that every method has, with its defaults. swept: those that take several values."""
 
     def shown(name: str, kind: Any, text: str) -> Callable[[Any], Any]:
         """An option with its default, or one that is chosen from the data unless given (auto.py)."""
@@ -58,7 +60,8 @@ def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
         told = "auto, usually " + (
             ",".join(usual) if isinstance(usual, tuple) else "all" if usual is None else f"{usual:g}"
         )
-        return click.option(option, type=OrAuto(kind), default=None, show_default=told, help=text)
+        accepted = Several(kind) if name in swept else OrAuto(kind)
+        return click.option(option, type=accepted, default=None, show_default=told, help=text)
 
     options = (
         tenant_option,
@@ -82,6 +85,13 @@ def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
         ),
         shown("max_row_tokens", int, "The longest row accepted."),
         shown("seed", int, "Of every random choice."),
+        click.option(
+            "--patience",
+            type=int,
+            metavar="EPOCHS",
+            help="End when the held-out rows were not answered better for so many epochs; the best epoch's weights "
+            "are kept.",
+        ),
         click.option(
             "--start-from", metavar="ADAPTER", help="Begin with this adapter's weights; of the same base and shape."
         ),
@@ -174,9 +184,52 @@ def dpo_command(as_json: bool, **given: Any) -> None:
     _run(run_dpo, PreferenceRecipe, as_json=as_json, **given)
 
 
-def _run(
-    method: Callable[..., Finished],
-    recipe: type[Recipe],
+@train.command("sweep")
+@click.option(
+    "--data", required=True, metavar="DATA", help="As of the method: a file or directory, or a dataset's id or digest."
+)
+@click.option(
+    "--method", type=click.Choice(list(METHODS)), default="sft", show_default=True, help="How a trial is trained."
+)
+@recipe_options(Recipe(), swept=SWEPT)
+def sweep_command(method: str, as_json: bool, **given: Any) -> None:
+    """
+    Train with every combination of some learning rates, numbers of epochs and ranks, and keep the best adapter.
+
+    The best is the one that answers most held-out rows right, word for word; where wordings are free, the one whose
+    next token is right most often. The loss decides only between equals. A trial ends when an epoch was not better
+    than the best for --patience epochs (2 unless given), and keeps that one's weights.
+
+    The same command again continues an interrupted sweep: a finished trial is not trained again. Of two adapters the
+    worse one is deleted at once; those that were there before are never touched.
+
+    \b
+    Examples:
+        ryorin train sweep --tenant support --data examples.jsonl --learning-rate 3e-4,1e-3 --epochs 2,4 --rank 8,16
+        ryorin train sweep --method dpo --tenant support --data pairs.jsonl --learning-rate 3e-5,1e-4,3e-4
+    """
+    from ryorin_train.commands.sweep import sweep
+
+    request, values = _asked(**given)
+    sweep(method, request, METHODS[method], values, as_json)
+
+
+def _run(method: Callable[..., Finished], recipe: type[Recipe], *, as_json: bool, **given: Any) -> None:
+    from ryorin_train.progress import Listener
+
+    request, values = _asked(**given)
+    wanted = Wanted(recipe, {name: value for name, value in values.items() if value is not None})
+    with stopping_in_order(), opened_catalog() as catalog:
+        finished = method(catalog, request, wanted, Listener(say))
+    if as_json:
+        print_json(finished.as_json())
+        return
+    scores = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in finished.metrics.items())
+    say(f"{scores}; {finished.seconds:.0f} s")
+    click.echo(finished.adapter)
+
+
+def _asked(
     *,
     tenant_name: str,
     base_name: str | None,
@@ -187,20 +240,13 @@ def _run(
     start_from: str | None,
     again: bool,
     report_to: tuple[str, ...],
-    as_json: bool,
     **values: Any,
-) -> None:
+) -> tuple[Request, dict[str, Any]]:
+    """What is asked for, and the values of its recipe."""
     from ryorin_train.job import Request
-    from ryorin_train.progress import Listener
 
     purpose = read_purpose(purpose_file)
-    request = Request(tenant_name, data, validation, reading, purpose, base_name, start_from, again, report_to)
-    with stopping_in_order(), opened_catalog() as catalog:
-        given = {name: value for name, value in values.items() if value is not None}
-        finished = method(catalog, request, Wanted(recipe, given), Listener(say))
-    if as_json:
-        print_json(finished.as_json())
-        return
-    scores = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in finished.metrics.items())
-    say(f"{scores}; {finished.seconds:.0f} s")
-    click.echo(finished.adapter)
+    request = Request(
+        tenant_name, data, validation, reading, purpose, base_name, start_from, again, tuple(dict.fromkeys(report_to))
+    )
+    return request, values

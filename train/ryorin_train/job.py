@@ -87,7 +87,7 @@ class Request:
     goes into the manifest. base: a base model's name; the bundled one unless named.
     start_from: the name of an adapter, of any tenant, whose weights are the first ones; its data shaped them.
     again: train even if an identical run was trained, or interrupted, before. report_to: trackers that hear of the run
-    (trackers.py).
+    (trackers.py). sweep: the digest of the sweep that this is a trial of (sweep.py).
     """
 
     tenant: str
@@ -99,6 +99,7 @@ class Request:
     start_from: str | None = None
     again: bool = False
     report_to: tuple[str, ...] = ()
+    sweep: str | None = None
 
 
 def run_sft(
@@ -182,6 +183,12 @@ class _Run:
                 say("no row is held out: all are of one group (near-duplicates, one passage or one source) or too few")
         else:
             training, held_out = list(rows), list(rows_of(renderer, judged.name, validation))
+        if self.recipe.patience is not None and not held_out:
+            raise InvalidInput(
+                "patience goes by the held-out rows, and there are none; give more rows, a larger --held-out, or rows "
+                "of their own with --validation",
+                param="patience",
+            )
         for line in said(self.choices):
             say(line)
         with checkpoints_of(self.settings, digest) as checkpoints:
@@ -276,6 +283,8 @@ class _Run:
                 "auto": kept(self.choices),
                 "run_digest": run_digest,
                 "metrics": trained.metrics,
+                **({} if trained.best_epoch is None else {"best_epoch": trained.best_epoch}),
+                **({} if self.request.sweep is None else {"sweep": self.request.sweep}),
                 "trained_tokens": trained.tokens,
                 "tokens_per_s": trained.tokens_per_s,
                 "train_seconds": trained.seconds,

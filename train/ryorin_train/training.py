@@ -38,12 +38,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run gave: metrics (losses in nats a token, shares 0 to 1), tokens of rows it took in, how fast it was."""
+    """
+    What a run gave: metrics (losses in nats a token, shares 0 to 1), tokens of rows it took in, how fast it was.
+
+    best_epoch: whose weights they are, of a run with patience; then its metrics are that epoch's too.
+    """
 
     metrics: dict[str, float]
     tokens: int
     tokens_per_s: float
     seconds: float
+    best_epoch: int | None = None
 
 
 def lora_config(recipe: Recipe, model_layers: int, base_path: Path) -> dict[str, Any]:
@@ -142,6 +147,7 @@ def train(
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    from ryorin_train.best import BestEpoch
     from ryorin_train.callbacks import CheckpointAsker, ProgressReporter
     from ryorin_train.packing import PackedRows, TokenBatches, register_attention, shared_tokens
     from ryorin_train.trunk import compute_trunk, decoder_layers, skipped_layers
@@ -213,6 +219,9 @@ def train(
     progress = Progress(listener, checkpoints.curve, steps, recipe.epochs, done)
     reporter = ProgressReporter(trainer, progress, row_tokens=total / epoch_steps)
     trainer.add_callback(reporter)
+    best = None if recipe.patience is None else BestEpoch(trainer, progress, checkpoints, recipe.patience)
+    if best is not None:
+        trainer.add_callback(best)
     trainer.add_callback(CheckpointAsker(checkpoints, epoch_steps))
     if tracking is not None:
         add_trackers(trainer, tracking, done)
@@ -225,16 +234,22 @@ def train(
         tokens_per_s = progress.tokens_per_s
     finally:
         progress.close()
+    last = progress.scored[-1] if best is None else best.line
+    if best is not None:
+        load_weights(trainer.model, best.folder)
     trainer.model.save_pretrained(str(folder), safe_serialization=True)
     shutil.move(checkpoints.curve, folder / CURVE_FILE)
     tidy(folder, base_path)
     servable.check_folder(folder, linears)
-    metrics = {"train_loss": progress.train_losses[-1], **reporter.held_out}
     return Trained(
-        metrics={name: round(value, 5) for name, value in metrics.items()},
-        tokens=total * recipe.epochs,
+        metrics={
+            "train_loss": last["mean_train_loss"],
+            **{name: value for name, value in last.items() if name.startswith("held_out_")},
+        },
+        tokens=total * len(progress.scored),
         tokens_per_s=round(tokens_per_s, 1),
         seconds=round(time.monotonic() - began, 1),
+        best_epoch=None if best is None else last["epoch"],
     )
 
 

@@ -34,6 +34,20 @@ class OrAuto(ParamType):
         return None if value == "auto" else self.kind.convert(value, param, ctx)
 
 
+class Several(ParamType):
+    """Values of another type with commas between them, as a tuple of different ones; `auto` alone: None."""
+
+    def __init__(self, kind: Any) -> None:
+        self.kind = click.types.convert_type(kind)
+        self.name = f"{self.kind.name},…|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The values, or None."""
+        if value == "auto" or isinstance(value, tuple):
+            return None if value == "auto" else value
+        return tuple(dict.fromkeys(self.kind.convert(part.strip(), param, ctx) for part in value.split(",")))
+
+
 class Names(ParamType):
     """Names with commas between them, as a tuple."""
 
