@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ryorin.digests import canonical_json
-from ryorin_train.data import Row
-from ryorin_train.recipe import PreferenceRecipe, Recipe
+from ryorin_train.data import Rating, Row
+from ryorin_train.recipe import PreferenceRecipe, RatingRecipe, Recipe
 
 # OpenAI's own rule for `n_epochs`: about 100 examples seen at least, 25,000 at most, 1 to 25 passes.
 # https://developers.openai.com/cookbook/examples/chat_finetuning_data_prep
@@ -22,6 +22,8 @@ LEAST_SEEN, MOST_SEEN, MOST_EPOCHS = 100, 25_000, 25
 LEAST_STEPS = 8  # of an epoch
 LEAST_BATCH_TOKENS = 128
 BYTES_OF_A_TOKEN = 4  # of UTF-8: English has about 4 a token, Japanese 3 a character
+# The ratio of good to bad answers, each times its weight: https://arxiv.org/abs/2402.01306, section 4.2.
+BALANCED = (1.0, 4 / 3)
 SHAPE = ("rank", "alpha", "targets", "layers", "rslora")
 
 
@@ -47,13 +49,14 @@ class Facts:
     """
     What the choice goes by. rows: to learn from. own_bytes: of what is in them, without the tenant's prompt.
     window: tokens that the base model reads, None when it does not say. start: the fields of SHAPE of the adapter that
-    training begins with, None without one.
+    training begins with, None without one. good: how many of the rows are ratings with a thumb up.
     """
 
     rows: int
     own_bytes: int
     window: int | None = None
     start: Mapping[str, Any] | None = None
+    good: int = 0
 
     @property
     def own_tokens(self) -> int:
@@ -63,7 +66,8 @@ class Facts:
 
 def facts_of(rows: Sequence[Row], window: int | None, start: Mapping[str, Any] | None) -> Facts:
     """The facts of a dataset for a base model and a start."""
-    return Facts(len(rows), sum(len(canonical_json(row.content).encode()) for row in rows), window, start)
+    good = sum(isinstance(row, Rating) and row.good for row in rows)
+    return Facts(len(rows), sum(len(canonical_json(row.content).encode()) for row in rows), window, start, good)
 
 
 def decide(wanted: Wanted, facts: Facts) -> tuple[Recipe, tuple[Choice, ...]]:
@@ -71,7 +75,7 @@ def decide(wanted: Wanted, facts: Facts) -> tuple[Recipe, tuple[Choice, ...]]:
     rules = RULES if facts.start is None else {**RULES, **{name: _of_the_start(name) for name in SHAPE}}
     choices = []
     for name, rule in rules.items():
-        if name in wanted.given:
+        if name in wanted.given or not hasattr(wanted.kind, name):
             continue
         if name == "batch_tokens" and wanted.given.get("batch_rows") is not None:
             continue  # a step's size is decided already
@@ -83,7 +87,7 @@ def decide(wanted: Wanted, facts: Facts) -> tuple[Recipe, tuple[Choice, ...]]:
 
 def _epochs(ordinary: Recipe, facts: Facts) -> tuple[int, str]:
     usual = ordinary.epochs
-    if isinstance(ordinary, PreferenceRecipe):
+    if isinstance(ordinary, PreferenceRecipe | RatingRecipe):
         return usual, "preferences are soon learned by heart, and then pull the model from what it began with"
     if facts.rows * usual < LEAST_SEEN:
         value = min(MOST_EPOCHS, -(-LEAST_SEEN // facts.rows))
@@ -95,7 +99,7 @@ def _epochs(ordinary: Recipe, facts: Facts) -> tuple[int, str]:
 
 
 def _learning_rate(ordinary: Recipe, facts: Facts) -> tuple[float, str]:
-    if isinstance(ordinary, PreferenceRecipe):
+    if isinstance(ordinary, PreferenceRecipe | RatingRecipe):
         return ordinary.learning_rate, "preferences move a model that can do the task already; smaller steps keep that"
     return ordinary.learning_rate, "LoRA bears about ten times the rate of full training, and few steps need it"
 
@@ -124,6 +128,17 @@ def _alpha(ordinary: Recipe, facts: Facts) -> tuple[int, str]:
     return ordinary.alpha, "scaled by alpha / rank, one learning rate fits all ranks"
 
 
+def _weights(facts: Facts) -> tuple[float, float, str]:
+    """Of good and of bad answers, and why."""
+    bad = facts.rows - facts.good
+    told = f"{facts.good} thumbs up, {bad} down"
+    if not facts.good or not bad or BALANCED[0] <= facts.good / bad <= BALANCED[1]:
+        return 1.0, 1.0, f"{told}: balanced"
+    if facts.good < bad:
+        return round(bad / facts.good, 4), 1.0, f"{told}: the fewer count as much in all"
+    return 1.0, round(facts.good / bad / BALANCED[1], 4), f"{told}: the fewer count three quarters as much in all"
+
+
 Rule = Callable[[Recipe, Facts], tuple[Any, str]]
 RULES: dict[str, Rule] = {
     "epochs": _epochs,
@@ -132,6 +147,8 @@ RULES: dict[str, Rule] = {
     "max_row_tokens": _max_row_tokens,
     "rank": _rank,
     "alpha": _alpha,
+    "good_weight": lambda _, facts: _weights(facts)[::2],
+    "bad_weight": lambda _, facts: _weights(facts)[1:],
 }
 
 

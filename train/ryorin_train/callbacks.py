@@ -16,7 +16,7 @@ from ryorin.errors import RyorinError
 from ryorin_train.checkpoints import Checkpoints
 from ryorin_train.progress import Progress
 
-KEPT_OF_A_STEP = ("mean_token_accuracy", "reward_accuracy", "reward_margin")
+KEPT_OF_A_STEP = ("mean_token_accuracy", "reward_accuracy", "reward_margin", "kl")
 
 
 class ProgressReporter(TrainerCallback):

@@ -19,7 +19,7 @@ from ryorin_train.auto import RULES, SHAPE, Wanted
 from ryorin_train.commands.curve import curve_command
 from ryorin_train.commands.options import NAMES, OrAuto, Several, purpose_option, read_purpose, reading_options
 from ryorin_train.judging.cli import evaluate_command
-from ryorin_train.recipe import PreferenceRecipe, Recipe
+from ryorin_train.recipe import PreferenceRecipe, RatingRecipe, Recipe
 from ryorin_train.sweep import SWEPT
 from ryorin_train.trackers import TRACKERS
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from ryorin_train.datasets.formats import Reading
     from ryorin_train.job import Finished, Request
 
-PREFERENCE = PreferenceRecipe()
-METHODS: dict[str, type[Recipe]] = {"sft": Recipe, "dpo": PreferenceRecipe}
+PREFERENCE, RATING = PreferenceRecipe(), RatingRecipe()
+METHODS: dict[str, type[Recipe]] = {"sft": Recipe, "dpo": PreferenceRecipe, "kto": RatingRecipe}
 
 
 @click.group()
 def train() -> None:
     """
-    Train an adapter: from examples (sft), or from pairs of a better and a worse answer (dpo); judge what it is worth.
+    Train an adapter: from examples (sft), pairs of a better and a worse answer (dpo), or thumbs (kto); judge it.
 
     \b
     Example:
@@ -212,6 +212,41 @@ def sweep_command(method: str, as_json: bool, **given: Any) -> None:
 
     request, values = _asked(**given)
     sweep(method, request, METHODS[method], values, as_json)
+
+
+@train.command("kto")
+@click.option(
+    "--data", required=True, metavar="DATA", help="A file or directory of ratings, or a dataset's id or digest."
+)
+@click.option(
+    "--beta", type=float, default=RATING.beta, show_default=True, help="How strongly the start holds; KTO's beta."
+)
+@click.option(
+    "--good-weight", type=OrAuto(float), show_default="auto", help="Of answers with a thumb up: KTO's lambda_D."
+)
+@click.option(
+    "--bad-weight", type=OrAuto(float), show_default="auto", help="Of answers with a thumb down: KTO's lambda_U."
+)
+@recipe_options(RATING)
+def kto_command(as_json: bool, **given: Any) -> None:
+    """
+    Train an adapter on ratings: answers with a thumb up or down (Kahneman-Tversky optimisation, LoRA).
+
+    A file holds one rating a line, in TRL's form: {"prompt": [{"role": "user", "content": "…"}], "completion":
+    [{"role": "assistant", "content": "…"}], "label": true}, and, where the tenant answers from documents, "passages";
+    or it is CSV with columns user, assistant and label. No answer needs a counterpart, but there must be both kinds;
+    the fewer ones are weighed more. Begin with an adapter that can do the task (--start-from); it is also what --beta
+    holds to.
+
+    A run that was interrupted is continued by the same command, from its last checkpoint, at most a minute old.
+
+    \b
+    Example:
+        ryorin train kto --tenant support --data thumbs.jsonl --start-from support-1f0c2a9b7d3e
+    """
+    from ryorin_train.job import run_kto
+
+    _run(run_kto, RatingRecipe, as_json=as_json, **given)
 
 
 def _run(method: Callable[..., Finished], recipe: type[Recipe], *, as_json: bool, **given: Any) -> None:

@@ -22,8 +22,8 @@ from ryorin_train import TRAINER_VERSION
 from ryorin_train.adapters import find_run, get_adapter, publish, whole_folder, write_manifest
 from ryorin_train.auto import Choice, Facts, Wanted, decide, facts_of, kept, said
 from ryorin_train.checkpoints import checkpoints_of
-from ryorin_train.data import Example, Preference, Row, dataset_digest
-from ryorin_train.datasets.formats import only_examples, only_preferences
+from ryorin_train.data import Example, Preference, Rating, Row, dataset_digest
+from ryorin_train.datasets.formats import only_examples, only_preferences, only_ratings
 from ryorin_train.datasets.groups import split_rows
 from ryorin_train.datasets.store import add_dataset, open_data, purpose_of
 from ryorin_train.progress import Listener
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ryorin_train.datasets.formats import Reading
     from ryorin_train.datasets.store import Given
 
-Kind = TypeVar("Kind", Example, Preference)
+Kind = TypeVar("Kind", Example, Preference, Rating)
 PACKAGES = ("torch", "transformers", "trl", "peft", "safetensors")
 
 
@@ -122,6 +122,29 @@ def run_dpo(
 ) -> Finished:
     """Train an adapter on preference pairs; else as `run_sft`. What it starts from is the reference."""
     return _Run(catalog, "dpo", request, recipe, listener, job_id).finished(only_preferences, Renderer.pairs)
+
+
+def run_kto(
+    catalog: Catalog, request: Request, recipe: Recipe | Wanted, listener: Listener, *, job_id: str | None = None
+) -> Finished:
+    """
+    Train an adapter on ratings; else as `run_sft`. What it starts from is the reference.
+
+    Raises InvalidInput too when all thumbs are up, or all down.
+    """
+
+    def both_thumbs(name: str, rows: Sequence[Row]) -> list[Rating]:
+        ratings = only_ratings(name, rows)
+        up = sum(rating.good for rating in ratings)
+        if up in (0, len(ratings)):
+            raise InvalidInput(
+                f"all {len(ratings)} ratings of {name} are thumbs {'up' if up else 'down'}, and KTO learns from the "
+                "difference; give it both, or learn good answers as examples with 'ryorin train sft'",
+                param="data",
+            )
+        return ratings
+
+    return _Run(catalog, "kto", request, recipe, listener, job_id).finished(both_thumbs, Renderer.ratings)
 
 
 class _Run:

@@ -99,6 +99,28 @@ class PreferenceRecipe(Recipe):
         _between("chosen_weight", self.chosen_weight, 0.0, 100.0)
 
 
+@dataclass(frozen=True)
+class RatingRecipe(Recipe):
+    """
+    How an adapter is trained on ratings, by KTO (https://arxiv.org/abs/2402.01306).
+
+    beta: how strongly what the run starts from holds; smaller moves further away.
+    good_weight, bad_weight: of the loss of answers that were found good or bad; lambda_D and lambda_U of the paper.
+    """
+
+    epochs: int = 1
+    learning_rate: float = 1e-4
+    beta: float = 0.1
+    good_weight: float = 1.0
+    bad_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _between("beta", self.beta, 1e-4, 10.0)
+        _between("good_weight", self.good_weight, 0.0, 1000.0)
+        _between("bad_weight", self.bad_weight, 0.0, 1000.0)
+
+
 def _between(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # also refuses NaN
         raise InvalidInput(f"{name} is {value}; it must be {low:g} to {high:g}", param=name)

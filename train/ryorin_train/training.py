@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ryorin.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from ryorin.errors import InvalidInput, RequirementMissing, RyorinError
@@ -27,8 +27,8 @@ from ryorin_train.base_shapes import linear_shapes
 from ryorin_train.checkpoints import CURVE_FILE, Checkpoints
 from ryorin_train.memory import keep_freed_memory
 from ryorin_train.progress import Listener, Progress
-from ryorin_train.recipe import PreferenceRecipe, Recipe
-from ryorin_train.render import TokenPair, TokenRow, context_window, load_tokenizer
+from ryorin_train.recipe import PreferenceRecipe, RatingRecipe, Recipe
+from ryorin_train.render import TokenPair, TokenRating, TokenRow, context_window, load_tokenizer, mismatched
 from ryorin_train.trackers import Tracking, add_trackers
 
 if TYPE_CHECKING:
@@ -179,6 +179,10 @@ def train(
     config = lora_config(recipe, depth, base_path)
     frozen = depth - (recipe.layers or depth)
 
+    if isinstance(recipe, RatingRecipe):
+        training, held_out = (
+            mismatched(cast("Sequence[TokenRating]", rows), recipe.max_row_tokens) for rows in (training, held_out)
+        )
     shared = shared_tokens([*training, *held_out])
     packed, packed_held = PackedRows(training, shared), PackedRows(held_out, shared)
     total = sum(row.tokens for row in training)
@@ -278,12 +282,15 @@ def build_trainer(
 
     from ryorin_train.fused_lora import fuse_lora
     from ryorin_train.preference import PreferenceTrainer
+    from ryorin_train.rating import RatingTrainer
     from ryorin_train.trainer import PackedTrainer
 
     on_gpu = torch.cuda.is_available()
     kind: Any = PackedTrainer
     if isinstance(recipe, PreferenceRecipe):
         kind = partial(PreferenceTrainer, beta=recipe.beta, chosen_weight=recipe.chosen_weight)
+    if isinstance(recipe, RatingRecipe):
+        kind = partial(RatingTrainer, beta=recipe.beta, good_weight=recipe.good_weight, bad_weight=recipe.bad_weight)
     trainer: PackedTrainer = kind(
         model=model,
         packed=packed,
