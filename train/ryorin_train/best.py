@@ -21,6 +21,7 @@ from transformers import TrainerCallback
 from ryorin.adapter_files import WEIGHTS_FILE
 from ryorin.blobs import sync_folder
 from ryorin_train.checkpoints import Checkpoints
+from ryorin_train.processes import follows
 from ryorin_train.progress import Progress
 from ryorin_train.quality import best_of, deciding
 
@@ -53,7 +54,7 @@ class BestEpoch(TrainerCallback):
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep the weights, or count."""
         best, last = self.line, self._progress.scored[-1]
-        if best is last:
+        if best is last and not follows():
             self._keep()
         elif last["epoch"] - best["epoch"] >= self._patience and last["epoch"] < self._progress.epochs:
             control.should_training_stop = True

@@ -19,6 +19,7 @@ from ryorin_train.auto import RULES, SHAPE, Wanted
 from ryorin_train.commands.curve import curve_command
 from ryorin_train.commands.options import NAMES, OrAuto, Several, purpose_option, read_purpose, reading_options
 from ryorin_train.judging.cli import evaluate_command
+from ryorin_train.processes import follows
 from ryorin_train.recipe import PreferenceRecipe, RatingRecipe, Recipe
 from ryorin_train.sweep import SWEPT
 from ryorin_train.trackers import TRACKERS
@@ -256,6 +257,8 @@ def _run(method: Callable[..., Finished], recipe: type[Recipe], *, as_json: bool
     wanted = Wanted(recipe, {name: value for name, value in values.items() if value is not None})
     with stopping_in_order(), opened_catalog() as catalog:
         finished = method(catalog, request, wanted, Listener(say))
+    if follows():
+        return
     if as_json:
         print_json(finished.as_json())
         return

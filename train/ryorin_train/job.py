@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ryorin.adapter_files import CONFIG_FILE, adapter_digest, adapter_name
 from ryorin.digests import SHORT, digest_of, new_id
@@ -21,11 +21,12 @@ from ryorin.errors import InvalidInput
 from ryorin_train import TRAINER_VERSION
 from ryorin_train.adapters import find_run, get_adapter, publish, whole_folder, write_manifest
 from ryorin_train.auto import Choice, Facts, Wanted, decide, facts_of, kept, said
-from ryorin_train.checkpoints import checkpoints_of
+from ryorin_train.checkpoints import checkpoint_folder, checkpoints_of
 from ryorin_train.data import Example, Preference, Rating, Row, dataset_digest
 from ryorin_train.datasets.formats import only_examples, only_preferences, only_ratings
 from ryorin_train.datasets.groups import split_rows
 from ryorin_train.datasets.store import add_dataset, open_data, purpose_of
+from ryorin_train.processes import FollowedCheckpoints, follows
 from ryorin_train.progress import Listener
 from ryorin_train.recipe import Recipe
 from ryorin_train.render import Renderer, TokenPair, TokenRow, context_window, load_tokenizer
@@ -214,10 +215,23 @@ class _Run:
             )
         for line in said(self.choices):
             say(line)
+        if follows():
+            self._follow(training, held_out, digest)
         with checkpoints_of(self.settings, digest) as checkpoints:
             if request.again:
                 checkpoints.forget()
             return self._trained(given, examples, training, held_out, digest, checkpoints)
+
+    def _follow(
+        self, training: Sequence[TokenRow | TokenPair], held_out: Sequence[TokenRow | TokenPair], run_digest: str
+    ) -> NoReturn:
+        """Compute this process's part of every step; the first process keeps what comes out."""
+        folder = checkpoint_folder(self.settings, run_digest)
+        begin_with = self.settings.adapters_dir / self.start.name if self.start else None
+        quiet = Listener(lambda line: None)
+        checkpoints = FollowedCheckpoints(folder)
+        train(self.base.path, training, held_out, self.recipe, folder, quiet, checkpoints, begin_with, None)
+        raise SystemExit(0)
 
     def _decided(self, rows: Sequence[Row]) -> tuple[Recipe, tuple[Choice, ...]]:
         """The whole recipe, and what of it was chosen here. Raises InvalidInput when it cannot be trained."""

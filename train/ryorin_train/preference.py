@@ -76,11 +76,15 @@ class PreferenceTrainer(ReferenceTrainer):
         log_probs = answer_log_probs(logits, expected)
         found = self._preferences(log_probs, self.packed, expected)
         margins = (found.chosen - found.rejected).detach()
-        self._metrics["train"]["reward_accuracy"].append((margins > 0).float().mean().item())
-        self._metrics["train"]["reward_margin"].append(self.beta * margins.mean().item())
-        loss = found.loss.mean()
+        pairs, tokens = len(margins), sum(expected.answers[0::2])
+        self.tell(
+            pairs,
+            reward_accuracy=(margins > 0).float().mean().item(),
+            reward_margin=self.beta * margins.mean().item(),
+        )
+        loss = self.of_the_step(found.loss.mean(), pairs)
         if self.chosen_weight:
-            loss = loss - self.chosen_weight * log_probs[0::2].sum() / sum(expected.answers[0::2])
+            loss = loss - self.of_the_step(self.chosen_weight * log_probs[0::2].sum() / tokens, tokens)
         return loss
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:

@@ -35,10 +35,12 @@ class RatingTrainer(ReferenceTrainer):
         logits, expected = self.answer(model, inputs)
         gained = self.gained(answer_log_probs(logits, expected), self.packed, expected)
         good = _thumbs(self.packed, expected.rows).to(gained.device)
-        losses, told = self._judged(gained, good)
-        for name, value in told.items():
-            self._metrics["train"][name].append(value)
-        return losses.mean()
+        moved = self.accelerator.reduce(self.of_the_step(gained[:, 1].mean().detach(), len(good)), "mean")
+        losses, told = self._judged(gained, good, moved)
+        self.tell(len(good), **{name: told[name] for name in ("reward_accuracy", "kl")})
+        if self.accelerator.num_processes == 1:  # a margin of parts is no part of a margin
+            self.tell(len(good), **{name: value for name, value in told.items() if name == "reward_margin"})
+        return self.of_the_step(losses.mean(), len(good))
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """
@@ -53,13 +55,19 @@ class RatingTrainer(ReferenceTrainer):
         ]
         gained = torch.cat([each for each, _ in found])
         good = _thumbs(self.held_out, [row for _, rows in found for row in rows]).to(gained.device)
-        losses, told = self._judged(gained, good)
+        losses, told = self._judged(gained, good, gained[:, 1].mean())
         scores = {"loss": losses.mean().item(), **told}
         return {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
 
-    def _judged(self, gained: torch.Tensor, good: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
-        """The loss of each rating, (rows,), and figures. gained: (rows, 2), the second behind another's prompt."""
-        moved = gained[:, 1].mean().clamp(min=0).detach()
+    def _judged(
+        self, gained: torch.Tensor, good: torch.Tensor, moved: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """
+        The loss of each rating, (rows,), and figures.
+
+        gained: (rows, 2), the second behind another's prompt. moved: the mean of those second ones.
+        """
+        moved = moved.clamp(min=0)
         over = gained[:, 0] - moved
         losses = torch.where(
             good,

@@ -29,6 +29,7 @@ from ryorin_train.adapters import delete_adapter, list_adapters
 from ryorin_train.auto import Wanted
 from ryorin_train.data import dataset_digest
 from ryorin_train.datasets.store import open_data
+from ryorin_train.processes import refuse_several
 from ryorin_train.progress import Listener
 from ryorin_train.quality import best_of, deciding
 
@@ -82,6 +83,7 @@ def run_sweep(
     SWEPT the values to try. A trial whose loss stops being a number is told as such and does not end the sweep.
     Raises what the method raises; Conflict while another process runs the same sweep.
     """
+    refuse_several("a sweep")
     began, say = time.monotonic(), listener.say
     if wanted.given.get("patience") is None:
         wanted = replace(wanted, given={**wanted.given, "patience": PATIENCE})

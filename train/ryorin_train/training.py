@@ -26,6 +26,7 @@ from ryorin_train import servable
 from ryorin_train.base_shapes import linear_shapes
 from ryorin_train.checkpoints import CURVE_FILE, Checkpoints
 from ryorin_train.memory import keep_freed_memory
+from ryorin_train.processes import FollowedCheckpoints, follows, processes, wait_for_all
 from ryorin_train.progress import Listener, Progress
 from ryorin_train.recipe import PreferenceRecipe, RatingRecipe, Recipe
 from ryorin_train.render import TokenPair, TokenRating, TokenRow, context_window, load_tokenizer, mismatched
@@ -135,7 +136,8 @@ def train(
     tracking: Tracking | None = None,
 ) -> Trained:
     """
-    Train one adapter and leave adapter_config.json, adapter_model.safetensors and loss.jsonl in `folder`.
+    Train one adapter and leave adapter_config.json, adapter_model.safetensors and loss.jsonl in `folder`; of several
+    processes that share the run (processes.py) the first one does.
 
     training, held_out: rows, or with a PreferenceRecipe pairs. checkpoints: where to continue from, and for whom comes
     next. start: the folder of an adapter to begin with, as `check_start` allows; otherwise LoRA's own first weights.
@@ -156,6 +158,9 @@ def train(
     logging.disable_progress_bar()
     keep_freed_memory()
     began, say = time.monotonic(), listener.say
+    if len(training) < processes():
+        raise InvalidInput(f"{processes()} processes were started for {len(training)} rows; start fewer", param="data")
+    wait_for_all()  # each has its own GPU from here on
     on_gpu = torch.cuda.is_available()
     torch.manual_seed(recipe.seed)
     model = AutoModelForCausalLM.from_pretrained(
@@ -203,7 +208,7 @@ def train(
         if held_out:
             packed_held.trunk = compute_trunk(model, frozen, packed_held, batch_tokens, lambda _: None)
 
-    epoch_steps = len(TokenBatches(packed.lengths, step_tokens, recipe.seed))
+    epoch_steps = len(TokenBatches(packed.lengths, step_tokens, recipe.seed, parts=processes()))
     steps = epoch_steps * recipe.epochs
     tokenizer = load_tokenizer(base_path)
     trainer = build_trainer(
@@ -217,7 +222,11 @@ def train(
         checkpoints.folder,
         step_tokens,
     )
+    wait_for_all()  # until the first process has its checkpoints in order
     done, resumed = checkpoints.latest() or (None, None)
+    if isinstance(checkpoints, FollowedCheckpoints):
+        checkpoints.take_curve()
+    wait_for_all()  # until all have seen them
     if done is not None:
         say(f"an interrupted run is continued at step {done} of {steps}")
     progress = Progress(listener, checkpoints.curve, steps, recipe.epochs, done)
@@ -227,7 +236,7 @@ def train(
     if best is not None:
         trainer.add_callback(best)
     trainer.add_callback(CheckpointAsker(checkpoints, epoch_steps))
-    if tracking is not None:
+    if tracking is not None and not follows():
         add_trackers(trainer, tracking, done)
     if start is not None:
         load_weights(trainer.model, start)
@@ -239,12 +248,13 @@ def train(
     finally:
         progress.close()
     last = progress.scored[-1] if best is None else best.line
-    if best is not None:
-        load_weights(trainer.model, best.folder)
-    trainer.model.save_pretrained(str(folder), safe_serialization=True)
-    shutil.move(checkpoints.curve, folder / CURVE_FILE)
-    tidy(folder, base_path)
-    servable.check_folder(folder, linears)
+    if not follows():
+        if best is not None:
+            load_weights(trainer.model, best.folder)
+        trainer.model.save_pretrained(str(folder), safe_serialization=True)
+        shutil.move(checkpoints.curve, folder / CURVE_FILE)
+        tidy(folder, base_path)
+        servable.check_folder(folder, linears)
     return Trained(
         metrics={
             "train_loss": last["mean_train_loss"],
@@ -291,6 +301,29 @@ def build_trainer(
         kind = partial(PreferenceTrainer, beta=recipe.beta, chosen_weight=recipe.chosen_weight)
     if isinstance(recipe, RatingRecipe):
         kind = partial(RatingTrainer, beta=recipe.beta, good_weight=recipe.good_weight, bad_weight=recipe.bad_weight)
+    args = SFTConfig(
+        output_dir=str(folder),
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        num_train_epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(steps * recipe.warmup),
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        max_length=None,
+        gradient_checkpointing=False,
+        bf16=on_gpu,
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=False,
+        seed=recipe.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",  # checkpoints are asked for by time: callbacks.py
+        report_to=[],
+        disable_tqdm=True,
+    )
+    args._n_gpu = min(args.n_gpu, 1)  # of several in sight one: DataParallel would cut packed batches to pieces
     trainer: PackedTrainer = kind(
         model=model,
         packed=packed,
@@ -300,28 +333,7 @@ def build_trainer(
         processing_class=tokenizer,
         train_dataset=Dataset.from_dict({"row": list(range(len(packed.rows)))}),
         peft_config=LoraConfig(**config),
-        args=SFTConfig(
-            output_dir=str(folder),
-            dataset_kwargs={"skip_prepare_dataset": True},
-            remove_unused_columns=False,
-            num_train_epochs=recipe.epochs,
-            learning_rate=recipe.learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=round(steps * recipe.warmup),
-            weight_decay=recipe.weight_decay,
-            max_grad_norm=recipe.max_grad_norm,
-            max_length=None,
-            gradient_checkpointing=False,
-            bf16=on_gpu,
-            use_cpu=not on_gpu,
-            dataloader_pin_memory=False,
-            seed=recipe.seed,
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            save_strategy="no",  # checkpoints are asked for by time: callbacks.py
-            report_to=[],
-            disable_tqdm=True,
-        ),
+        args=args,
     )
     if not on_gpu:  # mixed precision casts LoRA's float32 weights; the fused layer does not
         fuse_lora(trainer.model)
