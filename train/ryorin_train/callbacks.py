@@ -14,9 +14,10 @@ from transformers import TrainerCallback
 
 from ryorin.errors import RyorinError
 from ryorin_train.checkpoints import Checkpoints
+from ryorin_train.processes import as_the_first_says, wait_for_all
 from ryorin_train.progress import Progress
 
-KEPT_OF_A_STEP = ("mean_token_accuracy", "reward_accuracy", "reward_margin")
+KEPT_OF_A_STEP = ("mean_token_accuracy", "reward_accuracy", "reward_margin", "kl")
 
 
 class ProgressReporter(TrainerCallback):
@@ -55,6 +56,8 @@ class ProgressReporter(TrainerCallback):
             began = time.monotonic()
             self.held_out = self._trainer.evaluate(metric_key_prefix="held_out")
             self._progress.pause(time.monotonic() - began)
+            told = {name.replace("held_out_", "eval_", 1): value for name, value in self.held_out.items()}
+            self._trainer.log(told)  # for trackers (trackers.py), which call held-out rows so
         self._progress.epoch_ended(round(state.epoch), self.held_out)
 
 
@@ -71,10 +74,11 @@ class CheckpointAsker(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Is it time?"""
-        due = time.monotonic() - self._saved >= self._checkpoints.every_s
+        due = as_the_first_says(time.monotonic() - self._saved >= self._checkpoints.every_s)
         control.should_save = due and state.global_step % self._epoch_steps != 0
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """It is written."""
+        """It is written, by every process its part."""
+        wait_for_all()
         self._checkpoints.confirm(state.global_step)
         self._saved = time.monotonic()

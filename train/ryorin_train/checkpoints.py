@@ -74,13 +74,18 @@ def checkpoints_of(settings: Settings, run_digest: str) -> Iterator[Checkpoints]
     Raises Conflict while another process trains the same run.
     """
     _forget_old(settings)
-    folder = settings.checkpoints_dir / run_digest[:NAME_LENGTH]
+    folder = checkpoint_folder(settings, run_digest)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as lock:
         if not _locked(lock.fileno()):
             raise Conflict("the same run is being trained by another process; wait for it, or end it and repeat this")
         yield Checkpoints(folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def checkpoint_folder(settings: Settings, run_digest: str) -> Path:
+    """Where the checkpoints of a run lie."""
+    return settings.checkpoints_dir / run_digest[:NAME_LENGTH]
 
 
 def _forget_old(settings: Settings) -> None:

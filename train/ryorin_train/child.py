@@ -68,7 +68,7 @@ def train(catalog: Catalog, asked: dict[str, Any]) -> dict[str, Any]:
         base=wanted.base,
         start_from=wanted.start_from,
     )
-    recipe = recipe_of(catalog, wanted)
+    recipe = recipe_of(wanted)
     listener = Listener(lambda line: tell({"say": line}), lambda values: tell({"record": values}))
     run: Any = run_dpo if wanted.method == "dpo" else run_sft
     finished = run(catalog, request, recipe, listener, job_id=asked["job_id"])

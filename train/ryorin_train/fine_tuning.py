@@ -23,7 +23,6 @@ from typing import IO, Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ryorin.adapter_files import CONFIG_FILE
 from ryorin.blobs import check_blob
 from ryorin.catalog import Catalog
 from ryorin.catalog.files import get_file
@@ -31,14 +30,10 @@ from ryorin.catalog.fine_tuning import FineTuning, add_event, model_name
 from ryorin.catalog.jobs import Lease
 from ryorin.catalog.tables import Adapter, Job, Prompt, Release, Tenant, VectorStore
 from ryorin.errors import InvalidInput, NotFound, RyorinError
-from ryorin.models.registry import get_base
 from ryorin.release import Retrieval, create_release
 from ryorin.worker import Work
-from ryorin_train.adapters import get_adapter, whole_folder
+from ryorin_train.auto import Wanted
 from ryorin_train.recipe import PreferenceRecipe, Recipe
-from ryorin_train.render import context_window
-from ryorin_train.servable import read_config
-from ryorin_train.training import shape_of
 
 LOOK_S = 0.5
 METRICS_S = 1.0  # of a quick run not every step is kept as an event
@@ -52,16 +47,15 @@ class TrainingFailed(RyorinError):
     """The training process ended without a result."""
 
 
-def recipe_of(catalog: Catalog, wanted: FineTuning) -> Recipe:
+def recipe_of(wanted: FineTuning) -> Wanted:
     """
-    The recipe of a request: its hyperparameters, the shape of the adapter it starts from, defaults for the rest.
+    The recipe of a request: its hyperparameters; what is "auto" is left to the rules of auto.py.
 
-    batch_size counts rows. learning_rate_multiplier is of the method's default rate. Raises InvalidInput.
+    batch_size counts rows. learning_rate_multiplier is of the method's default rate.
     """
     kind = METHODS[wanted.method]
-    longest = context_window(get_base(catalog.settings, wanted.base).path) or kind().max_row_tokens
     given = {name: value for name, value in wanted.hyperparameters.items() if value != "auto"}
-    values: dict[str, Any] = {"seed": wanted.seed, "max_row_tokens": min(kind().max_row_tokens, longest)}
+    values: dict[str, Any] = {"seed": wanted.seed}
     if "n_epochs" in given:
         values["epochs"] = given["n_epochs"]
     if "batch_size" in given:
@@ -70,11 +64,7 @@ def recipe_of(catalog: Catalog, wanted: FineTuning) -> Recipe:
         values["learning_rate"] = kind().learning_rate * given["learning_rate_multiplier"]
     if "beta" in given:
         values["beta"] = given["beta"]
-    if wanted.start_from is not None:
-        with catalog.session() as session:
-            row, _ = get_adapter(session, wanted.start_from)
-        values |= shape_of(read_config(whole_folder(catalog.settings, row) / CONFIG_FILE))
-    return kind(**values)
+    return Wanted(kind, values)
 
 
 class FineTune:

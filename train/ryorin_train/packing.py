@@ -49,12 +49,16 @@ class TokenBatches:
     A batch sampler: lists of row numbers with about `batch_tokens` tokens each, in another order every epoch.
 
     The number of batches is the same in every epoch; a row that is longer than `batch_tokens` is a batch of its own or
-    shares one that is over.
+    shares one that is over. parts: how many processes share every batch, each with a row of it at least; `part` is
+    this one's, from 0.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_tokens: int, seed: int | None) -> None:
+    def __init__(
+        self, lengths: Sequence[int], batch_tokens: int, seed: int | None, *, parts: int = 1, part: int = 0
+    ) -> None:
         self.lengths = lengths
-        self.count = max(1, min(len(lengths), -(-sum(lengths) // batch_tokens)))
+        self.parts, self.part = parts, part
+        self.count = max(1, min(len(lengths) // parts, -(-sum(lengths) // batch_tokens)))
         self.seed = seed
         self.epoch = 0
 
@@ -75,7 +79,10 @@ class TokenBatches:
             lightest = tokens.index(min(tokens))
             batches[lightest].append(row)
             tokens[lightest] += self.lengths[row]
-        return iter(batches)
+        for batch in batches:
+            while len(batch) < self.parts:
+                batch.append(max(batches, key=len).pop())
+        return iter([batch[self.part :: self.parts] for batch in batches])
 
 
 class PackedRows:

@@ -30,21 +30,21 @@ class Progress:
 
     curve: a JSONL file; one line a step (`train_loss`) and one an epoch (`mean_train_loss`,
     and `held_out_loss` when rows are held out). Losses are nats a learned token. resumed: the step that the run
-    continues from; the curve's lines up to it stay, later ones are written anew.
+    continues from; the curve's lines up to it stay, later ones are written anew. `scored`: the lines of epochs.
     """
 
     def __init__(self, listener: Listener, curve: Path, steps: int, epochs: int, resumed: int | None = None) -> None:
-        self._say = listener.say
+        self.say = listener.say
         self._listen = listener.record
         self.steps, self.epochs = steps, epochs
         self.step = self._resumed = resumed or 0
         self.tokens = 0
         self.recent: list[float] = []
-        self.train_losses: list[float] = []
+        self.scored: list[dict[str, Any]] = []
         kept = [] if resumed is None else [line for line in read_curve(curve) if line["step"] <= resumed]
         for line in kept:
             if "epoch" in line:
-                self.train_losses.append(line["mean_train_loss"])
+                self.scored.append(line)
                 self.recent = []
             else:
                 self.recent.append(line["train_loss"])
@@ -64,15 +64,16 @@ class Progress:
         now = time.monotonic()
         if now - self._spoke >= EVERY_S or self.step == self.steps:
             self._spoke = now
-            self._say(self.line(now))
+            self.say(self.line(now))
 
     def epoch_ended(self, epoch: int, held_out: dict[str, float]) -> None:
         """An epoch ended, with the scores of the held-out rows (empty when there are none)."""
         mean = sum(self.recent) / len(self.recent)
-        self.train_losses.append(mean)
         self.recent = []
         scores = {name: round(value, 5) for name, value in held_out.items()}
-        self._record({"step": self.step, "epoch": epoch, "mean_train_loss": round(mean, 5), **scores})
+        line = {"step": self.step, "epoch": epoch, "mean_train_loss": round(mean, 5), **scores}
+        self.scored.append(line)
+        self._record(line)
         told = f"epoch {epoch}/{self.epochs}: loss {mean:.4f}"
         if held_out:
             told += ", held out: " + ", ".join(
@@ -80,7 +81,7 @@ class Progress:
                 + (f"{value:.1%}" if name.endswith("accuracy") else f"{value:.4f}")
                 for name, value in held_out.items()
             )
-        self._say(told)
+        self.say(told)
 
     def pause(self, seconds: float) -> None:
         """Time that was not training (scoring the held-out rows) and does not count in tokens a second."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import Trainer
@@ -40,9 +41,33 @@ class PackedTrainer(SFTTrainer):
 
     def get_train_dataloader(self) -> Any:
         """Batches of the training rows, in an order of their own each epoch."""
-        batches = TokenBatches(self.packed.lengths, self.batch_tokens, self.order_seed)
+        parts, part = self.accelerator.num_processes, self.accelerator.process_index
+        batches = TokenBatches(self.packed.lengths, self.batch_tokens, self.order_seed, parts=parts, part=part)
         loader = DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.packed)
-        return self.accelerator.prepare(loader)
+        if parts == 1:
+            return self.accelerator.prepare(loader)
+        # accelerate would deal whole batches to processes and keep the epoch from the sampler; ours deals them already
+        return prepare_data_loader(
+            loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
+        )
+
+    def of_the_step(self, mean: Any, count: int) -> Any:
+        """
+        What this process's mean over `count` values adds to the mean over those of all processes.
+
+        Times the number of processes, since gradients and logged losses are averaged over them.
+        """
+        parts = self.accelerator.num_processes
+        if parts == 1:
+            return mean
+        total = self.accelerator.reduce(torch.tensor(float(count), device=self.accelerator.device), "sum")
+        return mean * (count * parts / total)
+
+    def tell(self, count: int, **figures: float) -> None:
+        """Figures of a step, each this process's mean over `count` values, for its line of the loss curve."""
+        for name, value in figures.items():
+            part = torch.tensor(float(self.of_the_step(value, count)), device=self.accelerator.device)
+            self._metrics["train"][name].append(self.accelerator.reduce(part, "mean").item())
 
     def prepare(self) -> None:
         """Called once, with the first weights in place and the lower layers skipped, before training begins."""
@@ -53,8 +78,8 @@ class PackedTrainer(SFTTrainer):
         """Mean cross-entropy of the learned tokens, in nats."""
         logits, expected = self.answer(model, inputs)
         right = logits.detach().argmax(-1) == expected.targets
-        self._metrics["train"]["mean_token_accuracy"].append(right.float().mean().item())
-        return cross_entropy(logits, expected.targets)
+        self.tell(len(right), mean_token_accuracy=right.float().mean().item())
+        return self.of_the_step(cross_entropy(logits, expected.targets), len(right))
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """

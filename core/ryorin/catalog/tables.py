@@ -273,8 +273,8 @@ class Dataset(Base):
     """
     An immutable, versioned set of training rows; they lie in the blob folder under `digest`.
 
-    `kind`: chat or preference. `lineage`: {origin: files, logs, people, fix or split; files: [{name, sha256, format,
-    rows}]; parents: digests of the datasets it was made from; note}, and what was changed on the way.
+    `kind`: chat, preference or rating. `lineage`: {origin: files, logs, people, fix or split; files: [{name, sha256,
+    format, rows}]; parents: digests of the datasets it was made from; note}, and what was changed on the way.
     """
 
     __tablename__ = "datasets"

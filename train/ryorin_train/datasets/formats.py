@@ -7,8 +7,9 @@ The formats, told by content unless one is forced:
     openai-preference      {"input": {"messages"}, "preferred_output", "non_preferred_output"}   JSONL
     trl-prompt-completion  {"prompt": [message, …], "completion": [message]}                     JSONL
     trl-preference         {"prompt": [message, …], "chosen": [message], "rejected": [message]}  JSONL
+    trl-unpaired           {"prompt": [message, …], "completion": [message], "label": true}      JSONL
     csv                    a header and a row a line, columns mapped to roles (columns.py)
-    hf                     a directory of Hugging Face `datasets` (`save_to_disk`), its rows in one of the first four
+    hf                     a directory of Hugging Face `datasets` (`save_to_disk`), its rows in one of the first five
 
 A row may carry `passages` and `source` in each of them. Of TRL's types only the conversational ones are read: a text
 without roles is no conversation (https://huggingface.co/docs/trl/dataset_formats).
@@ -20,7 +21,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ryorin.digests import digest_of_folder, sha256_bytes
 from ryorin.errors import InvalidInput, NotFound, RowError
@@ -28,6 +29,7 @@ from ryorin.prompt import Message
 from ryorin_train.data import (
     Example,
     Preference,
+    Rating,
     Row,
     answer_of,
     conversation_of,
@@ -43,14 +45,23 @@ from ryorin_train.data import (
     text_of,
 )
 
-CHAT, PREFERENCE = "chat", "preference"  # the kinds of a dataset
+CHAT, PREFERENCE, RATING = "chat", "preference", "rating"  # the kinds of a dataset
+KINDS: dict[type[Row], str] = {Example: CHAT, Preference: PREFERENCE, Rating: RATING}
+KEPT = {CHAT: "openai-chat", PREFERENCE: "openai-preference", RATING: "trl-unpaired"}  # the canonical form of each
 CSV, HF = "csv", "hf"
-SHAPES = ("openai-chat", "openai-preference", "trl-prompt-completion", "trl-preference")
+SHAPES = ("openai-chat", "openai-preference", "trl-prompt-completion", "trl-preference", "trl-unpaired")
 FORMATS = (*SHAPES, CSV, HF)
+HOLDS: dict[type[Row], str] = {
+    Example: "examples (one answer each)",
+    Preference: "preferences (a better and a worse answer)",
+    Rating: "ratings (an answer and a thumb)",
+}
+Kind = TypeVar("Kind", Example, Preference, Rating)
 BOM = b"\xef\xbb\xbf"
 _MARKS = (  # fields that tell a shape, the surest first
     ("openai-preference", {"input", "preferred_output", "non_preferred_output"}),
     ("trl-preference", {"chosen", "rejected"}),
+    ("trl-unpaired", {"label"}),
     ("trl-prompt-completion", {"prompt", "completion"}),
 )
 
@@ -88,8 +99,8 @@ class Loaded:
 
     @property
     def kind(self) -> str:
-        """`chat` or `preference`."""
-        return PREFERENCE if self.rows and isinstance(self.rows[0], Preference) else CHAT
+        """One of KINDS."""
+        return KINDS[type(self.rows[0])] if self.rows else CHAT
 
 
 def read_rows(path: Path, reading: Reading | None = None) -> list[Row]:
@@ -109,31 +120,30 @@ def read_examples(path: Path, reading: Reading | None = None) -> list[Example]:
 
 
 def only_examples(name: str, rows: Iterable[Row]) -> list[Example]:
-    """The rows, when all are examples. Raises InvalidInput when one is a preference."""
-    examples = []
-    for row in rows:
-        if not isinstance(row, Example):
-            raise InvalidInput(
-                f"{name} holds preferences (a better and a worse answer), and this method imitates one answer; "
-                "give it chat rows: 'ryorin data show' tells a dataset's kind",
-                param="data",
-            )
-        examples.append(row)
-    return examples
+    """The rows, when all are examples. Raises InvalidInput when one is not."""
+    return _only(Example, name, rows, "imitates one answer: give it chat rows")
 
 
 def only_preferences(name: str, rows: Iterable[Row]) -> list[Preference]:
-    """The rows, when all are preferences. Raises InvalidInput when one is an example."""
-    preferences = []
+    """The rows, when all are preferences. Raises InvalidInput when one is not."""
+    return _only(Preference, name, rows, "needs a better and a worse answer")
+
+
+def only_ratings(name: str, rows: Iterable[Row]) -> list[Rating]:
+    """The rows, when all are ratings. Raises InvalidInput when one is not."""
+    return _only(Rating, name, rows, "needs an answer with a thumb up or down: prompt, completion and label")
+
+
+def _only(kind: type[Kind], name: str, rows: Iterable[Row], needs: str) -> list[Kind]:
+    found = []
     for row in rows:
-        if not isinstance(row, Preference):
+        if not isinstance(row, kind):
             raise InvalidInput(
-                f"{name} holds examples (one answer each), and this method needs a better and a worse answer; "
-                "'ryorin data show' tells a dataset's kind",
+                f"{name} holds {HOLDS[type(row)]}, and this method {needs}; 'ryorin data show' tells a dataset's kind",
                 param="data",
             )
-        preferences.append(row)
-    return preferences
+        found.append(row)
+    return found
 
 
 def load(path: Path, reading: Reading | None = None) -> Loaded:
@@ -215,8 +225,9 @@ def row_of(shape: str, line: int, fields: dict[str, Any]) -> Row:
         return example_of(line, fields)
     if shape == "openai-preference":
         return preference_of(line, fields)
-    answers = ("completion",) if shape == "trl-prompt-completion" else ("chosen", "rejected")
-    known_fields("the row", fields, {"prompt", *answers, "passages", "source"})
+    answers = ("chosen", "rejected") if shape == "trl-preference" else ("completion",)
+    label = ("label",) if shape == "trl-unpaired" else ()
+    known_fields("the row", fields, {"prompt", *answers, *label, "passages", "source"})
     for name in ("prompt", *answers):
         if isinstance(fields.get(name), str):
             raise ValueError(f"{name!r} is a text; it must be a list of messages, each with its role")
@@ -227,6 +238,11 @@ def row_of(shape: str, line: int, fields: dict[str, Any]) -> Row:
     texts = [answer_of(name, fields.get(name)) for name in answers]
     if len(texts) == 2:
         return Preference(line, prompt, texts[0], texts[1], passages_of(fields), source_of(fields))
+    if label:
+        good = fields.get("label")
+        if not isinstance(good, bool):
+            raise ValueError(f"'label' is {good!r}; it must be true (a thumb up) or false (a thumb down)")
+        return Rating(line, prompt, texts[0], good, passages_of(fields), source_of(fields))
     messages = (*prompt, {"role": "assistant", "content": texts[0]})
     learned = (*(False for _ in prompt), True)
     return Example(line, messages, learned, passages_of(fields), source_of(fields))  # type: ignore[arg-type]
