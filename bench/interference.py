@@ -1,5 +1,5 @@
 """
-What a user waits while an adapter is trained on the same machine.
+What a user waits while an adapter is trained on the same machine, against the same server with training held.
 
 `ryorin serve` with real vLLM answers streaming requests that come at random moments, as people's do; its own worker
 trains an adapter for `/v1/fine_tuning/jobs` from the demo's rows. Blocks of requests with the training process running

@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 
 
 def run(*words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
-    paths = os.pathsep.join([*sys.path, str(HERE), str(HERE.parent)])
+    paths = os.pathsep.join([*sys.path, str(HERE)])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true"} | more
     return subprocess.run([str(word) for word in words], env=environment, capture_output=True, text=True, timeout=300)
 
