@@ -1,4 +1,8 @@
-"""`/v1/files`. A file's bytes come back whatever its purpose is: they are the tenant's own."""
+"""
+`/v1/files`. A file's bytes come back whatever its purpose is: they are the tenant's own.
+
+A file to learn from is read when it comes: its status says whether it can be used, `status_details` which lines cannot.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,7 @@ from ryorin_serve.files import delete_file, keep_file
 from ryorin_serve.paging import Page, list_object, read_page, rows_of
 from ryorin_serve.requests import caller_of, choice, idempotent_id, integer, path_id, query_of, shown_id
 from ryorin_serve.uploads import receive
+from ryorin_train.datasets.formats import what_is_wrong
 
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 MIN_EXPIRES_S, MAX_EXPIRES_S = 3600, 30 * 86400
@@ -60,6 +65,8 @@ class FileRoutes:
                 created_at=now,
                 expires_at=_expires_at(upload.fields, now),
             )
+            if file.purpose == "fine-tune":
+                file.status_details = await context.in_thread(what_is_wrong, file.filename, writer.lines())
             kept = await context.in_thread(keep_file, context.catalog, writer, file)
         return JSONResponse(file_object(kept))
 
@@ -118,8 +125,10 @@ def file_object(file: File) -> dict[str, Any]:
         "created_at": int(file.created_at),
         "filename": file.filename,
         "purpose": file.purpose,
-        "status": "processed",
+        "status": "processed" if file.status_details is None else "error",
     }
+    if file.status_details is not None:
+        shown["status_details"] = file.status_details
     if file.expires_at is not None:
         shown["expires_at"] = int(file.expires_at)
     return shown

@@ -25,5 +25,5 @@ Training: from example conversations to a LoRA adapter that vLLM can serve.
 packing, trunk, fused_lora, trainer, preference and callbacks import torch; the others import them inside functions.
 """
 
-TRAINER_VERSION = 3
+TRAINER_VERSION = 4
 """Grows when the same data and recipe would give another adapter; identical runs of one version are reused."""

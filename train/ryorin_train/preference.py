@@ -56,16 +56,17 @@ class PreferenceTrainer(PackedTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The mean loss of the batch's pairs."""
+        """What a part adds to the mean loss of the step's pairs."""
         logits, expected = self.answer(model, inputs)
         log_probs = answer_log_probs(logits, expected)
         found = self._preferences(log_probs, self.packed, expected)
         margins = (found.chosen - found.rejected).detach()
-        self._metrics["train"]["reward_accuracy"].append((margins > 0).float().mean().item())
-        self._metrics["train"]["reward_margin"].append(self.beta * margins.mean().item())
-        loss = found.loss.mean()
+        chosen_answers = expected.step_answers[0::2]
+        self.measured("reward_accuracy", (margins > 0).sum().item() / len(chosen_answers))
+        self.measured("reward_margin", self.beta * margins.sum().item() / len(chosen_answers))
+        loss = found.loss.sum() / len(chosen_answers)
         if self.chosen_weight:
-            loss = loss - self.chosen_weight * log_probs[0::2].sum() / sum(expected.answers[0::2])
+            loss = loss - self.chosen_weight * log_probs[0::2].sum() / sum(chosen_answers)
         return loss
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:

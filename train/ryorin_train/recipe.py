@@ -60,6 +60,14 @@ class Recipe:
         if self.layers is not None:
             _between("layers", self.layers, 1, 10_000)
 
+    @property
+    def part_tokens(self) -> int:
+        """
+        How many tokens of a step are in memory at once, counted like `batch_tokens`: those of the longest row, which
+        must find room anyway. The gradients of a larger step add up over its parts.
+        """
+        return self.max_row_tokens
+
     def spec(self) -> dict[str, Any]:
         """The JSON form that is kept in the manifest and digested; without what is switched off."""
         spec = {**asdict(self), "targets": sorted(self.targets)}
