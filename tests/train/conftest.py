@@ -37,6 +37,17 @@ def tokenizer(tiny_base: Path) -> Any:
 
 
 @pytest.fixture
+def sqlite(migrated: Path) -> Iterator[Any]:
+    """The home's catalog, empty."""
+    from ryorin.catalog import open_catalog
+    from ryorin.settings import load_settings
+
+    catalog = open_catalog(load_settings())
+    yield catalog
+    catalog.close()
+
+
+@pytest.fixture
 def write_rows(tmp_path: Path) -> Callable[..., Path]:
     """`write_rows(rows)`: a JSONL file of them."""
 

@@ -12,7 +12,7 @@ from signal import SIGINT, SIGTERM
 from typing import Any
 
 import pytest
-from tiny import PROMPT, a_dozen, chat
+from tiny import PROMPT, QUICK, a_dozen, chat
 
 from ryorin.adapter_files import adapter_digest, is_whole
 from ryorin.catalog.tables import Adapter, Dataset, Job
@@ -20,18 +20,6 @@ from ryorin.catalog.tenants import create_tenant, set_prompt
 from ryorin.digests import sha256_bytes
 from ryorin_train.base_shapes import base_linears
 from ryorin_train.servable import check_folder
-
-QUICK = ("--epochs", "2", "--batch-tokens", "400", "--rank", "8", "--max-row-tokens", "500")
-
-
-@pytest.fixture
-def sqlite(migrated: Path) -> Any:
-    from ryorin.catalog import open_catalog
-    from ryorin.settings import load_settings
-
-    catalog = open_catalog(load_settings())
-    yield catalog
-    catalog.close()
 
 
 @pytest.fixture
@@ -418,19 +406,6 @@ def test_a_loss_that_is_no_number_ends_the_run_and_says_where(
     assert ran.code != 0
     assert "the loss is nan at step 3" in ran.err and "--learning-rate" in ran.err
     assert [row.status for row in all_of(sqlite, Job)] == ["failed"]
-
-
-def test_the_same_run_is_trained_by_one_process_at_a_time(
-    cli: Any, sqlite: Any, home: Path, tiny_base: Path, write_rows: Callable[..., Path]
-) -> None:
-    from ryorin.errors import Conflict
-    from ryorin_train.checkpoints import checkpoints_of
-
-    with checkpoints_of(sqlite.settings, "a" * 64) as mine:
-        with pytest.raises(Conflict, match="another process"), checkpoints_of(sqlite.settings, "a" * 64):
-            pass
-        assert mine.folder.exists()
-    assert left_in(home, "checkpoints") == []
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 from ryorin.prompt import Prompt
 
 PROMPT = Prompt(system="Answer from the documents.")
+QUICK = ("--epochs", "2", "--batch-tokens", "400", "--rank", "8", "--max-row-tokens", "500")
 
 
 def chat(question: str, answer: str, passages: Sequence[tuple[str, str]] | None = None) -> dict[str, Any]:

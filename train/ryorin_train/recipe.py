@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,6 +60,12 @@ class Recipe:
             _between("batch_rows", self.batch_rows, 1, 10_000)
         if self.layers is not None:
             _between("layers", self.layers, 1, 10_000)
+
+    def step_tokens(self, lengths: Sequence[int]) -> int:
+        """Tokens of one step over rows of these lengths. Of `batch_rows` rounded up, so that no step is added."""
+        if self.batch_rows is None:
+            return self.batch_tokens
+        return -(-self.batch_rows * sum(lengths) // len(lengths))
 
     @property
     def part_tokens(self) -> int:

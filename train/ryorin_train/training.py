@@ -173,9 +173,7 @@ def train(
     shared = shared_tokens([*training, *held_out])
     packed, packed_held = PackedRows(training, shared), PackedRows(held_out, shared)
     total = sum(row.tokens for row in training)
-    step_tokens = recipe.batch_tokens
-    if recipe.batch_rows is not None:
-        step_tokens = -(-recipe.batch_rows * sum(packed.lengths) // len(training))  # up: a step more is not asked for
+    step_tokens = recipe.step_tokens(packed.lengths)
     say(
         f"{len(training)} rows to train on, {len(held_out)} held out; {total:,} tokens, "
         f"{total - (len(training) - 1) * shared:,} of them computed: {shared} begin every row"
