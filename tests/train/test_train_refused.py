@@ -43,19 +43,6 @@ def test_what_a_killed_run_left_is_cleared_away_by_the_next(sqlite: Any, home: P
     assert (row.status, row.error) == ("failed", "its process was killed")
 
 
-def test_the_same_run_is_trained_by_one_process_at_a_time(
-    cli: Any, sqlite: Any, home: Path, tiny_base: Path, write_rows: Callable[..., Path]
-) -> None:
-    from ryorin.errors import Conflict
-    from ryorin_train.checkpoints import checkpoints_of
-
-    with checkpoints_of(sqlite.settings, "a" * 64) as mine:
-        with pytest.raises(Conflict, match="another process"), checkpoints_of(sqlite.settings, "a" * 64):
-            pass
-        assert mine.folder.exists()
-    assert left_in(home, "checkpoints") == []
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [

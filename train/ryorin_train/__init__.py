@@ -32,5 +32,5 @@ packing, trunk, fused_lora, trainer, preference, rating, best and callbacks impo
 functions.
 """
 
-TRAINER_VERSION = 3
+TRAINER_VERSION = 4
 """Grows when the same data and recipe would give another adapter; identical runs of one version are reused."""

@@ -82,10 +82,11 @@ class Request:
     """
     What is to be trained.
 
-    tenant: its name; its current prompt is the one trained for. data: rows to learn from, as a file, a directory, the
-    id or digest of a dataset of the tenant, or read already. validation: rows to judge by instead of a share of `data`.
-    reading: how files are read. purpose: written beside the dataset, as `ryorin data purpose` does; what stands there
-    goes into the manifest. base: a base model's name; the bundled one unless named.
+    tenant: its name. prompt_digest: of the tenant's prompt that is trained for; the current one when None.
+    data: rows to learn from, as a file, a directory, the id or digest of a dataset of the tenant, or read already.
+    validation: rows to judge by instead of a share of `data`. reading: how files are read.
+    purpose: written beside the dataset, as `ryorin data purpose` does; what stands there goes into the manifest.
+    base: a base model's name; the bundled one unless named.
     start_from: the name of an adapter, of any tenant, whose weights are the first ones; its data shaped them.
     again: train even if an identical run was trained, or interrupted, before. report_to: trackers that hear of the run
     (trackers.py). sweep: the digest of the sweep that this is a trial of (sweep.py).
@@ -101,6 +102,7 @@ class Request:
     again: bool = False
     report_to: tuple[str, ...] = ()
     sweep: str | None = None
+    prompt_digest: str | None = None
 
 
 def run_sft(
@@ -113,7 +115,7 @@ def run_sft(
     job_id: of a job that the caller holds and will finish; without it the run has a job of its own.
     Raises NotFound for an unknown tenant, prompt, base model, adapter, file or dataset; RowError for lines that cannot
     be used; InvalidInput for a recipe that cannot be trained or served. All before anything is written or trained.
-    Conflict while another process trains the same run.
+    While another process trains the same run it waits, and takes what that one made.
     """
     return _Run(catalog, "sft", request, recipe, listener, job_id).finished(only_examples, Renderer.rows)
 
@@ -160,7 +162,7 @@ class _Run:
         listener: Listener,
         job_id: str | None,
     ) -> None:
-        from ryorin.catalog.tenants import current_prompt, get_tenant
+        from ryorin.catalog.tenants import current_prompt, get_prompt, get_tenant
         from ryorin.models.registry import DEFAULT_BASE, get_base
         from ryorin.prompt import Prompt
 
@@ -169,7 +171,8 @@ class _Run:
         self.request, self.listener = request, listener
         with catalog.session() as session:
             self.tenant = get_tenant(session, request.tenant)
-            row = current_prompt(session, self.tenant)
+            digest = request.prompt_digest
+            row = get_prompt(session, self.tenant, digest) if digest else current_prompt(session, self.tenant)
             self.prompt, self.prompt_digest = Prompt.from_spec(row.spec), row.digest
         check_trackers(request.report_to)
         self.base = get_base(self.settings, request.base or DEFAULT_BASE)
@@ -189,15 +192,8 @@ class _Run:
         validation = None if judged is None else only(judged.name, judged.rows)
         self.recipe, self.choices = self._decided(examples)
         digest = self._digest(examples, validation)
-        if not request.again:
-            with self.catalog.session() as session:
-                known = find_run(session, self.settings, self.tenant, digest, self.base.digest)
-            if known is not None:
-                if request.purpose is not None:
-                    add_dataset(self.catalog, self.tenant, given.name, examples, given.lineage, request.purpose)
-                say(f"{known.name} was trained with the same data and recipe; --again trains it anew")
-                return Finished(known.name, known.digest, known.manifest, True, self._seconds, known.job_id)
-
+        if (known := self._known(digest, given, examples)) is not None:
+            return known
         renderer = Renderer(load_tokenizer(self.base.path), self.prompt, self.recipe.max_row_tokens)
         rows = rows_of(renderer, given.name, examples)
         if judged is None or validation is None:
@@ -217,7 +213,9 @@ class _Run:
             say(line)
         if follows():
             self._follow(training, held_out, digest)
-        with checkpoints_of(self.settings, digest) as checkpoints:
+        with checkpoints_of(self.settings, digest, say) as checkpoints:
+            if (known := self._known(digest, given, examples)) is not None:  # by another process, meanwhile
+                return known
             if request.again:
                 checkpoints.forget()
             return self._trained(given, examples, training, held_out, digest, checkpoints)
@@ -245,6 +243,19 @@ class _Run:
 
     def _facts(self, rows: Sequence[Row], shape: dict[str, Any] | None) -> Facts:
         return facts_of(rows, context_window(self.base.path), None if shape is None else shape_of(shape))
+
+    def _known(self, digest: str, given: Given, examples: Sequence[Row]) -> Finished | None:
+        """What an identical run gave, unless it is to be trained again."""
+        if self.request.again:
+            return None
+        with self.catalog.session() as session:
+            known = find_run(session, self.settings, self.tenant, digest, self.base.digest)
+        if known is None:
+            return None
+        if self.request.purpose is not None:
+            add_dataset(self.catalog, self.tenant, given.name, examples, given.lineage, self.request.purpose)
+        self.listener.say(f"{known.name} was trained with the same data and recipe; --again trains it anew")
+        return Finished(known.name, known.digest, known.manifest, True, self._seconds, known.job_id)
 
     def _given(self, data: str | Given) -> Given:
         return open_data(self.catalog, self.tenant, data, self.request.reading) if isinstance(data, str) else data

@@ -71,20 +71,21 @@ class PreferenceTrainer(ReferenceTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The mean loss of the batch's pairs."""
+        """What a part adds to the mean loss of the step's pairs."""
         logits, expected = self.answer(model, inputs)
         log_probs = answer_log_probs(logits, expected)
         found = self._preferences(log_probs, self.packed, expected)
         margins = (found.chosen - found.rejected).detach()
-        pairs, tokens = len(margins), sum(expected.answers[0::2])
+        chosen_answers = expected.step_answers[0::2]
+        pairs = len(chosen_answers)
         self.tell(
             pairs,
-            reward_accuracy=(margins > 0).float().mean().item(),
-            reward_margin=self.beta * margins.mean().item(),
+            reward_accuracy=(margins > 0).sum().item(),
+            reward_margin=self.beta * margins.sum().item(),
         )
-        loss = self.of_the_step(found.loss.mean(), pairs)
+        loss = self.of_the_step(found.loss.sum(), pairs)
         if self.chosen_weight:
-            loss = loss - self.of_the_step(self.chosen_weight * log_probs[0::2].sum() / tokens, tokens)
+            loss = loss - self.of_the_step(self.chosen_weight * log_probs[0::2].sum(), sum(chosen_answers))
         return loss
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ryorin.errors import RequirementMissing
@@ -71,8 +73,10 @@ class FollowedCheckpoints(Checkpoints):
         if super().curve.exists():
             shutil.copy(super().curve, self.curve)
 
-    def confirm(self, step: int) -> None:
-        """The first process does."""
+    @contextmanager
+    def writing(self, step: int) -> Iterator[None]:
+        """The first process sees to the disk and to the mark."""
+        yield
 
 
 def _has_gpu() -> bool:

@@ -26,21 +26,31 @@ class RatingTrainer(ReferenceTrainer):
 
     def __init__(self, *, good_weight: float, bad_weight: float, **kwargs: Any) -> None:
         self.good_weight, self.bad_weight = good_weight, bad_weight
+        self._moved: torch.Tensor | None = None
         super().__init__(**kwargs)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The mean loss of the batch's ratings."""
-        logits, expected = self.answer(model, inputs)
-        gained = self.gained(answer_log_probs(logits, expected), self.packed, expected)
-        good = _thumbs(self.packed, expected.rows).to(gained.device)
-        moved = self.accelerator.reduce(self.of_the_step(gained[:, 1].mean().detach(), len(good)), "mean")
+        """What a part adds to the mean loss of the step's ratings."""
+        gained, good = self._gained(model, inputs)
+        count = len(inputs["step_answers"]) // 2
+        moved = self._moved if self._moved is not None else self._mean(gained[:, 1].detach().sum(), count)
         losses, told = self._judged(gained, good, moved)
-        self.tell(len(good), **{name: told[name] for name in ("reward_accuracy", "kl")})
-        if self.accelerator.num_processes == 1:  # a margin of parts is no part of a margin
-            self.tell(len(good), **{name: value for name, value in told.items() if name == "reward_margin"})
-        return self.of_the_step(losses.mean(), len(good))
+        whole = len(good) == count and self.accelerator.num_processes == 1
+        for name, value in told.items():
+            if name != "reward_margin" or whole:  # a margin of parts is no part of a margin
+                self.tell(count, **{name: value * len(good)})
+        return self.of_the_step(losses.sum(), count)
+
+    def training_step(self, model: Any, inputs: list[dict[str, Any]], num_items_in_batch: Any = None) -> torch.Tensor:
+        """As of any; before a step in parts, how far the model moved is estimated from all of them."""
+        self._moved = None
+        if len(inputs) > 1:
+            with torch.no_grad():
+                found = [self._gained(model, self._prepare_inputs(part))[0][:, 1] for part in inputs]
+            self._moved = torch.cat(found).mean()
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """
@@ -58,6 +68,16 @@ class RatingTrainer(ReferenceTrainer):
         losses, told = self._judged(gained, good, gained[:, 1].mean())
         scores = {"loss": losses.mean().item(), **told}
         return {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
+
+    def _gained(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What answers gained, (rows, 2), and which were found good, (rows,)."""
+        logits, expected = self.answer(model, inputs)
+        gained = self.gained(answer_log_probs(logits, expected), self.packed, expected)
+        return gained, _thumbs(self.packed, expected.rows).to(gained.device)
+
+    def _mean(self, total: torch.Tensor, count: int) -> torch.Tensor:
+        """The mean over the step of all processes."""
+        return self.accelerator.reduce(self.of_the_step(total, count), "mean")
 
     def _judged(
         self, gained: torch.Tensor, good: torch.Tensor, moved: torch.Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -64,6 +65,20 @@ class Recipe:
             _between("batch_rows", self.batch_rows, 1, 10_000)
         if self.layers is not None:
             _between("layers", self.layers, 1, 10_000)
+
+    def step_tokens(self, lengths: Sequence[int]) -> int:
+        """Tokens of one step over rows of these lengths. Of `batch_rows` rounded up, so that no step is added."""
+        if self.batch_rows is None:
+            return self.batch_tokens
+        return -(-self.batch_rows * sum(lengths) // len(lengths))
+
+    @property
+    def part_tokens(self) -> int:
+        """
+        How many tokens of a step are in memory at once, counted like `batch_tokens`: those of the longest row, which
+        must find room anyway. The gradients of a larger step add up over its parts.
+        """
+        return self.max_row_tokens
 
     def spec(self) -> dict[str, Any]:
         """The JSON form that is kept in the manifest and digested; without what is switched off."""

@@ -143,7 +143,7 @@ def train(
     next. start: the folder of an adapter to begin with, as `check_start` allows; otherwise LoRA's own first weights.
     tracking: who else hears of it.
     Raises InvalidInput when vLLM could not serve the adapter, before training, or of its files afterwards; RyorinError
-    when the loss stops being a number.
+    when the loss, the gradient or a held-out score stops being a number.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -191,9 +191,7 @@ def train(
     shared = shared_tokens([*training, *held_out])
     packed, packed_held = PackedRows(training, shared), PackedRows(held_out, shared)
     total = sum(row.tokens for row in training)
-    step_tokens = recipe.batch_tokens
-    if recipe.batch_rows is not None:
-        step_tokens = max(1, round(recipe.batch_rows * sum(packed.lengths) / len(training)))
+    step_tokens = recipe.step_tokens(packed.lengths)
     say(
         f"{len(training)} rows to train on, {len(held_out)} held out; {total:,} tokens, "
         f"{total - (len(training) - 1) * shared:,} of them computed: {shared} begin every row"
@@ -201,14 +199,13 @@ def train(
     if frozen:
         model.eval()
         told = Every(say)
-        batch_tokens = max(recipe.batch_tokens, 2048)
         packed.trunk = compute_trunk(
-            model, frozen, packed, batch_tokens, lambda share: told(f"layers 1 to {frozen}, once: {share:.0%}")
+            model, frozen, packed, recipe.part_tokens, lambda share: told(f"layers 1 to {frozen}, once: {share:.0%}")
         )
         if held_out:
-            packed_held.trunk = compute_trunk(model, frozen, packed_held, batch_tokens, lambda _: None)
+            packed_held.trunk = compute_trunk(model, frozen, packed_held, recipe.part_tokens, lambda _: None)
 
-    epoch_steps = len(TokenBatches(packed.lengths, step_tokens, recipe.seed, parts=processes()))
+    epoch_steps = len(TokenBatches(packed.lengths, step_tokens, recipe.seed, processes=processes()))
     steps = epoch_steps * recipe.epochs
     tokenizer = load_tokenizer(base_path)
     trainer = build_trainer(
@@ -235,7 +232,7 @@ def train(
     best = None if recipe.patience is None else BestEpoch(trainer, progress, checkpoints, recipe.patience)
     if best is not None:
         trainer.add_callback(best)
-    trainer.add_callback(CheckpointAsker(checkpoints, epoch_steps))
+    trainer.add_callback(CheckpointAsker(trainer, checkpoints, progress, listener, epoch_steps))
     if tracking is not None and not follows():
         add_trackers(trainer, tracking, done)
     if start is not None:
@@ -245,6 +242,7 @@ def train(
             trainer.prepare()
             trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         tokens_per_s = progress.tokens_per_s
+        progress.complete()
     finally:
         progress.close()
     last = progress.scored[-1] if best is None else best.line
@@ -252,7 +250,7 @@ def train(
         if best is not None:
             load_weights(trainer.model, best.folder)
         trainer.model.save_pretrained(str(folder), safe_serialization=True)
-        shutil.move(checkpoints.curve, folder / CURVE_FILE)
+        shutil.copyfile(checkpoints.curve, folder / CURVE_FILE)  # a stop before the adapter is known needs it again
         tidy(folder, base_path)
         servable.check_folder(folder, linears)
     return Trained(
@@ -329,6 +327,7 @@ def build_trainer(
         packed=packed,
         held_out=held_out,
         batch_tokens=batch_tokens or recipe.batch_tokens,
+        part_tokens=recipe.part_tokens,
         seed=recipe.seed,
         processing_class=tokenizer,
         train_dataset=Dataset.from_dict({"row": list(range(len(packed.rows)))}),

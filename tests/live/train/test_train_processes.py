@@ -99,13 +99,13 @@ def test_a_run_by_two_processes_is_one_job_with_one_adapter(
 def test_every_part_of_a_step_has_a_row_and_together_they_are_the_step() -> None:
     lengths = [3, 50, 4, 5, 6, 7, 8, 2, 90]
     whole = [sorted(batch) for batch in TokenBatches(lengths, 60, 0)]
-    parts = [list(TokenBatches(lengths, 60, 0, parts=2, part=part)) for part in (0, 1)]
+    parts = [list(TokenBatches(lengths, 60, 0, processes=2, process=process)) for process in (0, 1)]
     assert all(batch for part in parts for batch in part)
     joined = [sorted(first + second) for first, second in zip(*parts, strict=True)]
     assert sorted(row for batch in joined for row in batch) == list(range(9))
     assert len(joined) == len(whole) == 3
-    for part in (0, 1):
-        assert [len(each) for each in TokenBatches([9] * 4, 1, 0, parts=2, part=part)] == [1, 1]
+    for process in (0, 1):
+        assert [len(each) for each in TokenBatches([9] * 4, 1, 0, processes=2, process=process)] == [1, 1]
 
 
 def test_a_sweep_is_for_one_process(monkeypatch: pytest.MonkeyPatch) -> None:

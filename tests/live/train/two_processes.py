@@ -57,7 +57,7 @@ def step_of(method: str, recipe: Recipe, base: Path, out: Path) -> dict[str, Any
     trainer.model.load_state_dict(weights, strict=False)
     trainer.model.train()
     model = trainer.accelerator.prepare_model(trainer.model)
-    (batch,) = trainer.get_train_dataloader()
+    ((batch,),) = trainer.get_train_dataloader()  # one step, of one part
     assert len(batch["rows"]) == len(rows[trainer.accelerator.process_index :: trainer.accelerator.num_processes])
     loss = trainer.compute_loss(model, batch)
     trainer.accelerator.backward(loss)
@@ -80,7 +80,7 @@ def main() -> None:
     found = {method: step_of(method, recipe, base, out) for method, recipe in recipes.items()}
     first = os.environ.get("RANK", "0") == "0"
     assert as_the_first_says(first) is True
-    assert len(TokenBatches([5, 5, 90, 5], 10, 0, parts=2)) == 2
+    assert len(TokenBatches([5, 5, 90, 5], 10, 0, processes=2)) == 2
     if first:
         torch.save(found, out)
 

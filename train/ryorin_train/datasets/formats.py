@@ -18,8 +18,10 @@ without roles is no conversation (https://huggingface.co/docs/trl/dataset_format
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +29,7 @@ from ryorin.digests import digest_of_folder, sha256_bytes
 from ryorin.errors import InvalidInput, NotFound, RowError
 from ryorin.prompt import Message
 from ryorin_train.data import (
+    SHOWN_ERRORS,
     Example,
     Preference,
     Rating,
@@ -58,6 +61,7 @@ HOLDS: dict[type[Row], str] = {
 }
 Kind = TypeVar("Kind", Example, Preference, Rating)
 BOM = b"\xef\xbb\xbf"
+EMPTY = "the file is empty; it must hold one example a line"
 _MARKS = (  # fields that tell a shape, the surest first
     ("openai-preference", {"input", "preferred_output", "non_preferred_output"}),
     ("trl-preference", {"chosen", "rejected"}),
@@ -167,7 +171,7 @@ def load(path: Path, reading: Reading | None = None) -> Loaded:
             )
         loaded = load_bytes(path.name, _bytes_of(path), reading)
     if not loaded.rows and not loaded.errors:
-        raise RowError(loaded.name, 1, "the file is empty; it must hold one example a line")
+        raise RowError(loaded.name, 1, EMPTY)
     return loaded
 
 
@@ -202,8 +206,53 @@ def shape_of(fields: Iterable[str]) -> str:
     return next((shape for shape, marks in _MARKS if names & marks), "openai-chat")
 
 
+def what_is_wrong(name: str, lines: Iterator[bytes]) -> str | None:
+    """
+    Why `load_bytes` could not use all of an uploaded file, naming its first bad lines; None when it could.
+
+    lines: of the file, with their ends. JSONL is read a line at a time and never held as a whole.
+    """
+    from ryorin_train.datasets.columns import is_csv
+
+    first = next(lines, b"").removeprefix(BOM)
+    try:
+        if is_csv(name, first, None):
+            loaded = load_bytes(name, first + b"".join(lines))
+            raise_all(loaded.errors)
+            if not loaded.rows:
+                raise RowError(name, 1, EMPTY)
+            return None
+        errors: list[RowError] = []
+        empty = True
+        numbered = enumerate(chain([first], lines), start=1)
+        parsed = _parsed(name, ((number, partial(parse_line, line)) for number, line in numbered if line.strip()), None)
+        for _, row in parsed:
+            empty = False
+            if isinstance(row, RowError):
+                errors.append(row)
+                if len(errors) == SHOWN_ERRORS:
+                    break
+        raise_all([RowError(name, 1, EMPTY)] if empty else errors)
+    except InvalidInput as error:
+        return error.message
+    return None
+
+
 def _take(loaded: Loaded, lines: Iterable[tuple[int, Any]], forced: str | None) -> None:
     """Parse rows one after the other. lines: (number, a function that gives the row's fields or raises ValueError)."""
+    for shape, row in _parsed(loaded.name, lines, forced):
+        loaded.format = loaded.format or shape or ""
+        if isinstance(row, RowError):
+            loaded.errors.append(row)
+        else:
+            loaded.rows.append(row)
+    loaded.format = loaded.format or forced or "openai-chat"
+
+
+def _parsed(
+    name: str, lines: Iterable[tuple[int, Any]], forced: str | None
+) -> Iterator[tuple[str | None, Row | RowError]]:
+    """For each line the shape that is known by then, and its row or why there is none."""
     shape = forced
     for number, parse in lines:
         try:
@@ -213,10 +262,9 @@ def _take(loaded: Loaded, lines: Iterable[tuple[int, Any]], forced: str | None) 
                 shape = found
             elif found != shape and forced is None:
                 raise ValueError(f"its fields are those of {found}, the rows above are {shape}; one format a file")
-            loaded.rows.append(row_of(shape, number, fields))
+            yield shape, row_of(shape, number, fields)
         except ValueError as error:
-            loaded.errors.append(row_error(loaded.name, number, error))
-    loaded.format = loaded.format or shape or "openai-chat"
+            yield shape, row_error(name, number, error)
 
 
 def row_of(shape: str, line: int, fields: dict[str, Any]) -> Row:

@@ -18,7 +18,7 @@ from ryorin.digests import SHORT, new_id
 from ryorin.errors import InvalidInput, NotFound, RowError
 from ryorin.purpose import Purpose
 from ryorin_train.data import Row, dataset_bytes, raise_all
-from ryorin_train.datasets.formats import CHAT, KEPT, KINDS, Loaded, Reading, load, load_bytes
+from ryorin_train.datasets.formats import CHAT, EMPTY, KEPT, KINDS, Loaded, Reading, load, load_bytes
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -97,7 +97,7 @@ def given_bytes(name: str, content: bytes) -> Given:
     loaded = load_bytes(name, content)
     raise_all(loaded.errors)
     if not loaded.rows:
-        raise RowError(name, 1, "the file is empty; it must hold one example a line")
+        raise RowError(name, 1, EMPTY)
     return Given(name, loaded.rows, lineage_of([loaded]), loaded)
 
 
