@@ -97,6 +97,11 @@ def render(prompt: Prompt, conversation: Sequence[Message], passages: Sequence[P
     return [{"role": "system", "content": "\n\n".join(parts)}, *rest]
 
 
+def asked(conversation: Sequence[Message]) -> str:
+    """What passages are searched for: the last thing the user said; '' when there is no user."""
+    return next((m["content"] for m in reversed(conversation) if m["role"] == "user"), "")
+
+
 def fit(
     prompt: Prompt,
     conversation: Sequence[Message],

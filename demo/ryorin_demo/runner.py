@@ -10,14 +10,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ryorin.child_server import ChildServer
+from ryorin.commands.common import stopping_in_order
 from ryorin.errors import Conflict
 from ryorin.models.registry import DEFAULT_BASE, DEFAULT_EMBEDDER
 from ryorin.settings import Settings, load_settings
@@ -42,7 +40,7 @@ def run_demo(*, port: int, keep_running: bool, all_cases: bool, fresh_arms: bool
     os.environ["RYORIN_HOME"] = str(settings.home)  # the commands below work on the same home wherever they start
     stages = Stages()
     say("Ryorin demo: one base model, two departments, each with its own documents and its own tuned behaviour.")
-    with interruptible():
+    with stopping_in_order():
         with stages.stage("models", "1. base model and embedder"):
             for name in (DEFAULT_BASE, DEFAULT_EMBEDDER):
                 run("models", "pull", name)
@@ -275,17 +273,3 @@ print(answer.choices[0].message.content)
 def indented(text: str) -> str:
     """Text set off from the demo's own words."""
     return "\n".join(f"      | {line}" for line in text.strip().splitlines())
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does: in order, with every child stopped."""
-
-    def interrupt(_signal: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    earlier = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, earlier)

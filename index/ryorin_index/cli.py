@@ -22,7 +22,7 @@ from ryorin_index.chunking import DEFAULT_MAX_TOKENS, DEFAULT_OVERLAP_TOKENS, MA
 from ryorin_index.commands import store as store_commands
 from ryorin_index.commands.common import opened_store
 from ryorin_index.commands.evaluate import draft_cases, evaluate
-from ryorin_index.commands.progress import progress_line, show_report
+from ryorin_index.commands.progress import files_line, show_report
 from ryorin_index.commands.search import search
 from ryorin_index.commands.snapshots import rollback, snapshot, snapshots
 from ryorin_index.commands.sources import source, sync
@@ -138,7 +138,7 @@ def add(store: str, paths: tuple[Path, ...], tenant_name: str, as_json: bool) ->
 
     with opened_store(store, tenant_name) as (catalog, chosen):
         embedder = embedder_of(catalog.settings, chosen)
-        report = add_paths(catalog, chosen, paths, lambda: open_embedder(embedder), progress_line())
+        report = add_paths(catalog, chosen, paths, lambda: open_embedder(embedder), files_line())
         maintain_quietly(catalog, chosen)
     if as_json:
         print_json(asdict(report))

@@ -36,6 +36,10 @@ class Embed(Protocol):
         """The vector of a question. Shape: (dim,), float32."""
         ...
 
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        """The vectors of questions, in one call. Shape: (n_texts, dim), float32."""
+        ...
+
     def passages(self, texts: Sequence[str]) -> Vectors:
         """The vectors of passages. Shape: (n_texts, dim), float32."""
         ...
@@ -67,7 +71,10 @@ class _SentenceTransformers:
         self._lock = threading.Lock()
 
     def query(self, text: str) -> Vectors:
-        return self._encode([text], ("query",))[0]
+        return self.queries([text])[0]
+
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        return self._encode(texts, ("query",))
 
     def passages(self, texts: Sequence[str]) -> Vectors:
         return self._encode(texts, ("document", "passage"))
@@ -103,6 +110,9 @@ class _Endpoint:
 
     def query(self, text: str) -> Vectors:
         return self._embed([text])[0]
+
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        return self.passages(texts)
 
     def passages(self, texts: Sequence[str]) -> Vectors:
         batches = [self._embed(texts[at : at + ENDPOINT_BATCH]) for at in range(0, len(texts), ENDPOINT_BATCH)]

@@ -45,7 +45,11 @@ class OnnxEmbedder:
 
     def query(self, text: str) -> Vectors:
         """The vector of a question. Shape: (dim,), float32."""
-        return self._embed([self._query_prompt + text])[0]
+        return self.queries([text])[0]
+
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        """The vectors of questions. Shape: (n_texts, dim), float32."""
+        return self._embed([self._query_prompt + text for text in texts])
 
     def passages(self, texts: Sequence[str]) -> Vectors:
         """The vectors of passages. Shape: (n_texts, dim), float32."""

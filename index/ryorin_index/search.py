@@ -12,7 +12,7 @@ process is found by the next search in this one. The tenant is part of every que
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -102,6 +102,19 @@ class Hit:
 
 
 @dataclass(frozen=True)
+class _Scope:
+    """Which passages may be found: those that pass the filter and are among `only`, but for those of `without`."""
+
+    chosen: Filter | None
+    only: Collection[int] | None
+    without: frozenset[int]
+
+    def rest(self, found: list[tuple[float, int]]) -> list[tuple[float, int]]:
+        """What was found but for what is left out."""
+        return [pair for pair in found if pair[1] not in self.without] if self.without else found
+
+
+@dataclass(frozen=True)
 class _Ranked:
     """One search's candidates, best first, with all that is known of them but their text."""
 
@@ -131,6 +144,7 @@ class Searcher:
         self._indexes: dict[str, StoreIndex] = {}
         self._lexical: dict[str, LexicalIndex] = {}
         self._attributes: dict[str, StoreAttributes] = {}
+        self._foreseen: dict[tuple[str, str], Vectors] = {}  # (embedder's digest, question) → its vector
         self._maintainer: Maintainer | None = None
         self._opening = threading.Lock()  # a lock of its own: an embedder may load for seconds, other searches go on
         self._lock = threading.Lock()
@@ -145,17 +159,30 @@ class Searcher:
         *,
         retrieval: Retrieval | None = None,
         chosen: Filter | None = None,
+        only: Collection[int] | None = None,
+        without: Collection[int] = (),
     ) -> list[Hit]:
         """
         The passages of the tenant's stores that answer `query` best, best first.
 
         retrieval: how to search, hybrid unless it says otherwise. top_k, score_floor: in place of what it says.
-        chosen: a filter beside that of `retrieval`; both must hold.
+        chosen: a filter beside that of `retrieval`; both must hold. only: passages that may be found; None for all.
+        without: passages that are not found, as if no store held them.
         Raises NotFound for a store the tenant does not have, InvalidInput for an empty query or one of more than
         `MAX_QUERY_CHARACTERS` characters, or for stores of different embedders; Conflict when another reranker lies
         where the one was that `retrieval` pins: nothing is ranked with another model silently.
         """
-        return self.search_many(tenant_id, store_ids, [query], top_k, score_floor, retrieval=retrieval, chosen=chosen)
+        return self.search_many(
+            tenant_id,
+            store_ids,
+            [query],
+            top_k,
+            score_floor,
+            retrieval=retrieval,
+            chosen=chosen,
+            only=only,
+            without=without,
+        )
 
     def search_many(
         self,
@@ -167,6 +194,8 @@ class Searcher:
         *,
         retrieval: Retrieval | None = None,
         chosen: Filter | None = None,
+        only: Collection[int] | None = None,
+        without: Collection[int] = (),
     ) -> list[Hit]:
         """
         As `search`, for several wordings of one question: their lists are fused, a hit's score is its best.
@@ -178,7 +207,9 @@ class Searcher:
             how = replace(how, top_k=top_k)
         if score_floor is not None:
             how = replace(how, score_floor=min(1.0, max(-1.0, score_floor)))
-        chosen = _both(chosen, parse_filter(how.filters) if how.filters is not None else None)
+        scope = _Scope(
+            _both(chosen, parse_filter(how.filters) if how.filters is not None else None), only, frozenset(without)
+        )
         _check(queries)
         with self._catalog.session() as session:
             stores = self._stores(session, tenant_id, store_ids)
@@ -194,13 +225,14 @@ class Searcher:
             if not vectors or stores[0].embedder_digest != digest:  # the stores' embedder may change meanwhile
                 digest = stores[0].embedder_digest
                 embed = self.embedder(stores[0])
-                vectors = [embed.query(query) for query in queries]  # between transactions: an endpoint takes its time
+                # between transactions: an endpoint takes its time
+                vectors = [self._vector(embed, digest, query) for query in queries]
             with self._catalog.reading() as session:
                 stores = self._stores(session, tenant_id, store_ids)
                 if stores[0].embedder_digest != digest:
                     continue
                 for count in (candidates, MORE_CANDIDATES * candidates):
-                    found = self._ranked(session, stores, queries, vectors, how, chosen, count)
+                    found = self._ranked(session, stores, queries, vectors, how, scope, count)
                     ranked = _folded(session, tenant_id, found)
                     if len(ranked.order) >= how.top_k or ranked.order == found.order:
                         break  # otherwise copies of the same took the places: look further down
@@ -213,6 +245,20 @@ class Searcher:
         if rerank is not None:  # a model's work, with no connection held
             hits = _reranked(rerank, queries, hits, ranked, how)
         return hits if how.context == "passage" else self._widened(tenant_id, hits, how)
+
+    def foresee(self, tenant_id: str, store_ids: Sequence[str], queries: Sequence[str]) -> None:
+        """
+        Embed questions that will be searched soon, in one call of the embedder; searching them then embeds nothing.
+
+        Those that were foreseen before are forgotten. Raises as `search`.
+        """
+        _check(queries, most=None)
+        with self._catalog.session() as session:
+            stores = self._stores(session, tenant_id, store_ids)
+        if stores:
+            vectors = self.embedder(stores[0]).queries(queries)
+            digest = stores[0].embedder_digest
+            self._foreseen = {(digest, query): vector for query, vector in zip(queries, vectors, strict=True)}
 
     def passage(self, tenant_id: str, passage_id: int) -> Hit:
         """One passage of the tenant. Raises NotFound, also when it is another tenant's or has been replaced."""
@@ -260,7 +306,7 @@ class Searcher:
         queries: Sequence[str],
         vectors: Sequence[Vectors],
         how: Retrieval,
-        chosen: Filter | None,
+        scope: _Scope,
         count: int,
     ) -> _Ranked:
         """The best `count` candidates of both sides in one order, those below the floor left out."""
@@ -271,16 +317,22 @@ class Searcher:
             index = self._index(store)
             index.refresh(session, store)
             indexes.append(index)
-            allowed = self._documents(store).allowed(session, store, chosen) if chosen is not None else None
+            allowed = None
+            if scope.chosen is not None:
+                allowed = self._documents(store).allowed(session, store, scope.chosen)
+            if scope.only is not None:
+                some = np.asarray(sorted(scope.only), np.int64)
+                allowed = some if allowed is None else np.intersect1d(allowed, some)
+            wanted = count + len(scope.without)
             if how.mode != "lexical":
                 for at, vector in enumerate(vectors):
-                    dense[at] += index.search(vector, count, allowed)
+                    dense[at] += scope.rest(index.search(vector, wanted, allowed))
             if how.mode != "dense":
                 words = self._words(store)
                 words.refresh(session, store)
                 may = None if allowed is None else set(allowed.tolist())
                 for at, query in enumerate(queries):
-                    lexical[at] += words.search(query, count, may)
+                    lexical[at] += scope.rest(words.search(query, wanted, may))
         dense, lexical = ([sorted(each, key=_best_first)[:count] for each in side] for side in (dense, lexical))
 
         def vectors_of(ids: Sequence[int]) -> Mapping[int, Vectors]:
@@ -308,7 +360,7 @@ class Searcher:
                 lexical_rank=lexical_ranks.get(passage),
                 bm25=bm25.get(passage),
                 fused=score,
-                filtered=chosen is not None,
+                filtered=scope.chosen is not None,
             )
             for passage, score in fused.items()
             if how.score_floor is None or cosines[passage] >= how.score_floor
@@ -335,6 +387,10 @@ class Searcher:
                 opened = self._embedders.get(key) or self._open(store)
                 self._embedders[key] = opened
         return opened
+
+    def _vector(self, embed: Embed, digest: str, query: str) -> Vectors:
+        known = self._foreseen.get((digest, query))
+        return embed.query(query) if known is None else known
 
     def _open(self, store: VectorStore) -> Embed:
         if self._open_embed is not None:
@@ -415,8 +471,8 @@ class Searcher:
         return [hits[found] for found in ids if found in hits]
 
 
-def _check(queries: Sequence[str]) -> None:
-    if not 1 <= len(queries) <= MAX_QUERIES:
+def _check(queries: Sequence[str], most: int | None = MAX_QUERIES) -> None:
+    if most is not None and not 1 <= len(queries) <= most:
         raise InvalidInput(f"there are {len(queries)} queries; 1 to {MAX_QUERIES} are searched at once", param="query")
     for query in queries:
         if not query.strip():

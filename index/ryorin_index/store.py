@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Document, Passage, Tenant, VectorStore
 from ryorin.digests import SHORT, is_name, new_id
 from ryorin.errors import Conflict, InvalidInput, NotFound
@@ -15,6 +17,8 @@ from ryorin.models.registry import Embedder, get_embedder, same_vectors
 from ryorin.settings import Settings
 from ryorin_index.chunking import Chunking
 
+DAY_S = 86400
+TOUCH_S = 60.0  # a store's last use is noted that exactly
 UNKNOWN_DIGEST = "name:"  # of a store made before digests were kept: only the embedder's name is known
 
 
@@ -141,6 +145,35 @@ def embedder_of(settings: Settings, store: VectorStore) -> Embedder:
             param="embedder",
         )
     return embedder
+
+
+def expires_at(store: VectorStore) -> float | None:
+    """When the store expires unless it is used; None for never."""
+    return None if store.expires_after_days is None else store.last_active_at + DAY_S * store.expires_after_days
+
+
+def is_expired(store: VectorStore) -> bool:
+    """Whether the store has expired: it is kept, but neither searched nor added to."""
+    end = expires_at(store)
+    return end is not None and end <= time.time()
+
+
+def live_stores(catalog: Catalog, tenant_id: str, store_ids: Sequence[str]) -> list[str]:
+    """Those of the stores that have not expired, in their order; notes that they are in use."""
+    now = time.time()
+    with catalog.session() as session:
+        mine = (VectorStore.tenant_id == tenant_id, VectorStore.id.in_(store_ids))
+        expiring = session.scalars(select(VectorStore).where(*mine, VectorStore.expires_after_days.is_not(None))).all()
+        expired = {store.id for store in expiring if is_expired(store)}
+        stale = [store.id for store in expiring if store.id not in expired and store.last_active_at < now - TOUCH_S]
+        if stale:
+            session.execute(
+                update(VectorStore)
+                .where(VectorStore.id.in_(stale))
+                .values(last_active_at=now)
+                .execution_options(synchronize_session=False)
+            )
+    return [store_id for store_id in store_ids if store_id not in expired]
 
 
 def _find(session: Session, tenant: Tenant, name: str) -> VectorStore | None:

@@ -27,6 +27,10 @@ class Windowed:
         """The vector of a question. Shape: (dim,), float32."""
         return self._embed.query(text)
 
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        """The vectors of questions. Shape: (n_texts, dim), float32."""
+        return self._embed.queries(texts)
+
     def passages(self, texts: Sequence[str]) -> Vectors:
         """The vectors of passages. Shape: (n_texts, dim), float32, unit length."""
         return embed_passages(self._embed, self._counter, texts)

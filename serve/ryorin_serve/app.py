@@ -28,6 +28,7 @@ from starlette.types import Receive, Scope, Send
 from ryorin.catalog import Catalog
 from ryorin.errors import NotFound, RyorinError
 from ryorin.models.registry import BaseModel
+from ryorin.prompt_tokens import TokenCounter
 from ryorin.worker import Worker
 from ryorin_index.search import Hit, Searcher
 from ryorin_serve.adapters import Adapters, EngineHandle
@@ -46,7 +47,6 @@ from ryorin_serve.routes_files import FileRoutes
 from ryorin_serve.routes_fine_tuning import FineTuningRoutes
 from ryorin_serve.routes_store_files import StoreFileRoutes
 from ryorin_serve.routes_vector_stores import StoreRoutes
-from ryorin_serve.tokens import TokenCounter
 
 CLEAR_EVERY_S = 600.0  # expired files; they are not found any longer from the moment on
 THREADS = 8  # of blocking work; below the catalog's pool of connections

@@ -102,11 +102,6 @@ class ChatRequest:
     include_usage: bool
     top_k: int | None
 
-    @property
-    def question(self) -> str:
-        """What passages are searched for: the last thing the user said."""
-        return next((m["content"] for m in reversed(self.conversation) if m["role"] == "user"), "")
-
 
 def parse_chat(body: Any) -> ChatRequest:
     """A request body as a ChatRequest. Raises InvalidInput naming the field."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.requests import Request
 
@@ -15,13 +14,12 @@ from ryorin.catalog import Catalog
 from ryorin.catalog.tables import VectorStore
 from ryorin.errors import InvalidInput, NotFound
 from ryorin_index.search import Searcher
+from ryorin_index.store import is_expired
 from ryorin_serve.options import ServeOptions
 from ryorin_serve.requests import caller_of, path_id, shown_id
 
-DAY_S = 86400
-IDEMPOTENCY_S = DAY_S
+IDEMPOTENCY_S = 86400
 POLL_AFTER = {"openai-poll-after-ms": "500"}  # what the openai package's polling helpers wait between two looks
-TOUCH_S = 60.0  # a store's last use by chat is noted that exactly
 
 
 class InThread(Protocol):
@@ -55,17 +53,6 @@ def own_store(session: Session, request: Request) -> VectorStore:
     return store
 
 
-def expires_at(store: VectorStore) -> float | None:
-    """When the store expires unless it is used; None for never."""
-    return None if store.expires_after_days is None else store.last_active_at + DAY_S * store.expires_after_days
-
-
-def is_expired(store: VectorStore) -> bool:
-    """Whether the store has expired: it is kept, but neither searched nor added to."""
-    end = expires_at(store)
-    return end is not None and end <= time.time()
-
-
 def require_live(store: VectorStore) -> None:
     """Raises InvalidInput when the store has expired."""
     if is_expired(store):
@@ -74,21 +61,3 @@ def require_live(store: VectorStore) -> None:
             code="vector_store_expired",
             param="vector_store_id",
         )
-
-
-def live_stores(catalog: Catalog, tenant_id: str, store_ids: Sequence[str]) -> list[str]:
-    """Those of the stores that have not expired, in their order; notes that they are in use."""
-    now = time.time()
-    with catalog.session() as session:
-        mine = (VectorStore.tenant_id == tenant_id, VectorStore.id.in_(store_ids))
-        expiring = session.scalars(select(VectorStore).where(*mine, VectorStore.expires_after_days.is_not(None))).all()
-        expired = {store.id for store in expiring if is_expired(store)}
-        stale = [store.id for store in expiring if store.id not in expired and store.last_active_at < now - TOUCH_S]
-        if stale:
-            session.execute(
-                update(VectorStore)
-                .where(VectorStore.id.in_(stale))
-                .values(last_active_at=now)
-                .execution_options(synchronize_session=False)
-            )
-    return [store_id for store_id in store_ids if store_id not in expired]

@@ -1,10 +1,14 @@
-"""What `ryorin serve` can be told; every default of the serving side is written here and nowhere else."""
+"""
+What `ryorin serve` can be told; every default of the serving side is written here and nowhere else, but those of the
+window, which training shares.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from ryorin.models.registry import DEFAULT_BASE, DEFAULT_EMBEDDER
+from ryorin.window import Window
 
 
 @dataclass(frozen=True)
@@ -25,18 +29,23 @@ class ServeOptions:
     host: str = "127.0.0.1"
     port: int = 8000
     base: str = DEFAULT_BASE
-    max_model_len: int = 4096
+    max_model_len: int = Window.max_model_len
     max_loras: int = 4
     max_lora_rank: int = 16
     kv_cache_gb: int = 2
     gpu_memory_utilization: float = 0.9
-    max_answer_tokens: int = 1024
+    max_answer_tokens: int = Window.max_answer_tokens
     max_body_bytes: int = 4 * 2**20
     max_file_bytes: int = 512 * 2**20
     embedder: str = DEFAULT_EMBEDDER
     train: bool = True
     start_timeout_s: float = 600.0
     shutdown_grace_s: float = 15.0
+
+    @property
+    def window(self) -> Window:
+        """The tokens of a request."""
+        return Window(self.max_model_len, self.max_answer_tokens)
 
 
 DEFAULTS = ServeOptions()

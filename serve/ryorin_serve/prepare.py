@@ -1,14 +1,14 @@
 """
 From a caller and a request to what the engine is asked: the release is read once, passages are searched, the prompt is
-rendered and cut to the context. All of it blocks; the gateway calls it in a thread.
+rendered and cut to the context, by the code that training rows get their passages by (`ryorin_index.retrieve`,
+`ryorin.window`). All of it blocks; the gateway calls it in a thread.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -19,16 +19,16 @@ from ryorin.catalog.tables import Adapter, Release, Tenant
 from ryorin.catalog.tables import Prompt as PromptRow
 from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin.models.registry import BaseModel
-from ryorin.prompt import Message, Prompt, PromptPassage, fit, render
+from ryorin.prompt import Message, Prompt
+from ryorin.prompt_tokens import TokenCounter
 from ryorin.release import Retrieval, check_present
-from ryorin_index.search import MAX_QUERY_CHARACTERS, Hit, Searcher
+from ryorin.window import assemble
+from ryorin_index.retrieve import retrieve
+from ryorin_index.search import Hit, Searcher
 from ryorin_serve.auth import Caller
 from ryorin_serve.chat import ChatRequest
-from ryorin_serve.context import live_stores
 from ryorin_serve.options import ServeOptions
-from ryorin_serve.tokens import TokenCounter
 
-MIN_ANSWER_TOKENS = 16
 _MODEL = re.compile(r"(?P<tenant>[a-z0-9-]{1,48})(?:@(?P<version>[1-9][0-9]{0,8}))?")
 
 
@@ -107,9 +107,32 @@ class Preparer:
                 param="retrieval",
             )
         began = time.perf_counter()
-        hits = self._search(caller, release, request.question, top_k) if top_k else None
+        hits = retrieve(
+            self._catalog,
+            self._searcher,
+            caller.tenant_id,
+            release.store_ids,
+            request.conversation,
+            replace(release.retrieval, top_k=top_k),
+        )
         retrieval_ms = (time.perf_counter() - began) * 1000 if hits is not None else 0.0
-        return self._fit(release, request, hits, retrieval_ms)
+        passages = None if hits is None else [hit.prompt_passage for hit in hits]
+        made = assemble(
+            release.prompt,
+            request.conversation,
+            passages,
+            self._counter.count,
+            self._options.window,
+            request.max_tokens,
+        )
+        return Prepared(
+            release=release,
+            messages=made.messages,
+            hits=None if hits is None else hits[: made.passages],
+            prompt_tokens=made.prompt_tokens,
+            max_tokens=made.max_tokens,
+            retrieval_ms=retrieval_ms,
+        )
 
     def pin(self, caller: Caller, model: str) -> PinnedRelease:
         """
@@ -160,47 +183,6 @@ class Preparer:
         live = [release for release in releases if release.id == tenant.live_release_id]
         alias = [(caller.tenant_name, live[0].created_at)] if live else []
         return [*alias, *models, *tuned]
-
-    def _search(self, caller: Caller, release: PinnedRelease, question: str, top_k: int) -> list[Hit]:
-        question = question[:MAX_QUERY_CHARACTERS]
-        if not question.strip():
-            return []
-        store_ids = live_stores(self._catalog, caller.tenant_id, release.store_ids)
-        return self._searcher.search(caller.tenant_id, store_ids, question, top_k, retrieval=release.retrieval)
-
-    def _fit(
-        self, release: PinnedRelease, request: ChatRequest, hits: list[Hit] | None, retrieval_ms: float
-    ) -> Prepared:
-        """Leave room for the answer: as much as was asked for, else the default, else what the conversation leaves."""
-        context = self._options.max_model_len
-        count, prompt = self._counter.count, release.prompt
-        least = count(render(prompt, request.conversation, None if hits is None else []))
-        if least + (request.max_tokens or MIN_ANSWER_TOKENS) > context:
-            asked = f" and {request.max_tokens} for the answer" if request.max_tokens else ""
-            raise InvalidInput(
-                f"This model's maximum context length is {context} tokens; the messages take {least}{asked}. Shorten "
-                "the messages or lower max_tokens.",
-                code="context_length_exceeded",
-                param="messages",
-            )
-        wanted = request.max_tokens or min(self._options.max_answer_tokens, context // 2, context - least)
-        if hits is not None:
-            passages = [hit.prompt_passage for hit in hits]
-            hits = hits[: fit(prompt, request.conversation, passages, count, context - wanted)]
-        messages = render(prompt, request.conversation, _passages(hits))
-        prompt_tokens = count(messages)
-        return Prepared(
-            release=release,
-            messages=messages,
-            hits=hits,
-            prompt_tokens=prompt_tokens,
-            max_tokens=min(wanted, context - prompt_tokens),
-            retrieval_ms=retrieval_ms,
-        )
-
-
-def _passages(hits: Sequence[Hit] | None) -> list[PromptPassage] | None:
-    return None if hits is None else [hit.prompt_passage for hit in hits]
 
 
 def _pinned(session: Session, release: Release) -> PinnedRelease:

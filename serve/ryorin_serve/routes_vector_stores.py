@@ -28,8 +28,9 @@ from ryorin.release import Retrieval
 from ryorin_index.attach import Attachment, attach, stands_alone, take_store
 from ryorin_index.purge import delete_store
 from ryorin_index.search import MAX_QUERIES
+from ryorin_index.store import expires_at, is_expired
 from ryorin_serve.auth import Caller
-from ryorin_serve.context import IDEMPOTENCY_S, POLL_AFTER, Context, expires_at, is_expired, own_store, require_live
+from ryorin_serve.context import IDEMPOTENCY_S, POLL_AFTER, Context, own_store, require_live
 from ryorin_serve.paging import Page, list_object, read_page, rows_of
 from ryorin_serve.requests import (
     caller_of,

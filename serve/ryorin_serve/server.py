@@ -26,13 +26,13 @@ from ryorin.catalog import Catalog, fine_tuning
 from ryorin.catalog.tables import Release, Tenant
 from ryorin.errors import Conflict, InvalidInput
 from ryorin.models.registry import BaseModel, get_base
+from ryorin.prompt_tokens import TokenCounter
 from ryorin.release import Retrieval
 from ryorin.worker import Worker, installed_kinds
 from ryorin_index.search import Searcher
 from ryorin_serve.app import Gateway
 from ryorin_serve.engine import Engine, Policy
 from ryorin_serve.options import ServeOptions
-from ryorin_serve.tokens import TokenCounter
 from ryorin_serve.vllm import vllm_command, vllm_environment
 
 SERVED_AS = "ryorin-base"

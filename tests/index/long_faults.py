@@ -4,10 +4,10 @@ lost.
 
     python tests/index/long_faults.py [--kills 1000]
 
-The writer adds and removes documents and merges segments, and writes down each id once it is done. It is forked from a
-process that has imported everything and has one thread, as a fork takes along no other, and dies at a random moment or
-at a failpoint. After each death a reader must open
-the store, fast, and find exactly the passages that SQL has, and SQL must have all that was written down.
+The writer adds and removes documents, merges segments and changes the embedder to and fro, and writes down each id once
+it is done. It is forked from a process that has imported everything and has one thread, as a fork takes along no other,
+and dies at a random moment or at a failpoint. After each death a reader must open the store, fast, and find exactly the
+passages that SQL has, SQL must have all that was written down, and each passage a vector of its store's embedder.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ import signal
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import faiss
 import numpy as np
 from random_store import add_passages, opened, random_vectors, remove_passages, truth
+from turned_embedder import NEXT, open_embed, reread, without_vector
 from word_embedder import fake_embedder
 
 from ryorin.catalog import Catalog, open_catalog
@@ -33,6 +35,7 @@ from ryorin.catalog.tenants import create_tenant
 from ryorin.settings import Settings
 from ryorin_index import disk, graphs, maintenance
 from ryorin_index.maintenance import maintain, verify
+from ryorin_index.reembed import change_embedder
 from ryorin_index.store import create_store
 
 STEPS = ("write", "fsync", "rename", "sync")
@@ -45,6 +48,7 @@ class Figures:
 
     kills: int = 0
     at_failpoints: int = 0
+    embedder_changes: int = 0
     acknowledged: int = 0
     lost: int = 0
     unreadable: int = 0
@@ -96,6 +100,7 @@ def _fork(settings: Settings, store: VectorStore, journal: Path, seed: int, spec
 
 def _write(catalog: Catalog, store: VectorStore, journal: Path, draw: random.Random) -> None:
     """Until it is killed, or done without having met its failpoint."""
+    store = reread(catalog, store)
     living = truth(catalog, store)[0].tolist()
     with journal.open("a") as done:
         for _ in range(25):
@@ -114,6 +119,11 @@ def _write(catalog: Catalog, store: VectorStore, journal: Path, draw: random.Ran
                     remove_passages(session, store, gone)
                 living = [each for each in living if each not in set(gone)]
                 done.write(json.dumps(["remove", gone]) + "\n")
+            elif action < 0.8:
+                other = fake_embedder() if store.embedder == NEXT.name else NEXT
+                change_embedder(catalog, [store], other, partial(open_embed, other.name))
+                store = reread(catalog, store)
+                done.write(json.dumps(["embedder", []]) + "\n")
             else:
                 maintain(catalog, store, force=draw.random() < 0.3)
             done.flush()
@@ -122,14 +132,16 @@ def _write(catalog: Catalog, store: VectorStore, journal: Path, draw: random.Ran
 def _judge(settings: Settings, store: VectorStore, journal: Path, figures: Figures, draw: random.Random) -> None:
     must: set[int] = set()
     must_not: set[int] = set()
-    figures.acknowledged = 0
+    figures.acknowledged = figures.embedder_changes = 0
     for line in journal.read_text().splitlines():
         kind, ids = json.loads(line)
-        figures.acknowledged += kind != "removing"
+        figures.acknowledged += kind in ("add", "remove")
+        figures.embedder_changes += kind == "embedder"
         must = must | set(ids) if kind == "add" else must - set(ids)
         must_not |= set(ids) if kind == "remove" else set()
     catalog = open_catalog(settings)
     try:
+        store = reread(catalog, store)
         began = time.perf_counter()
         index = opened(catalog, store)
         took = time.perf_counter() - began
@@ -138,7 +150,7 @@ def _judge(settings: Settings, store: VectorStore, journal: Path, figures: Figur
         found = np.sort(np.concatenate([ids[:0], *(part.living()[0] for part in index.state.parts)]))
         figures.lost += len(must - set(ids.tolist())) + len(must_not & set(ids.tolist()))
         wrong = not np.array_equal(found, ids) or not np.array_equal(index.vectors_of(ids), vectors)
-        figures.unreadable += bool(wrong or verify(catalog, store))
+        figures.unreadable += bool(wrong or verify(catalog, store) or without_vector(catalog))
     finally:
         catalog.close()
 

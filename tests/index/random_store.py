@@ -49,10 +49,10 @@ def add_passages(session: Session, store: VectorStore, vectors: Vectors) -> list
         [{**mine, "sha256": digest, "vector": row.tobytes()} for digest, row in zip(digests, vectors, strict=True)],
     )
     place = {"tenant_id": store.tenant_id, "store_id": store.id, "document_id": document.id}
-    more = {"generation": generation, "ordinal": 0, "text": "x", "start": 0, "end": 1}
+    more = {"generation": generation, "ordinal": 0, "start": 0, "end": 1}
     session.execute(
         Passage.__table__.insert(),  # type: ignore[attr-defined]
-        [{**place, **more, "sha256": digest} for digest in digests],
+        [{**place, **more, "text": digest, "sha256": digest} for digest in digests],
     )
     return list(session.scalars(select(Passage.id).where(Passage.document_id == document.id)))
 

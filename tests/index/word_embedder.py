@@ -19,9 +19,14 @@ class WordEmbedder:
 
     def __init__(self) -> None:
         self.embedded: list[str] = []
+        self.asked = 0  # questions that came many at once
 
     def query(self, text: str) -> Vectors:
         return self._vector(text)
+
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        self.asked += len(texts)
+        return np.stack([self.query(text) for text in texts])
 
     def passages(self, texts: Sequence[str]) -> Vectors:
         self.embedded += texts

@@ -62,7 +62,7 @@ def test_a_response_format_is_kept_to(live: Server):
 def test_the_gateway_counts_tokens_as_vllm_does(live: Server):
     from ryorin.models.registry import get_base
     from ryorin.prompt import Prompt, render
-    from ryorin_serve.tokens import TokenCounter
+    from ryorin.prompt_tokens import TokenCounter
 
     counter = TokenCounter(get_base(Settings(live.home, ""), BASE).path)
     for question in (QUESTION, "出張旅費の精算はいつまでですか。", "  two\n\nlines <|im_end|> "):

@@ -8,7 +8,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -246,10 +246,10 @@ class Shelf:
         ]
 
     def search(
-        self, tenant_id: str, store_ids: Sequence[str], query: str, top_k: int, *, retrieval: Retrieval
+        self, tenant_id: str, store_ids: Sequence[str], query: str, *, retrieval: Retrieval, without: Collection[int]
     ) -> list[Hit]:
-        self.queries.append((tenant_id, list(store_ids), query, top_k))
-        return self.hits.get(tenant_id, [])[:top_k]
+        self.queries.append((tenant_id, list(store_ids), query, retrieval.top_k))
+        return self.hits.get(tenant_id, [])[: retrieval.top_k]
 
     def passage(self, tenant_id: str, passage_id: int) -> Hit:
         for hit in self.hits.get(tenant_id, []):

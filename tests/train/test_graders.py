@@ -40,8 +40,16 @@ def check(operation: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("operation", "text", "grade"),
-    [("eq", "Yes", 1), ("eq", "yes", 0), ("ne", "yes", 1), ("ne", "Yes", 0), ("like", "oh Yes!", 1), ("like", "yes", 0),
-     ("ilike", "oh yes", 1), ("ilike", "no", 0)],
+    [
+        ("eq", "Yes", 1),
+        ("eq", "yes", 0),
+        ("ne", "yes", 1),
+        ("ne", "Yes", 0),
+        ("like", "oh Yes!", 1),
+        ("like", "yes", 0),
+        ("ilike", "oh yes", 1),
+        ("ilike", "no", 0),
+    ],
 )
 def test_string_check(operation: str, text: str, grade: float) -> None:
     assert mark(check(operation), text, a="Yes").grade == grade

@@ -34,18 +34,18 @@ class RewardTrainer(PackedTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The mean loss of the batch's pairs."""
+        """What a part adds to the mean loss of the step's pairs."""
         margins = pair_margins(model, inputs)
-        self._metrics["train"]["accuracy"].append((margins > 0).float().mean().item())
-        self._metrics["train"]["margin"].append(margins.mean().item())
-        return -logsigmoid(margins).mean()
+        pairs = len(inputs["step_answers"]) // 2
+        self.tell(pairs, accuracy=(margins > 0).sum().item(), margin=margins.sum().item())
+        return self.of_the_step(-logsigmoid(margins).sum(), pairs)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Score the held-out pairs: loss, the share whose better answer scores higher, and by how much."""
         assert self.held_out is not None
         self.model.eval()
         found = []
-        for numbers in TokenBatches(self.held_out.lengths, self.batch_tokens, seed=None):
+        for numbers in TokenBatches(self.held_out.lengths, self.part_tokens, seed=None):
             with torch.no_grad():
                 found.append(pair_margins(self.model, self._prepare_inputs(self.held_out.batch(numbers))))
         self.model.train()

@@ -61,7 +61,11 @@ class Prompt(Base):
 
 
 class File(Base):
-    """A file's bytes as they came in; the content lies in the blob folder under its SHA-256."""
+    """
+    A file's bytes as they came in; the content lies in the blob folder under its SHA-256.
+
+    `status_details` says why it is of no use for its purpose, if so.
+    """
 
     __tablename__ = "files"
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -72,6 +76,7 @@ class File(Base):
     purpose: Mapped[str] = mapped_column(String(32))
     created_at: Mapped[float] = mapped_column(default=time.time)
     expires_at: Mapped[float | None]
+    status_details: Mapped[str | None] = mapped_column(Text)
 
 
 class VectorStore(Base):
@@ -273,8 +278,8 @@ class Dataset(Base):
     """
     An immutable, versioned set of training rows; they lie in the blob folder under `digest`.
 
-    `kind`: chat or preference. `lineage`: {origin: files, logs, people, fix or split; files: [{name, sha256, format,
-    rows}]; parents: digests of the datasets it was made from; note}, and what was changed on the way.
+    `kind`: chat, preference or rating. `lineage`: {origin: files, logs, people, fix or split; files: [{name, sha256,
+    format, rows}]; parents: digests of the datasets it was made from; note}, and what was changed on the way.
     """
 
     __tablename__ = "datasets"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ryorin.catalog import Catalog
 
-PIPED_PROGRESS_S = 10.0
+PIPED_PROGRESS_S, TERMINAL_PROGRESS_S = 10.0, 0.1
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -72,23 +72,42 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
+def progress_line() -> Callable[..., None]:
+    """
+    A function `show(line, finished=False, beside="")` for the progress of long work.
+
+    On a terminal it writes one line over and over, with `beside` at its end; elsewhere `line` alone, every
+    `PIPED_PROGRESS_S` seconds and when it is finished. A terminal's line stays when it is finished.
+    """
+    said = time.monotonic()
+
+    def show(line: str, finished: bool = False, beside: str = "") -> None:
+        nonlocal said
+        terminal, now = sys.stderr.isatty(), time.monotonic()
+        if not finished and now - said < (TERMINAL_PROGRESS_S if terminal else PIPED_PROGRESS_S):
+            return
+        said = now
+        if terminal:
+            click.echo(f"\r\x1b[K{line}" + ("\n" if finished else beside), err=True, nl=False)
+        else:
+            say(line)
+
+    return show
+
+
+def clear_progress() -> None:
+    """Take away what `progress_line` left unfinished on a terminal."""
+    if sys.stderr.isatty():
+        click.echo("\r\x1b[K", err=True, nl=False)
+
+
 def counting_line(what: str) -> Callable[[int, int], None]:
-    """
-    A function that is told (done, total) and shows it with the time left: one line, written over on a terminal, a line
-    every `PIPED_PROGRESS_S` seconds where it is piped. The time counts from this call.
-    """
-    began = said = time.monotonic()
+    """A function that is told (done, total) and shows it with the time left, which counts from this call."""
+    began, line = time.monotonic(), progress_line()
 
     def show(done: int, total: int) -> None:
-        nonlocal said
-        now = time.monotonic()
-        left = "" if done == total else f", {(now - began) / done * (total - done):.0f} s left"
-        line = f"{done}/{total} {what}{left}"
-        if sys.stderr.isatty():
-            click.echo(f"\r\x1b[K{line}" + ("\n" if done == total else ""), err=True, nl=False)
-        elif done == total or now - said >= PIPED_PROGRESS_S:
-            said = now
-            say(line)
+        left = f", {(time.monotonic() - began) / done * (total - done):.0f} s left" if 0 < done < total else ""
+        line(f"{done}/{total} {what}{left}", done == total)
 
     return show
 

@@ -2,64 +2,43 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import click
-
-from ryorin.commands.common import printable, say
+from ryorin.commands.common import clear_progress, printable, progress_line, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ryorin_index.sync import Progress, Report
 
-PIPED_PROGRESS_S = 10.0
-LISTING_S = 0.5
 
-
-def progress_line() -> Callable[[Progress], None]:
-    """A function that shows progress: one line, written over on a terminal; a line now and then where it is piped."""
-    said_s = 0.0
+def files_line() -> Callable[[Progress], None]:
+    """A function that shows how many files are done; on a terminal also which is being read."""
+    line = progress_line()
 
     def show(progress: Progress) -> None:
-        nonlocal said_s
         finished = progress.done == progress.total
         rate = progress.done / progress.seconds if progress.seconds else 0.0
         left = f", {(progress.total - progress.done) / rate:.0f} s left" if rate and not finished else ""
-        line = f"{progress.done}/{progress.total} files, {progress.embedded} passages embedded{left}"
-        if sys.stderr.isatty():
-            tail = "\n" if finished else f"  {printable(progress.filename)}"
-            click.echo(f"\r\x1b[K{line}{tail}", err=True, nl=False)
-        elif finished or progress.seconds - said_s >= PIPED_PROGRESS_S:
-            said_s = progress.seconds
-            say(line)
+        line(
+            f"{progress.done}/{progress.total} files, {progress.embedded} passages embedded{left}",
+            finished,
+            f"  {printable(progress.filename)}",
+        )
 
     return show
 
 
 def listing_line() -> Callable[[str, int], None]:
     """A function that shows how much of a source was seen, where that takes longer than a moment."""
-    said_s = time.monotonic()
-
-    def show(source: str, count: int) -> None:
-        nonlocal said_s
-        terminal = sys.stderr.isatty()
-        if time.monotonic() - said_s < (LISTING_S if terminal else PIPED_PROGRESS_S):
-            return
-        said_s = time.monotonic()
-        line = printable(f"{source}: {count} pages seen")
-        click.echo(f"\r\x1b[K{line}" if terminal else line, err=True, nl=not terminal)
-
-    return show
+    line = progress_line()
+    return lambda source, count: line(printable(f"{source}: {count} pages seen"))
 
 
 def show_report(report: Report) -> None:
     """What a run did, in a line; then a line for each failure."""
-    if sys.stderr.isatty():  # what `listing_line` left
-        click.echo("\r\x1b[K", err=True, nl=False)
+    clear_progress()  # what `listing_line` left
     parts = [
         f"{len(names)} {what}"
         for what, names in (

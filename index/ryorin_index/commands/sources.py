@@ -21,7 +21,7 @@ from ryorin.commands.common import (
     tenant_option,
 )
 from ryorin.errors import InvalidInput
-from ryorin_index.commands.progress import listing_line, progress_line, show_report
+from ryorin_index.commands.progress import files_line, listing_line, show_report
 from ryorin_index.sources.kinds import DEFAULT_DELAY_S, DEFAULT_DEPTH, DEFAULT_MAX_PAGES
 from ryorin_index.store import get_store
 
@@ -201,7 +201,7 @@ def sync(
         else:
             opener = _opener(catalog, chosen)
             report = sync_store(
-                *(catalog, chosen, sources, opener, progress_line(), _ask),
+                *(catalog, chosen, sources, opener, files_line(), _ask),
                 allow_deletions=allow_deletions,
                 on_listed=listing_line(),
             )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ryorin.catalog.tenants import get_tenant
-from ryorin.commands.common import json_option, opened_catalog, print_json, say, tenant_option
+from ryorin.commands.common import json_option, opened_catalog, print_json, progress_line, say, tenant_option
 from ryorin.models.registry import get_embedder
 from ryorin_index.commands.common import opened_store
 from ryorin_index.commands.snapshots import ask
@@ -19,8 +17,6 @@ from ryorin_index.store import get_store, store_counts
 
 if TYPE_CHECKING:
     from ryorin_index.reembed import Change
-
-PIPED_PROGRESS_S = 10.0
 
 
 @click.command()
@@ -56,7 +52,7 @@ def embedder(store: str, name: str, tenant_name: str, also: tuple[str, ...], as_
                 opened.append(open_embedder(wanted))
             return opened[0]
 
-        changed = change_embedder(catalog, stores, wanted, embed, _progress_line())
+        changed = change_embedder(catalog, stores, wanted, embed, _texts_line())
     if as_json:
         print_json(asdict(changed))
         return
@@ -117,20 +113,13 @@ def delete(store: str, tenant_name: str, force: bool, yes: bool, as_json: bool) 
         say(f"store {store!r} is deleted, with {counts['documents']} documents")
 
 
-def _progress_line() -> Callable[[Change], None]:
-    """One line that is written over on a terminal, a line now and then where it is piped."""
-    said_s = time.monotonic()
+def _texts_line() -> Callable[[Change], None]:
+    line = progress_line()
 
     def show(change: Change) -> None:
-        nonlocal said_s
         finished = change.done == change.total
         rate = f", {change.done / change.seconds:.0f}/s" if change.seconds else ""
         left = "" if finished or change.seconds_left is None else f", {change.seconds_left:.0f} s left"
-        line = f"{change.done}/{change.total} texts embedded{rate}{left}"
-        if sys.stderr.isatty():
-            click.echo(f"\r\x1b[K{line}" + ("\n" if finished else ""), err=True, nl=False)
-        elif finished or time.monotonic() - said_s >= PIPED_PROGRESS_S:
-            said_s = time.monotonic()
-            say(line)
+        line(f"{change.done}/{change.total} texts embedded{rate}{left}", finished)
 
     return show

@@ -10,7 +10,7 @@ import click
 
 from ryorin.commands.common import json_option, print_json, printable, say, stopping_in_order, tenant_option
 from ryorin_index.commands.common import opened_store
-from ryorin_index.commands.progress import progress_line, show_report
+from ryorin_index.commands.progress import files_line, show_report
 
 if TYPE_CHECKING:
     from ryorin_index.watch import Round
@@ -57,7 +57,7 @@ def watch(store: str, tenant_name: str, only: tuple[str, ...], interval_s: float
             found if only else (),
             interval_s=INTERVAL_S if interval_s is None else interval_s,
             on_round=shower.show,
-            on_progress=progress_line(),
+            on_progress=files_line(),
             on_note=lambda line: say(printable(line)),
         )
     say("stopped")

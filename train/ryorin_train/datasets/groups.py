@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from ryorin.digests import digest_of
 from ryorin.prompt import PromptPassage, cited_numbers
-from ryorin_train.data import Preference, Row, Task
+from ryorin_train.data import Example, Row
 from ryorin_train.datasets.near import Components, near_pairs
 
 LEAST_ROWS = 10  # of a dataset from which on at least one group is held out
@@ -45,11 +45,11 @@ def question_of(row: Row) -> str:
 
 
 def answers_of(row: Row) -> tuple[str, ...]:
-    """The answers that are learned; of a preference the better one; of a task none."""
-    if isinstance(row, Task):
-        return ()
-    if isinstance(row, Preference):
-        return (row.chosen,)
+    """
+    The answers that are learned; of a preference the better one, of a rating the one that was
+    rated, of a task none."""
+    if not isinstance(row, Example):
+        return row.answers[:1]
     pairs = zip(row.messages, row.learned, strict=True)
     return tuple(message["content"] for message, learned in pairs if learned)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import or_, select
@@ -24,7 +25,7 @@ from ryorin_index.context import widen
 from ryorin_index.search import CONTEXT_TOKENS
 from ryorin_train.judging.cases import Case, Expected
 from ryorin_train.judging.grade import Grade
-from ryorin_train.judging.tone import says
+from ryorin_train.judging.tone import Spoken
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -70,6 +71,11 @@ class _Row:
     filename: str
     heading: str
     text: str
+
+    @cached_property
+    def spoken(self) -> Spoken:
+        """The text, ready for many facts."""
+        return Spoken(self.text)
 
 
 def attribute(grade: Grade, needed: Needed, given: Given | None) -> Attribution | None:
@@ -184,7 +190,7 @@ def _stating(rows: Iterable[_Row], facts: Sequence[tuple[str, ...]]) -> list[int
 
 
 def _states(row: _Row, fact: Sequence[str]) -> bool:
-    return any(says(row.text, wording) for wording in fact)
+    return any(row.spoken.says(wording) for wording in fact)
 
 
 def _quoted(facts: Sequence[tuple[str, ...]]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ryorin_index.sentences import Strength, find_cuts
 from ryorin_index.words import morphemes
@@ -187,16 +188,35 @@ def syllables(word: str) -> int:
     return max(1, count)
 
 
+class Spoken:
+    """A text in which phrases are sought, made ready once."""
+
+    def __init__(self, text: str) -> None:
+        spoken = plain(text).casefold()
+        # Japanese is written with and without the spaces beside digits and Latin letters.
+        self._forms = (spoken, _WIDE_SPACE.sub("", spoken))
+
+    def says(self, phrase: str) -> bool:
+        """
+        Whether the text has a phrase: width, case and white space aside, and as whole words and numbers. '30 days' is
+        not said by '130 days', nor '5日' by '15日' or '1.5日', while '申請は5日以内に' says '5日以内'.
+        """
+        pairs = zip(_sought(phrase), self._forms, strict=True)
+        return any(wanted in form and pattern.search(form) is not None for (wanted, pattern), form in pairs)
+
+
 def says(text: str, phrase: str) -> bool:
-    """
-    Whether a text has a phrase: width, case and white space aside, and as whole words and numbers. '30 days' is not
-    said by '130 days', nor '5日' by '15日' or '1.5日', while '申請は5日以内に' says '5日以内'.
-    """
-    wanted, spoken = plain(phrase).casefold(), plain(text).casefold()
-    # Japanese is written with and without the spaces beside digits and Latin letters.
-    return any(
-        re.search(_edge(sought, 0, "<") + re.escape(sought) + _edge(sought, -1, ""), within) is not None
-        for sought, within in ((wanted, spoken), (_WIDE_SPACE.sub("", wanted), _WIDE_SPACE.sub("", spoken)))
+    """Whether a text has a phrase, see `Spoken`."""
+    return Spoken(text).says(phrase)
+
+
+@lru_cache(maxsize=4096)
+def _sought(phrase: str) -> tuple[tuple[str, re.Pattern[str]], ...]:
+    """A phrase as it is sought in each form of a text."""
+    wanted = plain(phrase).casefold()
+    return tuple(
+        (form, re.compile(_edge(form, 0, "<") + re.escape(form) + _edge(form, -1, "")))
+        for form in (wanted, _WIDE_SPACE.sub("", wanted))
     )
 
 

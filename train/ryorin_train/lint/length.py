@@ -42,10 +42,8 @@ def unfit(rows: Sequence[Row], renderer: Renderer) -> list[Finding]:
 def _as_examples(row: Row) -> list[Example]:
     if isinstance(row, Example):
         return [row]
-    if isinstance(row, Task):
-        return []
     learned = (*(False for _ in row.messages), True)
     return [
         Example(row.line, (*row.messages, {"role": "assistant", "content": text}), learned, row.passages)
-        for text in (row.chosen, row.rejected)
+        for text in row.answers
     ]

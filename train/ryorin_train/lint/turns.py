@@ -18,7 +18,7 @@ from typing import Any
 
 from ryorin.digests import digest_of
 from ryorin.prompt import MARKER, Message, PromptPassage
-from ryorin_train.data import Example, Row
+from ryorin_train.data import Example, Rating, Row
 
 MAX_LABEL_CHARACTERS = 24
 _NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?|(?<=[^\W\d_a-zA-Z])\d[\d,]*(?:\.\d+)?")
@@ -129,14 +129,14 @@ class Said:
 
 
 def turns_of(rows: Sequence[Row]) -> list[Turn]:
-    """Every learned answer with its question, in order; of a preference the better answer."""
+    """Every learned answer with its question, in order; of a preference the better one, of ratings the good ones."""
     turns = []
     for row in rows:
         messages = row.messages
-        if isinstance(row, Task):
-            continue
-        if isinstance(row, Preference):
-            answers = [(len(messages), row.chosen)]
+        if isinstance(row, Rating):
+            answers = [(len(messages), row.answer)] if row.good else []
+        elif not isinstance(row, Example):
+            answers = [(len(messages), answer) for answer in row.answers[:1]]
         else:
             pairs = enumerate(zip(messages, row.learned, strict=True))
             answers = [(at, message["content"]) for at, (message, learned) in pairs if learned]

@@ -12,13 +12,15 @@ from ryorin.adapter_files import REWARD
 from ryorin.errors import InvalidInput, NotFound
 from ryorin.graders import Grader, RewardModel, ScoreModel, read_grader
 from ryorin_train.adapters import get_adapter, whole_folder
+from ryorin_train.auto import Wanted
 from ryorin_train.data import Task, for_each_row
 from ryorin_train.datasets.formats import Reading, only_tasks
 from ryorin_train.graders.asking_model import asker
 from ryorin_train.graders.grading import Grading, check_item
 from ryorin_train.job import Finished, Request, Run
+from ryorin_train.processes import processes
 from ryorin_train.progress import Listener
-from ryorin_train.recipe import ReinforcementRecipe
+from ryorin_train.recipe import Recipe, ReinforcementRecipe
 from ryorin_train.render import Renderer, TokenTask
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def read_grader_file(path: Path) -> dict[str, Any]:
 def run_rl(
     catalog: Catalog,
     request: Request,
-    recipe: ReinforcementRecipe,
+    recipe: Recipe | Wanted,
     listener: Listener,
     *,
     grader: dict[str, Any],
@@ -68,13 +70,16 @@ class _GradedRun(Run):
         self,
         catalog: Catalog,
         request: Request,
-        recipe: ReinforcementRecipe,
+        recipe: Recipe | Wanted,
         listener: Listener,
         job_id: str | None,
         grader: dict[str, Any],
     ) -> None:
         super().__init__(catalog, "rl", request, recipe, listener, job_id)
-        self._answer_tokens = recipe.max_answer_tokens
+        if processes() > 1:
+            raise InvalidInput(
+                f"{processes()} processes were started; reinforcement learning runs in one", param="method"
+            )
         self._spec = grader
         self._grader: Grader = read_grader(grader)
         for leaf in self._grader.leaves():
@@ -96,7 +101,8 @@ class _GradedRun(Run):
         return tasks
 
     def rows(self, renderer: Renderer, name: str, tasks: Sequence[Task]) -> list[TokenTask]:
-        return renderer.tasks(name, tasks, self._answer_tokens)
+        assert isinstance(self.recipe, ReinforcementRecipe)
+        return renderer.tasks(name, tasks, self.recipe.max_answer_tokens)
 
     def _reward_row(self, name: str) -> Adapter:
         with self.catalog.session() as session:

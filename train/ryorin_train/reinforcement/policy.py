@@ -2,10 +2,10 @@
 Grades to a loss: group relative policy optimisation, GRPO (https://arxiv.org/abs/2402.03300).
 
 An answer's advantage is its grade against those of the other answers to the same prompt, so no model of values is
-trained; of RLOO (https://arxiv.org/abs/2402.14740), which does so too, GRPO also has the clipped ratio that lets answers
-be learned from more than once. Each token counts alike, whichever answer it is in (https://arxiv.org/abs/2503.14476, eq.
-8), since a mean an answer would favour long wrong ones. Both are TRL's defaults, and loss and gradients are those of its
-GRPOTrainer (tests/train/test_train_reinforcement.py).
+trained; of RLOO (https://arxiv.org/abs/2402.14740), which does so too, GRPO also has the clipped ratio that lets
+answers be learned from more than once. Each token counts alike, whichever answer it is in
+(https://arxiv.org/abs/2503.14476, eq. 8), since a mean an answer would favour long wrong ones. Both are TRL's defaults,
+and loss and gradients are those of its GRPOTrainer (tests/train/test_train_reinforcement.py).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def advantages(grades: torch.Tensor) -> torch.Tensor:
 
 
 def has_spread(grades: torch.Tensor) -> torch.Tensor:
-    """Whether a group's answers are worth differing grades; there is nothing to learn from otherwise. (groups,), bool."""
+    """Whether a group's answers got differing grades; there is nothing to learn otherwise. Shape: (groups,), bool."""
     return ~torch.isclose(grades.std(1), torch.zeros(()))
 
 

@@ -2,7 +2,7 @@
 TRL's loop over prompts: each step takes answers to its prompts, has them graded, and learns from them.
 
 The answers of a step are a packed batch of groups (packing.py): a prompt's computing is shared by its answers. It is
-taken in pieces of `batch_tokens`, whose gradients add up. A group whose answers are all worth the same teaches nothing
+taken in pieces of `part_tokens`, whose gradients add up. A group whose answers are all worth the same teaches nothing
 and is left out where nothing holds to the start (`beta` 0).
 
 This module imports torch and trl, so it is imported inside the functions that train, never by the command line.
@@ -77,7 +77,7 @@ class PolicyTrainer(PackedTrainer):
         if self.held_out is not None:
             self.baseline = [mark.grade for mark in self._likeliest()]
 
-    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """Take answers, or those of the step before once more, and learn from them. Returns the loss."""
         model.train()
         if self._taken is None or self.state.global_step % self.recipe.iterations == 0:
@@ -203,7 +203,7 @@ class PolicyTrainer(PackedTrainer):
 
     def _pieces(self, taken: Taken) -> Iterator[list[int]]:
         if taken.packed.rows:
-            yield from TokenBatches(taken.packed.lengths, self.recipe.batch_tokens, seed=None)
+            yield from TokenBatches(taken.packed.lengths, self.part_tokens, seed=None)
 
     def _batch(self, taken: Taken, numbers: list[int]) -> dict[str, Any]:
         """A piece of a step, with what its tokens are to be compared to."""
