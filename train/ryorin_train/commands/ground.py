@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,16 +25,23 @@ from ryorin_train.ground.shares import Shares
 from ryorin_train.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ryorin.catalog import Catalog
     from ryorin.catalog.tables import Tenant, VectorStore
     from ryorin_train.datasets.formats import Reading
     from ryorin_train.ground.regime import Regime
     from ryorin_train.ground.run import Report
+    from ryorin_train.ground.shares import Kind
 
 
 SHOWN_REASONS = 10  # on a terminal
+
+
+def share_option(kind: Kind, what: str) -> Callable[[Any], Any]:
+    """The share of a kind of rows."""
+    default = getattr(Shares, kind)
+    return click.option(f"--{kind}", type=float, default=default, show_default=True, help=f"Share of rows with {what}.")
 
 
 @click.command("ground")
@@ -44,15 +52,9 @@ SHOWN_REASONS = 10  # on a terminal
     "--release", "version", type=int, metavar="N", help="Retrieve as this release; the live one unless given."
 )
 @click.option("--store", "stores", multiple=True, metavar="NAME", help="In place of the release's stores.")
-@click.option(
-    "--right", type=float, default=Shares.right, show_default=True, help="Share of rows with the right passage."
-)
-@click.option(
-    "--wrong", type=float, default=Shares.wrong, show_default=True, help="Share of rows with wrong passages only."
-)
-@click.option(
-    "--none", type=float, default=Shares.none, show_default=True, help="Share of rows for which nothing was found."
-)
+@share_option("right", "the right passage")
+@share_option("wrong", "wrong passages only")
+@share_option("none", "no passage, as when nothing is found")
 @click.option(
     "--refusal",
     "refusals",
@@ -116,8 +118,19 @@ def ground_command(
         given = open_data(catalog, tenant, source, reading)
         regime, used = _regime(catalog, tenant, version, stores, base_name, max_model_len)
         told = refusals_of([_text(each) for each in refusals], regime.prompt) if refusals else None
-        progress = counting_line("answers grounded")
-        rows, report = ground(catalog, Searcher(catalog), regime, given.name, given.rows, shares, told, seed, progress)
+        began = time.monotonic()
+        rows, report = ground(
+            catalog,
+            Searcher(catalog),
+            regime,
+            given.name,
+            given.rows,
+            shares,
+            told,
+            seed,
+            counting_line("answers grounded"),
+        )
+        seconds = time.monotonic() - began
         if not rows:
             _show(report)
             raise InvalidInput(f"no row of {given.name} could be grounded; nothing was kept", param="data")
@@ -140,6 +153,7 @@ def ground_command(
         print_json({**dataset_json(kept, None), "new": is_new, "grounded": lineage["grounded"]})
     else:
         _show(report)
+        say(f"{seconds:.1f} s, {report.answers / max(seconds, 0.001):.0f} answers a second")
         click.echo(kept.digest[:12])
 
 

@@ -98,8 +98,8 @@ def claims_of(turn: Turn, places: Mapping[str, Place]) -> list[Claim] | str:
     places: of the sources that name a document of the stores.
     """
     before = Spoken("\n".join(message["content"] for message in turn.history))
-    quotes = [quote for quote in dict.fromkeys(quotes_in(Said(turn.answer))) if not before.says(quote)]
-    amounts = [amount for amount in dict.fromkeys(amounts_in(turn.answer)) if not before.says(amount)]
+    quotes = _new(quotes_in(Said(turn.answer)), before)
+    amounts = _new(amounts_in(turn.answer), before)
     place = places.get(turn.row.source or "")
     markers = markers_in(turn.answer)
     if len(markers) < 2:
@@ -114,6 +114,12 @@ def claims_of(turn: Turn, places: Mapping[str, Place]) -> list[Claim] | str:
             )
         claims.append(_claim(marker, mine[0], mine[1], place))
     return claims
+
+
+def _new(texts: Sequence[str], before: Spoken) -> list[str]:
+    """The texts that were not said before the answer; all of them where all were, as of a limit that is met exactly."""
+    different = list(dict.fromkeys(texts))
+    return [text for text in different if not before.says(text)] or different
 
 
 def _named(turn: Turn, claims: list[Claim]) -> list[Claim] | str:
