@@ -7,6 +7,7 @@ An answer that cites several passages makes a claim for each: what stands neares
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,8 @@ from ryorin_train.judging.cases import Expected, plain
 from ryorin_train.judging.tone import Spoken
 from ryorin_train.lint.grounding import amounts_in, quotes_in
 from ryorin_train.lint.turns import Said
+
+TELLING_WIDTH = 20  # columns of a quote that tells its passage by itself; 'at most 30 days' does not
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ class Claim:
     marker: int | None
     facts: tuple[tuple[str, ...], ...]
     attempts: tuple[Expected, ...]
+
+    @property
+    def telling(self) -> bool:
+        """Whether one of its facts is long enough to stand in few passages: more than an amount."""
+        return any(_width(fact[0]) >= TELLING_WIDTH for fact in self.facts)
 
 
 def turns_in(rows: Sequence[Example]) -> list[Turn]:
@@ -144,6 +152,11 @@ def _claim(marker: int | None, quotes: Sequence[str], amounts: Sequence[str], pl
         bare = Expected(documents=(place,))
         attempts = (Expected(facts=facts, documents=(place,)), bare) if facts else (bare,)
     return Claim(marker, facts, attempts)
+
+
+def _width(text: str) -> int:
+    """Its columns on a terminal: a Japanese letter says about as much as two Latin ones."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def _wordings(text: str) -> tuple[str, ...]:

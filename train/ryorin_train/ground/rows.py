@@ -142,22 +142,18 @@ class Grounder:
 
     def _settled(self, turn: Turn, rights: Sequence[Right], hits: Sequence[Hit] | None = None) -> list[Right]:
         """
-        The rights, each in one document. Where the row names none, several may state what the answer quotes: then it is
-        the one that is found for the question. Raises Unusable when none or several of them are.
+        The rights, each in one document. Where the row names none, several may state what the answer quotes, and a few
+        words may stand anywhere: then it is the one that is found for the question. Raises Unusable when none or
+        several of them are.
         """
         settled = []
         for right in rights:
-            if not right.by_source and len(_apart(right)) > 1:
+            if not right.by_source and (_documents_apart(right) > 1 or not right.claim.telling):
                 hits = self._find(turn) if hits is None else hits
                 found = {hit.document_id for hit in hits if right.held_by(hit)} & set(right.documents)
-                alone = next((document for document in sorted(found) if _same(right, document, found)), None)
+                alone = next((document for document in sorted(found) if _all_say(right, document, found)), None)
                 if alone is None:
-                    names = sorted(set(right.documents.values()))
-                    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-                    raise Unusable(
-                        f"{right.claim.facts[0][0]!r} stands in {shown}, of which {len(found)} were found for the "
-                        "question; give the row its source"
-                    )
+                    raise Unusable(_doubt(right, len(found)))
                 right = right.of_document(alone)
             settled.append(right)
         return settled
@@ -227,14 +223,22 @@ def _position(hits: Sequence[Hit], right: Right) -> int | None:
     return next((at for at, hit in enumerate(hits) if right.held_by(hit)), None)
 
 
-def _apart(right: Right) -> set[str]:
-    """The documents of its passages, those that say the same counted once."""
-    by_key: dict[str, str] = {}
-    return {by_key.setdefault(passage.fold_key, passage.document_id) if passage.fold_key else passage.document_id
-            for passage in right.passages}  # fmt: skip
+def _documents_apart(right: Right) -> int:
+    """In how many documents its passages stand, those that say the same counted once."""
+    first: dict[str, str] = {}
+    keys = [(passage.fold_key or str(passage.id), passage.document_id) for passage in right.passages]
+    return len({first.setdefault(key, document) for key, document in keys})
 
 
-def _same(right: Right, document: str, found: set[str]) -> bool:
+def _all_say(right: Right, document: str, found: set[str]) -> bool:
     """Whether all that were found say what stands in this document."""
-    one = right.of_document(document)
-    return found <= {document, *(copy.document_id for copy in one.copies)}
+    return found <= {document, *(copy.document_id for copy in right.of_document(document).copies)}
+
+
+def _doubt(right: Right, found: int) -> str:
+    """Why it cannot be told which passage an answer rests on."""
+    names = sorted(set(right.documents.values()))
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    quoted = right.claim.facts[0][0]
+    which = f"{found} of these were" if len(names) > 1 else "it was not"
+    return f"{quoted!r} stands in {shown}; {which} found for the question; give the row its source"
