@@ -1,8 +1,9 @@
 """
 The release: base model, adapter, knowledge, prompt and retrieval, pinned and switched as one.
 
-A release never changes. A tenant's `live_release_id` is the one mutable pointer: promoting and rolling back move it and
-append a line to the promotions. Requests read the pointer once, when they come in, and finish on what they read.
+A release never changes. A tenant's row points to the live one: promoting and rolling back move that pointer and append a
+line to the promotions. Requests read it once, when they come in, and finish on what they read. Beside it may stand a
+canary and a shadow (`ryorin.traffic`), which end when they become live.
 """
 
 from __future__ import annotations
@@ -243,8 +244,7 @@ def promote(session: Session, tenant: Tenant, release: Release) -> Promotion | N
 
     Raises InvalidInput for another tenant's release, Conflict when its adapter was deleted.
     """
-    if release.tenant_id != tenant.id:
-        raise InvalidInput(f"release {release.id} does not belong to tenant {tenant.name!r}")
+    check_own(tenant, release)
     lock_tenant(session, tenant)
     return None if tenant.live_release_id == release.id else _switch(session, tenant, release.id, "promote")
 
@@ -256,6 +256,11 @@ def rollback(session: Session, tenant: Tenant) -> Promotion:
     Raises Conflict when there is none, or when its adapter was deleted.
     """
     lock_tenant(session, tenant)
+    return _switch(session, tenant, before_live(session, tenant).id, "rollback")
+
+
+def before_live(session: Session, tenant: Tenant) -> Release:
+    """The release that a rollback would make live. Raises Conflict when there is none."""
     depth = 0  # promotions undone by rollbacks that followed them
     history = session.scalars(select(Promotion).where(Promotion.tenant_id == tenant.id).order_by(Promotion.id.desc()))
     for line in history:
@@ -266,7 +271,7 @@ def rollback(session: Session, tenant: Tenant) -> Promotion:
         elif line.previous_release_id is None:
             break
         else:
-            return _switch(session, tenant, line.previous_release_id, "rollback")
+            return session.get_one(Release, line.previous_release_id)
     raise Conflict(f"tenant {tenant.name!r} has no earlier live release to roll back to")
 
 
@@ -281,14 +286,30 @@ def check_present(adapter: Adapter, release: Release) -> None:
         )
 
 
-def _switch(session: Session, tenant: Tenant, release_id: str, kind: str) -> Promotion:
-    release = session.get_one(Release, release_id)
+def check_own(tenant: Tenant, release: Release) -> None:
+    """Raise InvalidInput when the release is another tenant's."""
+    if release.tenant_id != tenant.id:
+        raise InvalidInput(f"release {release.id} does not belong to tenant {tenant.name!r}")
+
+
+def check_usable(session: Session, tenant: Tenant, release: Release) -> None:
+    """Raise InvalidInput when the release is another tenant's, Conflict when its adapter was deleted."""
+    check_own(tenant, release)
     if release.adapter_id is not None:
         check_present(session.get_one(Adapter, release.adapter_id, populate_existing=True), release)
+
+
+def _switch(session: Session, tenant: Tenant, release_id: str, kind: str) -> Promotion:
+    release = session.get_one(Release, release_id)
+    check_usable(session, tenant, release)
     promotion = Promotion(
         tenant_id=tenant.id, release_id=release_id, previous_release_id=tenant.live_release_id, kind=kind
     )
     tenant.live_release_id = release_id
+    if tenant.canary_release_id == release_id:
+        tenant.canary_release_id = tenant.canary_share = None
+    if tenant.shadow_release_id == release_id:
+        tenant.shadow_release_id = tenant.shadow_share = None
     session.add(promotion)
     session.flush()
     return promotion

@@ -47,6 +47,7 @@ from ryorin_serve.routes_files import FileRoutes
 from ryorin_serve.routes_fine_tuning import FineTuningRoutes
 from ryorin_serve.routes_store_files import StoreFileRoutes
 from ryorin_serve.routes_vector_stores import StoreRoutes
+from ryorin_serve.traffic import Traffic
 
 CLEAR_EVERY_S = 600.0  # expired files; they are not found any longer from the moment on
 THREADS = 8  # of blocking work; below the catalog's pool of connections
@@ -94,6 +95,7 @@ class Gateway:
         self._log: LogWriter
         self._upstream: Upstream
         self._adapters: Adapters
+        self._traffic: Traffic
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -131,6 +133,7 @@ class Gateway:
             self._adapters = Adapters(
                 self._engine, http, self._catalog.settings.adapters_dir, self._options.max_lora_rank
             )
+            self._traffic = Traffic(self._catalog, self._preparer, self._adapters, self._in_thread)
             clearing = asyncio.create_task(self._clear_away())
             for worker in self._workers:
                 worker.start()
@@ -196,7 +199,7 @@ class Gateway:
         asked = parse_chat(await read_json(request, self._options.max_body_bytes))
         self._upstream.check()
         turn = Turn(request.state.request_id, request.state.caller, asked, base_url(request))
-        turn.prepared = await self._in_thread(self._preparer.prepare, turn.caller, asked)
+        turn.prepared = await self._traffic.prepare(turn.caller, asked)
         self._open_turns.add(turn)
         if asked.stream:
             return await self._stream(request, turn)
@@ -294,6 +297,9 @@ class Gateway:
             first_token_ms=turn.first_token_ms,
             total_ms=(time.perf_counter() - turn.began) * 1000,
             status=status,
+            part=prepared.part,
+            passed_release_id=prepared.passed.release_id if prepared.passed else None,
+            reason=prepared.passed.reason if prepared.passed else None,
         )
 
 

@@ -23,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from ryorin import release as releases
+from ryorin import traffic
 from ryorin.adapter_files import adapter_digest
 from ryorin.catalog import Catalog, open_catalog, tenants
 from ryorin.catalog.tables import Adapter, RequestLog, VectorStore
@@ -313,9 +314,15 @@ class House:
         self.release(name)
 
     def release(
-        self, tenant_name: str, *, adapter: str | None = None, system: str = "", top_k: int | None = None
+        self,
+        tenant_name: str,
+        *,
+        adapter: str | None = None,
+        system: str = "",
+        top_k: int | None = None,
+        promote: bool = True,
     ) -> int:
-        """A new live release of the tenant; its version."""
+        """A new release of the tenant, live unless not to be promoted; its version."""
         with self.catalog.session() as session:
             tenant = tenants.get_tenant(session, tenant_name)
             prompt = tenants.set_prompt(session, tenant, Prompt(system=system or f"You are the {tenant_name} desk."))
@@ -345,8 +352,21 @@ class House:
                 stores=stores,
                 allow_prompt_mismatch=True,
             )
-            releases.promote(session, tenant, made)
+            if promote:
+                releases.promote(session, tenant, made)
             return made.version
+
+    def canary(self, version: int, share: float, tenant_name: str = "support") -> None:
+        """A release as the tenant's canary, unannounced."""
+        with self.catalog.session() as session:
+            tenant = tenants.get_tenant(session, tenant_name)
+            traffic.set_canary(session, tenant, releases.get_release(session, tenant, version), share)
+
+    def shadow(self, version: int, share: float = 1.0, tenant_name: str = "support") -> None:
+        """A release as the tenant's shadow, unannounced."""
+        with self.catalog.session() as session:
+            tenant = tenants.get_tenant(session, tenant_name)
+            traffic.set_shadow(session, tenant, releases.get_release(session, tenant, version), share)
 
     def adapter_folder(self, name: str, *, rank: int = 16) -> Path:
         """A folder as training leaves it."""
