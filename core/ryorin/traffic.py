@@ -103,7 +103,8 @@ def _check_beside_live(tenant: Tenant, release: Release, part: str) -> None:
     check_own(tenant, release)
     if tenant.live_release_id is None:
         raise Conflict(
-            f"tenant {tenant.name!r} has no live release for a {part} to stand beside; promote one first", param="version"
+            f"tenant {tenant.name!r} has no live release for a {part} to stand beside; promote one first",
+            param="version",
         )
     if tenant.live_release_id == release.id:
         raise Conflict(

@@ -29,6 +29,7 @@ from ryorin.catalog import Catalog
 from ryorin.errors import NotFound, RyorinError
 from ryorin.models.registry import BaseModel
 from ryorin.prompt_tokens import TokenCounter
+from ryorin.traffic import SHADOW
 from ryorin.worker import Worker
 from ryorin_index.search import Hit, Searcher
 from ryorin_serve.adapters import Adapters, EngineHandle
@@ -40,13 +41,14 @@ from ryorin_serve.files import clear_away
 from ryorin_serve.front_door import FrontDoor, on_http_error, on_ryorin_error, stopping
 from ryorin_serve.log import LogWriter
 from ryorin_serve.options import DEFAULTS, ServeOptions
-from ryorin_serve.prepare import Prepared, Preparer
+from ryorin_serve.prepare import PinnedRelease, Prepared, Preparer
 from ryorin_serve.relay import AdapterMissing, StreamRelay, Upstream, error_event
 from ryorin_serve.requests import base_url, read_json
 from ryorin_serve.routes_files import FileRoutes
 from ryorin_serve.routes_fine_tuning import FineTuningRoutes
 from ryorin_serve.routes_store_files import StoreFileRoutes
 from ryorin_serve.routes_vector_stores import StoreRoutes
+from ryorin_serve.shadow import Shadows
 from ryorin_serve.traffic import Traffic
 
 CLEAR_EVERY_S = 600.0  # expired files; they are not found any longer from the moment on
@@ -96,6 +98,7 @@ class Gateway:
         self._upstream: Upstream
         self._adapters: Adapters
         self._traffic: Traffic
+        self._shadows: Shadows
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -134,6 +137,9 @@ class Gateway:
                 self._engine, http, self._catalog.settings.adapters_dir, self._options.max_lora_rank
             )
             self._traffic = Traffic(self._catalog, self._preparer, self._adapters, self._in_thread)
+            self._shadows = Shadows(
+                self._preparer, waiting=self._upstream.waiting, ask=self._ask_unseen, write=self._write_log
+            )
             clearing = asyncio.create_task(self._clear_away())
             for worker in self._workers:
                 worker.start()
@@ -145,6 +151,7 @@ class Gateway:
                     async with asyncio.timeout(UNWIND_S):
                         while self._open_turns:
                             await asyncio.sleep(0.01)
+                await self._shadows.drain(UNWIND_S)
                 await asyncio.gather(*(asyncio.to_thread(worker.stop) for worker in self._workers))
                 await asyncio.to_thread(self._log.close)
                 self._threads.shutdown(wait=False, cancel_futures=True)
@@ -210,12 +217,7 @@ class Gateway:
         status = "error"
         try:
             answer = await _unless_gone(request, self._with_adapter(turn, body, self._upstream.complete))
-            answer["model"] = turn.request.model
-            for choice in answer["choices"]:
-                text = choice["message"].get("content") or ""
-                choice["message"].update(turn.addition(text))
-                turn.texts[choice["index"]] = text
-            turn.usage = answer.get("usage") or {}
+            turn.take(answer)
             status = "ok"
             return Response(orjson.dumps(answer), media_type="application/json")
         except (ClientGone, asyncio.CancelledError):
@@ -275,7 +277,10 @@ class Gateway:
                 self._adapters.forget(adapter.name)
         raise AssertionError("unreachable")
 
-    def _write_log(self, turn: Turn, status: str) -> None:
+    async def _ask_unseen(self, turn: Turn) -> dict[str, Any]:
+        return await self._with_adapter(turn, self._engine_body(turn), self._upstream.complete)
+
+    def _write_log(self, turn: Turn, status: str, reason: str | None = None) -> None:
         self._open_turns.discard(turn)
         prepared = turn.prepared
         texts = [text for _, text in sorted(turn.texts.items())]
@@ -299,14 +304,18 @@ class Gateway:
             status=status,
             part=prepared.part,
             passed_release_id=prepared.passed.release_id if prepared.passed else None,
-            reason=prepared.passed.reason if prepared.passed else None,
+            reason=prepared.passed.reason if prepared.passed else reason,
+            shadow_of=turn.shadow_of,
         )
+        if status == "ok":
+            self._shadows.offer(turn)
 
 
 class Turn:
     """One request on its way: what was asked by whom, what was prepared, what came back."""
 
     prepared: Prepared
+    shadow_of: str | None = None
 
     def __init__(self, request_id: str, caller: Caller, request: ChatRequest, base_url: str) -> None:
         self.request_id = request_id
@@ -323,6 +332,22 @@ class Turn:
         """Note when the first text came."""
         if self.first_token_ms is None:
             self.first_token_ms = (time.perf_counter() - self.began) * 1000
+
+    def take(self, answer: dict[str, Any]) -> None:
+        """Take over the engine's whole answer, and give it what it lacks: the model's public name, citations."""
+        answer["model"] = self.request.model
+        for choice in answer["choices"]:
+            text = choice["message"].get("content") or ""
+            choice["message"].update(self.addition(text))
+            self.texts[choice["index"]] = text
+        self.usage = answer.get("usage") or {}
+
+    def again(self, request_id: str, release: PinnedRelease) -> Turn:
+        """The same request once more, for a shadow."""
+        turn = Turn(request_id, self.caller, self.request, self.base_url)
+        turn.shadow_of = self.request_id
+        turn.prepared = Prepared(release, [], None, prompt_tokens=0, max_tokens=0, retrieval_ms=0.0, part=SHADOW)
+        return turn
 
     def addition(self, text: str) -> dict[str, Any]:
         """What a message with this text gets: its citations, when passages were looked for."""

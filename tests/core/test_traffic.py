@@ -22,7 +22,9 @@ from ryorin.traffic import falls_into, parse_share, set_canary, set_shadow, traf
 BASE = "b" * 64
 
 
-def tenant_with(session: Session, releases: int, name: str = "support", live: int | None = 1) -> tuple[Tenant, list[Release]]:
+def tenant_with(
+    session: Session, releases: int, name: str = "support", live: int | None = 1
+) -> tuple[Tenant, list[Release]]:
     tenant = create_tenant(session, name)
     prompt = set_prompt(session, tenant, Prompt("You answer."))
     made = [create_release(session, tenant, base_digest=BASE, prompt=prompt) for _ in range(releases)]

@@ -94,7 +94,7 @@ class Engine:
     script: says what to answer to a request's body, in place of `pieces`; whole answers only, a choice each time asked.
     gate: held closed, a stream stops before its second piece. cut_after: the connection breaks after so many pieces.
     refuse, refuse_load: answer every question, every adapter with this status and message. health: the status of
-    /health. It also plays the supervisor's handle.
+    /health. waiting: the requests that wait, by /metrics. It also plays the supervisor's handle.
     """
 
     def __init__(self) -> None:
@@ -113,6 +113,7 @@ class Engine:
         self.refuse: tuple[int, str] | None = None
         self.refuse_load: tuple[int, str] | None = None
         self.health = 200
+        self.waiting = 0
         self.closed_early = threading.Event()
         self.url = ""
         self._running: Any = None
@@ -124,6 +125,7 @@ class Engine:
                 routes=[
                     Route("/v1/chat/completions", self._chat, methods=["POST"]),
                     Route("/v1/load_lora_adapter", self._load, methods=["POST"]),
+                    Route("/metrics", self._metrics),
                     Route("/health", lambda _: Response(status_code=self.health)),
                 ]
             )
@@ -143,6 +145,14 @@ class Engine:
         self.stop()
         self.start()
         self.generation += 1
+
+    async def _metrics(self, request: Request) -> Response:
+        assert request.headers["authorization"] == "Bearer engine-key"
+        name, label = "vllm:num_requests_waiting", 'engine="0",model_name="ryorin-base"'
+        return Response(
+            f"# TYPE {name} gauge\n{name}{{{label}}} {float(self.waiting)}\n"
+            f'{name}_by_reason{{{label},reason="capacity"}} 7.0\n'
+        )
 
     async def _load(self, request: Request) -> Response:
         assert request.headers["authorization"] == "Bearer engine-key"
