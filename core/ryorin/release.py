@@ -1,8 +1,8 @@
 """
 The release: base model, adapter, knowledge, prompt and retrieval, pinned and switched as one.
 
-A release never changes. A tenant's row points to the live one: promoting and rolling back move that pointer and append a
-line to the promotions. Requests read it once, when they come in, and finish on what they read. Beside it may stand a
+A release never changes. A tenant's row points to the live one: promoting and rolling back move that pointer and append
+a line to the promotions. Requests read it once, when they come in, and finish on what they read. Beside it may stand a
 canary and a shadow (`ryorin.traffic`), which end when they become live.
 """
 
@@ -114,18 +114,7 @@ def create_release(
         raise InvalidInput("retrieval is on but the release has no vector store; name one or set top_k to 0")
     if len({(store.embedder, store.dimensions) for store in stores}) > 1:
         raise InvalidInput("the stores of a release must share one embedder, or their scores cannot be compared")
-    if adapter is not None:
-        if adapter.base_digest != base_digest:
-            raise Conflict(
-                f"adapter {adapter.name} was trained on base {adapter.base_digest[:12]}, "
-                f"the release names {base_digest[:12]}; retrain it or choose its base"
-            )
-        if adapter.prompt_digest != prompt.digest and not allow_prompt_mismatch:
-            trained = f"prompt {adapter.prompt_digest[:12]}" if adapter.prompt_digest else "a prompt that is not known"
-            raise Conflict(
-                f"adapter {adapter.name} was trained for {trained}, "
-                f"the release names {prompt.digest[:12]}; retrain it, or pass --allow-prompt-mismatch"
-            )
+    _check_fits(adapter, base_digest, prompt, allow_prompt_mismatch)
     lock_tenant(session, tenant)
     if adapter is not None:  # read anew: whoever deletes an adapter holds the tenant too
         here = select(Adapter.id).where(Adapter.id == adapter.id, Adapter.deleted_at.is_(None))
@@ -160,17 +149,20 @@ def ensure_release(
     stores: Sequence[VectorStore],
     retrieval: Retrieval,
     note: str,
+    allow_prompt_mismatch: bool = True,
 ) -> Release:
     """
     The tenant's first release of exactly these parts, or a new one with this note; never promoted by it.
 
-    An adapter of another prompt is taken: evaluation asks what an adapter does away from home. Otherwise as
-    `create_release`.
+    An adapter of another prompt is taken unless told otherwise: evaluation asks what an adapter does away from home.
+    Otherwise as `create_release`.
     """
     lock_tenant(session, tenant)
     digest = _digest(base_digest, prompt, adapter, stores, retrieval)
     mine = select(Release).where(Release.tenant_id == tenant.id, Release.digest == digest)
     known = session.scalar(mine.order_by(Release.version).limit(1))
+    if known is not None:
+        _check_fits(adapter, base_digest, prompt, allow_prompt_mismatch)
     return known or create_release(
         session,
         tenant,
@@ -180,8 +172,24 @@ def ensure_release(
         stores=stores,
         retrieval=retrieval,
         note=note,
-        allow_prompt_mismatch=True,
+        allow_prompt_mismatch=allow_prompt_mismatch,
     )
+
+
+def _check_fits(adapter: Adapter | None, base_digest: str, prompt: Prompt, allow_prompt_mismatch: bool) -> None:
+    if adapter is None:
+        return
+    if adapter.base_digest != base_digest:
+        raise Conflict(
+            f"adapter {adapter.name} was trained on base {adapter.base_digest[:12]}, "
+            f"the release names {base_digest[:12]}; retrain it or choose its base"
+        )
+    if adapter.prompt_digest != prompt.digest and not allow_prompt_mismatch:
+        trained = f"prompt {adapter.prompt_digest[:12]}" if adapter.prompt_digest else "a prompt that is not known"
+        raise Conflict(
+            f"adapter {adapter.name} was trained for {trained}, "
+            f"the release names {prompt.digest[:12]}; retrain it, or pass --allow-prompt-mismatch"
+        )
 
 
 def _digest(

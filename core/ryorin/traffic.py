@@ -144,37 +144,37 @@ class PartStatus:
 
 def traffic_status(session: Session, tenant: Tenant, since_s: float) -> list[PartStatus]:
     """What each release did as each part in the last `since_s` seconds; what has traffic now comes first."""
-    versions = dict(session.execute(select(Release.id, Release.version).where(Release.tenant_id == tenant.id)).all())
+    versions = {row.id: row.version for row in session.scalars(select(Release).where(Release.tenant_id == tenant.id))}
     log = RequestLog
     recent = (log.tenant_id == tenant.id, log.created_at >= time.time() - since_s)
-    counted = session.execute(
-        select(log.part, log.release_id, log.status, func.count(), func.coalesce(func.sum(log.completion_tokens), 0))
-        .where(*recent, log.part.is_not(None))
-        .group_by(log.part, log.release_id, log.status)
-    ).all()
-    passed = dict(
-        session.execute(
-            select(log.passed_release_id, func.count())
-            .where(*recent, log.passed_release_id.is_not(None))
-            .group_by(log.passed_release_id)
-        ).all()
-    )
-    now = {
-        (LIVE, tenant.live_release_id): None,
-        (CANARY, tenant.canary_release_id): tenant.canary_share,
-        (SHADOW, tenant.shadow_release_id): tenant.shadow_share,
+    grouped = select(log.part, log.release_id, log.status, func.count(), func.sum(log.completion_tokens))
+    counted: dict[tuple[str, str], dict[str, int]] = {}
+    tokens: dict[tuple[str, str], int] = {}
+    for part, release_id, status, count, written in session.execute(
+        grouped.where(*recent, log.part.is_not(None)).group_by(log.part, log.release_id, log.status)
+    ):
+        key = (str(part), release_id)
+        counted.setdefault(key, {})[status] = count
+        tokens[key] = tokens.get(key, 0) + int(written or 0)
+    passes = select(log.passed_release_id, func.count()).where(*recent, log.passed_release_id.is_not(None))
+    passed = {str(row[0]): row[1] for row in session.execute(passes.group_by(log.passed_release_id))}
+    pointers = {
+        LIVE: (tenant.live_release_id, None),
+        CANARY: (tenant.canary_release_id, tenant.canary_share),
+        SHADOW: (tenant.shadow_release_id, tenant.shadow_share),
     }
-    seen = {(part, release_id) for part, release_id, *_ in counted} | {(CANARY, release_id) for release_id in passed}
+    now = {(part, release_id): share for part, (release_id, share) in pointers.items() if release_id}
     found = []
-    for part, release_id in {key for key in now if key[1]} | seen:
-        statuses = {status: number for p, r, status, number, _ in counted if (p, r) == (part, release_id)}
+    for key in {*now, *counted, *((CANARY, release_id) for release_id in passed)}:
+        part, release_id = key
+        statuses = counted.get(key, {})
         answered = (*recent, log.part == part, log.release_id == release_id, log.status == "ok")
         found.append(
             PartStatus(
                 part=part,
                 version=versions[release_id],
-                current=(part, release_id) in now,
-                share=now.get((part, release_id)),
+                current=key in now,
+                share=now.get(key),
                 requests=sum(statuses.values()),
                 errors=statuses.get("error", 0),
                 cancelled=statuses.get("cancelled", 0),
@@ -184,7 +184,7 @@ def traffic_status(session: Session, tenant: Tenant, since_s: float) -> list[Par
                 p95_ms=_quantile(session, log.total_ms, answered, 0.95),
                 first_token_ms=_quantile(session, log.first_token_ms, answered, 0.5),
                 retrieval_ms=_quantile(session, log.retrieval_ms, answered, 0.5),
-                completion_tokens=sum(tokens for p, r, _, _, tokens in counted if (p, r) == (part, release_id)),
+                completion_tokens=tokens.get(key, 0),
             )
         )
     return sorted(found, key=lambda one: (not one.current, PARTS.index(one.part), -one.version))

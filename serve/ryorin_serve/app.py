@@ -42,6 +42,7 @@ from ryorin_serve.front_door import FrontDoor, on_http_error, on_ryorin_error, s
 from ryorin_serve.log import LogWriter
 from ryorin_serve.options import DEFAULTS, ServeOptions
 from ryorin_serve.prepare import PinnedRelease, Prepared, Preparer
+from ryorin_serve.presence import Presence
 from ryorin_serve.relay import AdapterMissing, StreamRelay, Upstream, error_event
 from ryorin_serve.requests import base_url, read_json
 from ryorin_serve.routes_files import FileRoutes
@@ -140,6 +141,8 @@ class Gateway:
             self._shadows = Shadows(
                 self._preparer, waiting=self._upstream.waiting, ask=self._ask_unseen, write=self._write_log
             )
+            presence = Presence(self._catalog, self._searcher, self._adapters, self._base)
+            await presence.start()
             clearing = asyncio.create_task(self._clear_away())
             for worker in self._workers:
                 worker.start()
@@ -147,6 +150,7 @@ class Gateway:
                 yield
             finally:
                 clearing.cancel()
+                await presence.stop()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(UNWIND_S):
                         while self._open_turns:

@@ -95,7 +95,7 @@ class Traffic:
                     if part == CANARY:
                         route = replace(route, passed=Passed(release_id, error.message))
                     continue
-                route = replace(route, **{part: found})
+                route = replace(route, canary=found) if part == CANARY else replace(route, shadow=found)
         if route.canary is not None:
             until, reason = self._left_alone.get(route.canary.id, (0.0, ""))
             if time.monotonic() < until:

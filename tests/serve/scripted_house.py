@@ -248,6 +248,8 @@ class Shelf:
     def __init__(self) -> None:
         self.hits: dict[str, list[Hit]] = {}
         self.queries: list[tuple[str, list[str], str, int]] = []
+        self.warmed: list[tuple[str, list[str]]] = []
+        self.refuse_warm: Exception | None = None
 
     def put(self, tenant_id: str, *texts: str) -> None:
         start = sum(map(len, self.hits.values())) + 1
@@ -261,6 +263,11 @@ class Shelf:
     ) -> list[Hit]:
         self.queries.append((tenant_id, list(store_ids), query, retrieval.top_k))
         return self.hits.get(tenant_id, [])[: retrieval.top_k]
+
+    def warm(self, tenant_id: str, store_ids: Sequence[str], retrieval: Retrieval) -> None:
+        self.warmed.append((tenant_id, list(store_ids)))
+        if self.refuse_warm:
+            raise self.refuse_warm
 
     def passage(self, tenant_id: str, passage_id: int) -> Hit:
         for hit in self.hits.get(tenant_id, []):
