@@ -95,9 +95,10 @@ def create_release(
     evidence: dict[str, Any] | None = None,
     note: str = "",
     allow_prompt_mismatch: bool = False,
+    release_id: str | None = None,
 ) -> Release:
     """
-    A new release of the tenant, not yet live.
+    A new release of the tenant, not yet live; its id is a new one unless given.
 
     Raises Conflict when the adapter was deleted, was trained on another base model, or for another prompt unless
     `allow_prompt_mismatch`; InvalidInput when a part belongs to another tenant or retrieval has no store.
@@ -122,7 +123,7 @@ def create_release(
             raise Conflict(f"adapter {adapter.name} was deleted; choose another, or import or train it again")
     latest = session.scalar(select(func.max(Release.version)).where(Release.tenant_id == tenant.id)) or 0
     release = Release(
-        id=new_id("rel_"),
+        id=release_id or new_id("rel_"),
         tenant_id=tenant.id,
         version=latest + 1,
         digest=_digest(base_digest, prompt, adapter, stores, retrieval),

@@ -59,10 +59,18 @@ class Parts(TypedDict):
 
 
 def find_parts(
-    session: Session, settings: Settings, tenant: Tenant, wanted: Wanted, prompt: Prompt | None = None
+    session: Session,
+    settings: Settings,
+    tenant: Tenant,
+    wanted: Wanted,
+    *,
+    prompt: Prompt | None = None,
+    base_digest: str | None = None,
 ) -> Parts:
     """
-    The parts that are wanted, with the tenant's current prompt unless one is given.
+    The parts that are wanted.
+
+    prompt: in place of the tenant's current one. base_digest: in place of the bundled base model's.
 
     Raises NotFound for what does not exist, InvalidInput for a value of retrieval that cannot be.
     """
@@ -72,7 +80,7 @@ def find_parts(
         adapter = adapter_by_name(session, tenant, str(wanted.adapter))
     if adapter is not None and wanted.base is None:
         base_digest = adapter.base_digest
-    else:
+    elif wanted.base is not None or base_digest is None:
         base_digest = registry.get_base(settings, wanted.base or registry.DEFAULT_BASE).digest
     if wanted.adapter in (None, LATEST):
         digest = None if wanted.allow_prompt_mismatch else prompt.digest

@@ -171,7 +171,7 @@ class Rollout:
                 raise Conflict(
                     f"{self._unchanged(tenant, release, part)}: it is for base model {release.base_digest[:12]}, and "
                     f"the running gateways serve {served}; start one "
-                    "with 'ryorin serve --base', or go on without them with --wait 0",
+                    "with 'ryorin serve --base', or do not ask them (--wait 0, or wait_s: 0 in a request)",
                     code=NOT_LOADED,
                 )
             wished = gateways.wish(session, release, list(fitting))
@@ -208,8 +208,8 @@ class Rollout:
                 late = waiting[0]
                 raise Unavailable(
                     f"{self._unchanged(tenant, release, part)}: {fitting[late.gateway_id].place} did not load it "
-                    f"within {self._wait_s:g} s ({late.reason or 'it does not say why'}); repeat the command, give it "
-                    "longer with --wait SECONDS, or go on without it with --wait 0",
+                    f"within {self._wait_s:g} s ({late.reason or 'it does not say why'}); repeat it, "
+                    "allow more time (--wait SECONDS, or wait_s in a request), or do not ask it (0)",
                     code=NOT_LOADED,
                 )
             time.sleep(LOOK_S)

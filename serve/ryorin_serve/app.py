@@ -47,6 +47,7 @@ from ryorin_serve.relay import AdapterMissing, StreamRelay, Upstream, error_even
 from ryorin_serve.requests import base_url, read_json
 from ryorin_serve.routes_files import FileRoutes
 from ryorin_serve.routes_fine_tuning import FineTuningRoutes
+from ryorin_serve.routes_releases import ReleaseRoutes
 from ryorin_serve.routes_store_files import StoreFileRoutes
 from ryorin_serve.routes_vector_stores import StoreRoutes
 from ryorin_serve.shadow import Shadows
@@ -115,6 +116,7 @@ class Gateway:
                 *StoreRoutes(context).routes(),
                 *StoreFileRoutes(context).routes(),
                 *FineTuningRoutes(context, self._preparer, self._base).routes(),
+                *ReleaseRoutes(context, self._base).routes(),
             ],
             exception_handlers={
                 RyorinError: on_ryorin_error,
