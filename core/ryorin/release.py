@@ -126,7 +126,7 @@ def create_release(
         id=release_id or new_id("rel_"),
         tenant_id=tenant.id,
         version=latest + 1,
-        digest=_digest(base_digest, prompt, adapter, stores, retrieval),
+        digest=release_digest(base_digest, prompt, adapter, stores, retrieval),
         base_digest=base_digest,
         adapter_id=adapter.id if adapter else None,
         prompt_id=prompt.id,
@@ -159,7 +159,7 @@ def ensure_release(
     Otherwise as `create_release`.
     """
     lock_tenant(session, tenant)
-    digest = _digest(base_digest, prompt, adapter, stores, retrieval)
+    digest = release_digest(base_digest, prompt, adapter, stores, retrieval)
     mine = select(Release).where(Release.tenant_id == tenant.id, Release.digest == digest)
     known = session.scalar(mine.order_by(Release.version).limit(1))
     if known is not None:
@@ -193,9 +193,10 @@ def _check_fits(adapter: Adapter | None, base_digest: str, prompt: Prompt, allow
         )
 
 
-def _digest(
+def release_digest(
     base_digest: str, prompt: Prompt, adapter: Adapter | None, stores: Sequence[VectorStore], retrieval: Retrieval
 ) -> str:
+    """What names the parts of a release, whenever and with whatever note it was made."""
     return digest_of(
         {
             "base": base_digest,

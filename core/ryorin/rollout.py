@@ -49,6 +49,28 @@ class Moved:
     gateways: int = 0
 
 
+@dataclass(frozen=True)
+class Arrangement:
+    """
+    How a tenant's traffic is to be parted. What is None stays; a canary or shadow is (version, share), or (None, None)
+    to end it.
+    """
+
+    live: int | None = None
+    canary: tuple[int | None, float | None] | None = None
+    shadow: tuple[int | None, float | None] | None = None
+
+
+def point(session: Session, tenant: Tenant, wish: Arrangement) -> None:
+    """Change the tenant's row as wished. Raises as `promote`, `set_canary` and `set_shadow`."""
+    if wish.live is not None:
+        promote(session, tenant, get_release(session, tenant, wish.live))
+    for beside, put in ((wish.canary, set_canary), (wish.shadow, set_shadow)):
+        if beside is not None:
+            version, share = beside
+            put(session, tenant, None if version is None else get_release(session, tenant, version), share)
+
+
 class Rollout:
     """
     Promotes, rolls back, sets canary and shadow. Blocking.
@@ -134,6 +156,29 @@ class Rollout:
     def shadow(self, tenant_name: str, version: int | None, share: float | None = None) -> Moved:
         """Let a release answer a share of the requests unseen; None ends it. Raises as `promote` and `set_shadow`."""
         return self._beside(tenant_name, SHADOW, version, share, check_shadow, set_shadow)
+
+    def arrange(self, tenant_name: str, wish: Arrangement) -> None:
+        """
+        Move several parts of the traffic in one transaction, once all that is new in it is loaded: all of it or none.
+
+        Raises as the single moves do.
+        """
+        with self._catalog.session() as session:
+            tenant = get_tenant(session, tenant_name)
+            pointed = {tenant.live_release_id, tenant.canary_release_id, tenant.shadow_release_id}
+            wished = [
+                (LIVE, wish.live),
+                (CANARY, wish.canary and wish.canary[0]),
+                (SHADOW, wish.shadow and wish.shadow[0]),
+            ]
+            new = [(part, get_release(session, tenant, version)) for part, version in wished if version is not None]
+            for _, release in new:
+                check_usable(session, tenant, release)
+        for part, release in new:
+            if release.id not in pointed:
+                self._load(tenant, release, part)
+        with self._catalog.session() as session:
+            point(session, get_tenant(session, tenant_name), wish)
 
     def _beside(
         self,
