@@ -34,7 +34,7 @@ from ryorin.traffic import CANARY, SHADOW, shown_share
 from ryorin_index.chunking import make_chunking
 from ryorin_index.declared.file import BesideSaid, FileSaid, PromptSaid, ReleaseSaid, SourceSaid, StoreSaid, TenantSaid
 from ryorin_index.declared.state import left_alone_of, state_of
-from ryorin_index.purge import delete_store
+from ryorin_index.purge import check_releases, delete_store
 from ryorin_index.source_rows import add_source, remove_source
 from ryorin_index.sources import check_source
 from ryorin_index.store import create_store
@@ -118,6 +118,8 @@ class Applier:
                 left_alone = left_alone_of(session, tenant, said)
                 made = self._make(session, name, said)
                 point(session, made.tenant, made.arrangement)
+                for store in made.stores:
+                    check_releases(session, store, force=False)
                 gone = {source.id for _, source, _ in made.sources} | {store.id for store in made.stores}
                 after = state_of(session, made.tenant, said, gone)
                 diff = text_diff(before, after, f"{name} in the catalog", f"{name} in the file")
