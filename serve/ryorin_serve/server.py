@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from ryorin.catalog import Catalog, fine_tuning
 from ryorin.catalog.tables import Release, Tenant
@@ -161,10 +161,15 @@ async def _serve(
 
 
 def _warm(catalog: Catalog, searcher: Searcher, say: Callable[[str], None]) -> None:
-    """Load the embedder and the live releases' stores while vLLM starts, so that the first question does not wait."""
+    """Load the embedder and the stores that have traffic while vLLM starts, so that the first question does not wait."""
+    pointed = or_(
+        Tenant.live_release_id == Release.id,
+        Tenant.canary_release_id == Release.id,
+        Tenant.shadow_release_id == Release.id,
+    )
     with catalog.session() as session:
-        live = session.scalars(select(Release).join(Tenant, Tenant.live_release_id == Release.id)).all()
-    for release in live:
+        releases = session.scalars(select(Release).join(Tenant, pointed)).all()
+    for release in releases:
         if release.store_ids and release.retrieval.get("top_k"):
             try:
                 searcher.warm(release.tenant_id, release.store_ids, Retrieval.stored(release.retrieval))

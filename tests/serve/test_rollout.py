@@ -184,6 +184,15 @@ def test_without_waiting_the_first_request_loads_it(house: House):
     assert not house.engine.loads and live(house) == version
 
 
+def test_a_tenants_first_release_is_live_at_once(house: House):
+    version = candidate(house)
+    with house.catalog.session() as session:
+        get_tenant(session, "support").live_release_id = None
+    house.engine.state = "starting"
+    assert Rollout(house.catalog, wait_s=30).promote("support", version).gateways == 0
+    assert not house.engine.loads and live(house) == version
+
+
 def test_a_gateway_that_died_is_not_waited_for_and_one_of_another_base_not_asked(house: House, promoting: Rollout):
     with house.catalog.session() as session:
         gateways.see(session, "gw_dead", "a dead one", house.base.digest)
