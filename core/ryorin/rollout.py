@@ -4,7 +4,7 @@ Moving a tenant's traffic from one release to another, while gateways run.
 A release is loaded before it gets traffic: each running gateway of its base model is asked to load it (the adapter into
 the engine, the stores into memory) and says what became of it; then the tenant's row is changed, in one transaction. If
 one of them cannot load it, or does not in time, nothing is changed and the error says why. Without a gateway that runs,
-and for a tenant's first release, the row is changed at once. Requests in flight finish on the release that they began with.
+and for a tenant's first release, the row is changed at once. Requests in flight finish on the release they began with.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ async def _serve(
 
 
 def _warm(catalog: Catalog, searcher: Searcher, say: Callable[[str], None]) -> None:
-    """Load the embedder and the stores that have traffic while vLLM starts, so that the first question does not wait."""
+    """Load the embedder and the stores with traffic while vLLM starts, so that the first question does not wait."""
     pointed = or_(
         Tenant.live_release_id == Release.id,
         Tenant.canary_release_id == Release.id,

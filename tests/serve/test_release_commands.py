@@ -196,3 +196,32 @@ def test_what_differs_between_two_releases(house: House, release):
     assert "0.800 [0.700, 0.900] of 40" in release("diff", "1", "2").out
     same = release("diff", "1", "1")
     assert "answer from the same parts" in same.err and same.out == ""
+
+
+def test_a_file_moves_all_traffic_of_a_tenant_or_none(house: House, cli, monkeypatch, tmp_path: Path):
+    from ryorin.models import registry
+
+    monkeypatch.setattr(registry, "get_base", lambda *_: house.base)
+    house.adapter_folder(ADAPTER)
+    house.adapter_folder(OTHER, rank=8)
+    for adapter in (ADAPTER, OTHER):
+        house.release("support", adapter=adapter, promote=False)
+    path = tmp_path / "tenants.yaml"
+    path.write_text(
+        "tenants:\n  support:\n    stores: {handbook: {}}\n"
+        f"    release: {{adapter: {OTHER}}}\n    canary: {{share: 10%, adapter: {ADAPTER}}}\n"
+    )
+    damage(house)
+    refused = cli("apply", "-f", path)
+    assert refused.code == 2 and "not what was trained" in refused.err
+    assert [row["traffic"] for row in asked(cli("release", "list", "--tenant", "support", "--json"))] == [
+        *(None, None, "live")
+    ]
+    (house.catalog.settings.adapters_dir / ADAPTER / "adapter_model.safetensors").write_bytes(b"weights")
+    done = cli("apply", "-f", path)
+    assert done.code == 0 and "make release 2 the canary with 10%: done" in done.err
+    assert [row["traffic"] for row in asked(cli("release", "list", "--tenant", "support", "--json"))] == [
+        *("live", "canary", None)
+    ]
+    assert sorted(house.engine.loads)[-1] == OTHER and ADAPTER in house.engine.loads
+    assert "nothing to do" in cli("apply", "-f", path).err

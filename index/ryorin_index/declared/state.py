@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ryorin.catalog.tables import Prompt, Release, Source, Tenant, VectorStore
+from ryorin.release_parts import NONE
 from ryorin.release_view import prompt_text, release_rows
 from ryorin.traffic import CANARY, SHADOW, shown_share
 from ryorin_index.declared.file import TenantSaid
@@ -51,9 +52,11 @@ def state_of(session: Session, tenant: Tenant | None, said: TenantSaid, gone: Co
             state[part] = None
             continue
         row = release_rows(session, tenant, [release])[0]
-        shown = {name: row[name] for name in ("version", "adapter", "stores", "retrieval")}
         state[part] = {
-            **shown,
+            "version": row["version"],
+            "adapter": row["adapter"] or NONE,
+            "stores": row["stores"],
+            "retrieval": {name: value for name, value in row["retrieval"].items() if value is not None},
             "prompt": row["prompt"][:12],
             "base": row["base"][:12],
             **({"share": shown_share(share)} if share else {}),
