@@ -50,7 +50,7 @@ from ryorin_serve.routes_fine_tuning import FineTuningRoutes
 from ryorin_serve.routes_releases import ReleaseRoutes
 from ryorin_serve.routes_store_files import StoreFileRoutes
 from ryorin_serve.routes_vector_stores import StoreRoutes
-from ryorin_serve.shadow import Shadows
+from ryorin_serve.shadow import DROPPED, Shadows
 from ryorin_serve.traffic import Traffic
 
 CLEAR_EVERY_S = 600.0  # expired files; they are not found any longer from the moment on
@@ -296,7 +296,7 @@ class Gateway:
             key_id=turn.caller.key_id,
             release_id=prepared.release.id,
             created_at=turn.created_at,
-            messages=turn.request.conversation,
+            messages=[] if status == DROPPED else turn.request.conversation,  # they stand in the row it would shadow
             answer="\n\n".join(texts),
             passages=[
                 {"passage_id": hit.passage_id, "document_id": hit.document_id, "score": round(hit.score, 6)}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ryorin_serve.app import Turn
 
 AT_ONCE = 2
+DROPPED = "dropped"  # a status of the log
 
 _logger = logging.getLogger("ryorin.serve")
 
@@ -48,15 +49,16 @@ class Shadows:
         self._ask = ask
         self._write = write
         self._running: set[asyncio.Task[None]] = set()
+        self._ending = False
 
     def offer(self, turn: Turn) -> None:
         """Shadow an answered turn if its tenant has a shadow for it; returns at once."""
         release = turn.prepared.shadow
-        if release is None:
+        if release is None or self._ending:
             return
         shadow = turn.again(new_id("req_"), release)
         if len(self._running) >= AT_ONCE:
-            self._write(shadow, "dropped", f"{AT_ONCE} shadows are on their way already")
+            self._write(shadow, DROPPED, f"{AT_ONCE} shadows are on their way already")
             return
         task = asyncio.create_task(self._answer(shadow))
         self._running.add(task)
@@ -64,6 +66,7 @@ class Shadows:
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for those on their way; those that take longer are cut off, and their rows say so."""
+        self._ending = True
         if self._running:
             await asyncio.wait(self._running, timeout=timeout_s)
         for task in list(self._running):
@@ -75,7 +78,7 @@ class Shadows:
         release = turn.prepared.release
         try:
             if waiting := await self._waiting():
-                self._write(turn, "dropped", f"{waiting} requests waited in the engine")
+                self._write(turn, DROPPED, f"{waiting} requests waited in the engine")
                 return
             turn.prepared = await asyncio.to_thread(self._preparer.prepare, turn.caller, turn.request, release, SHADOW)
             turn.take(await self._ask(turn))

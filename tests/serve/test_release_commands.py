@@ -111,10 +111,10 @@ def test_a_canary_from_its_share_to_its_end(house: House, release):
     version = candidate(house)
     said = release("canary", version, "--share", "50%")
     assert "release 2 answers 50% of tenant support" in said.err
-    models = [ask(house, user=f"user {n}") for n in range(12)]
+    models = [ask(house, user=f"user {n}") for n in range(24)]
     assert set(models) == {ADAPTER, "ryorin-base"}
     assert "canary 50%" in release("list").out
-    house.logs(12)
+    house.logs(24)
     live, canary = asked(release("status", "--json"))
     assert (live["part"], live["requests"]) == ("live", models.count("ryorin-base"))
     assert (canary["part"], canary["share"], canary["requests"]) == ("canary", 0.5, models.count(ADAPTER))
