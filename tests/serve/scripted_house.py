@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import shutil
 import socket
@@ -378,6 +379,15 @@ class House:
         with self.catalog.session() as session:
             tenant = tenants.get_tenant(session, tenant_name)
             traffic.set_canary(session, tenant, releases.get_release(session, tenant, version), share)
+
+    def askers(self, version: int, share: float, field: str = "user", *, inside: bool, count: int = 2) -> list[str]:
+        """Values of a request's field that fall into a share of a release of `support`, or do not."""
+        with self.catalog.session() as session:
+            release = releases.get_release(session, tenants.get_tenant(session, "support"), version)
+        names = (f"asker {n}" for n in itertools.count())
+        key = self.key_ids["support"]
+        fitting = (n for n in names if traffic.falls_into(share, f"{key}\0{field}:{n}", release.id) == inside)
+        return list(itertools.islice(fitting, count))
 
     def shadow(self, version: int, share: float = 1.0, tenant_name: str = "support") -> None:
         """A release as the tenant's shadow, unannounced."""

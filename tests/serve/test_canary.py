@@ -30,58 +30,57 @@ def system_of(house: House, place: int = -1) -> str:
     return house.engine.requests[place]["messages"][0]["content"].partition("\n")[0]
 
 
-def users_in(house: House, users: list[str]) -> set[str]:
-    """Those whom the canary answers."""
-    found = set()
-    for user in users:
-        ask(house, user=user)
-        if system_of(house) == "Canary.":
-            found.add(user)
-    return found
-
-
 def test_the_same_asker_gets_the_same_release_and_a_larger_share_keeps_whom_it_had(house: House):
     version = house.release("support", system="Canary.", promote=False)
-    users = [f"user {n}" for n in range(40)]  # of which 30 % are none once in a million runs
+    small = house.askers(version, 0.3, inside=True)
+    large = [asker for asker in house.askers(version, 0.6, inside=True, count=20) if asker not in small][:2]
+    none = house.askers(version, 0.6, inside=False)
+
+    def answered_by_the_canary() -> set[str]:
+        found = set()
+        for user in (*small, *large, *none):
+            ask(house, user=user)
+            if system_of(house) == "Canary.":
+                found.add(user)
+        return found
+
     house.canary(version, 0.3)
-    small = users_in(house, users)
-    assert 0 < len(small) < len(users)
-    assert users_in(house, users) == small
+    first = answered_by_the_canary()
+    assert first == {*small, *house.askers(version, 0.3, inside=True, count=20)} & {*small, *large, *none}
+    assert answered_by_the_canary() == first
     house.canary(version, 0.6)
-    large = users_in(house, users)
-    assert small < large < set(users)
-    rows = house.logs(3 * len(users))
+    assert answered_by_the_canary() == {*small, *large}
+    rows = house.logs(18)
     with house.catalog.session() as session:
-        canary = session.query(Release).filter_by(tenant_id=house.ids["support"], version=version).one().id
+        canary = get_release(session, get_tenant(session, "support"), version).id
     assert {row.part for row in rows if row.release_id == canary} == {"canary"}
     assert {row.part for row in rows if row.release_id != canary} == {"live"}
-    assert sum(row.part == "canary" for row in rows) == 2 * len(small) + len(large)
 
 
 def test_a_conversation_stays_with_its_release_when_nobody_is_named(house: House):
-    house.canary(house.release("support", system="Canary.", promote=False), 0.5)
-    seen = set()
-    for n in range(24):
-        messages = [{"role": "user", "content": f"Question {n}"}]
-        ask(house, messages=messages)
-        first = system_of(house)
-        ask(house, messages=[*messages, {"role": "assistant", "content": ANSWER}, {"role": "user", "content": "And?"}])
-        assert system_of(house) == first
-        seen.add(first)
-    assert seen == {"Canary.", "You are the support desk."}
+    version = house.release("support", system="Canary.", promote=False)
+    house.canary(version, 0.5)
+    for inside, system in ((True, "Canary."), (False, "You are the support desk.")):
+        for question in house.askers(version, 0.5, "conversation", inside=inside):
+            messages = [{"role": "user", "content": question}]
+            ask(house, messages=messages)
+            assert system_of(house) == system
+            ask(
+                house,
+                messages=[*messages, {"role": "assistant", "content": "Yes."}, {"role": "user", "content": "So?"}],
+            )
+            assert system_of(house) == system
 
 
 @pytest.mark.parametrize("field", ["safety_identifier", "user", "prompt_cache_key"])
 def test_who_asks_is_taken_from_the_fields_that_name_him(house: House, field: str):
-    house.canary(house.release("support", system="Canary.", promote=False), 0.5)
-    seen = set()
-    for n in range(24):
-        ask(house, messages=[{"role": "user", "content": "One"}], extra_body={field: f"asker {n}"})
-        first = system_of(house)
-        ask(house, messages=[{"role": "user", "content": "Another"}], extra_body={field: f"asker {n}"})
-        assert system_of(house) == first
-        seen.add(first)
-    assert len(seen) == 2
+    version = house.release("support", system="Canary.", promote=False)
+    house.canary(version, 0.5)
+    for inside, system in ((True, "Canary."), (False, "You are the support desk.")):
+        for asker in house.askers(version, 0.5, field, inside=inside):
+            for question in ("One", "Another"):
+                ask(house, messages=[{"role": "user", "content": question}], extra_body={field: asker})
+                assert system_of(house) == system
 
 
 def test_a_version_that_is_named_is_no_matter_of_shares(house: House):

@@ -12,6 +12,7 @@ import pytest
 from scripted_house import House, built, eventually
 from sqlalchemy import update
 
+from ryorin import rollout
 from ryorin.catalog import gateways
 from ryorin.catalog.clock import NowS
 from ryorin.catalog.tables import Gateway, Load, Tenant
@@ -23,6 +24,12 @@ from ryorin_serve import presence
 
 QUESTION = [{"role": "user", "content": "How long does a refund take?"}]
 ADAPTER, OTHER = "support-0123456789ab", "support-ba9876543210"
+
+
+@pytest.fixture(autouse=True)
+def looking_often(monkeypatch):
+    monkeypatch.setattr(presence, "LOOK_S", 0.02)
+    monkeypatch.setattr(rollout, "LOOK_S", 0.02)
 
 
 @pytest.fixture
@@ -97,14 +104,13 @@ def refuse_store(house: House) -> None:
         (refuse_store, "the reranker is another model"),
     ],
 )
-@pytest.mark.parametrize("how", ["promote", "canary", "shadow"])
-def test_what_cannot_be_loaded_changes_nothing_and_says_why(house: House, promoting: Rollout, damage, why, how: str):
+def test_what_cannot_be_loaded_changes_nothing_and_says_why(house: House, promoting: Rollout, damage, why):
     version = candidate(house)
     damage(house)
-    share = () if how == "promote" else (0.5,)
-    with pytest.raises(Conflict, match=why) as caught:
-        getattr(promoting, how)("support", version, *share)
-    assert caught.value.code == "release_not_loaded" and "nothing has changed" in caught.value.message
+    for move, share in ((promoting.promote, ()), (promoting.canary, (0.5,)), (promoting.shadow, (0.5,))):
+        with pytest.raises(Conflict, match=why) as caught:
+            move("support", version, *share)
+        assert caught.value.code == "release_not_loaded" and "nothing has changed" in caught.value.message
     with house.catalog.session() as session:
         tenant = get_tenant(session, "support")
         assert (live(house), tenant.canary_release_id, tenant.shadow_release_id) == (1, None, None)
