@@ -83,6 +83,7 @@ class Gateway:
         counter: TokenCounter,
         options: ServeOptions = DEFAULTS,
         workers: Sequence[Worker] = (),
+        shadows_beside: bool = True,
     ) -> None:
         self._catalog = catalog
         self._searcher = searcher
@@ -92,6 +93,7 @@ class Gateway:
         self._options = options
         self._base = base
         self._workers = workers
+        self._shadows_beside = shadows_beside
         self._pepper = catalog.settings.pepper()
         self._preparer = Preparer(catalog, searcher, counter, base, options)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway")
@@ -141,7 +143,12 @@ class Gateway:
             )
             self._traffic = Traffic(self._catalog, self._preparer, self._adapters, self._in_thread)
             self._shadows = Shadows(
-                self._preparer, waiting=self._upstream.waiting, ask=self._ask_unseen, write=self._write_log
+                self._preparer,
+                beside=self._shadows_beside,
+                in_flight=lambda: len(self._open_turns),
+                waiting=self._upstream.waiting,
+                ask=self._ask_unseen,
+                write=self._write_log,
             )
             presence = Presence(self._catalog, self._searcher, self._adapters, self._base)
             await presence.start()
@@ -211,6 +218,7 @@ class Gateway:
         """A chat completion, whole or streamed."""
         asked = parse_chat(await read_json(request, self._options.max_body_bytes))
         self._upstream.check()
+        self._shadows.make_way()
         turn = Turn(request.state.request_id, request.state.caller, asked, base_url(request))
         turn.prepared = await self._traffic.prepare(turn.caller, asked)
         self._open_turns.add(turn)

@@ -33,7 +33,7 @@ from ryorin_index.search import Searcher
 from ryorin_serve.app import Gateway
 from ryorin_serve.engine import Engine, Policy
 from ryorin_serve.options import ServeOptions
-from ryorin_serve.vllm import vllm_command, vllm_environment
+from ryorin_serve.vllm import on_cpu, vllm_command, vllm_environment
 
 SERVED_AS = "ryorin-base"
 
@@ -127,6 +127,7 @@ async def _serve(
         counter=counter,
         options=options,
         workers=_workers(catalog, train=options.train),
+        shadows_beside=not on_cpu(),
     )
     server = QuietServer(
         uvicorn.Config(

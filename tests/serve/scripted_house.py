@@ -105,6 +105,7 @@ class Engine:
         self.script: Callable[[dict[str, Any]], str] | None = None
         self.pieces: list[str] = ["Refunds take 30 days ", "[", "2]", "."]
         self.requests: list[dict[str, Any]] = []
+        self.loading: list[str] = []
         self.loads: list[str] = []
         self.adapters: set[str] = set()
         self.load_delay_s = 0.0
@@ -114,7 +115,7 @@ class Engine:
         self.refuse: tuple[int, str] | None = None
         self.refuse_load: tuple[int, str] | None = None
         self.health = 200
-        self.waiting = 0
+        self.waiting, self.counted = 0, 0
         self.closed_early = threading.Event()
         self.url = ""
         self._running: Any = None
@@ -149,6 +150,7 @@ class Engine:
 
     async def _metrics(self, request: Request) -> Response:
         assert request.headers["authorization"] == "Bearer engine-key"
+        self.counted += 1
         name, label = "vllm:num_requests_waiting", 'engine="0",model_name="ryorin-base"'
         return Response(
             f"# TYPE {name} gauge\n{name}{{{label}}} {float(self.waiting)}\n"
@@ -158,6 +160,7 @@ class Engine:
     async def _load(self, request: Request) -> Response:
         assert request.headers["authorization"] == "Bearer engine-key"
         body = await request.json()
+        self.loading.append(body["lora_name"])
         await asyncio.sleep(self.load_delay_s)
         if self.refuse_load:
             status, message = self.refuse_load
@@ -422,6 +425,7 @@ def built(
     kind: type[QuietServer] = PromptServer,
     embed: Embed | None = None,
     base_folder: Path | None = None,
+    shadows_beside: bool = True,
 ) -> Iterator[House]:
     """
     The house, with everything in it running; the gateway on a server of this kind.
@@ -429,6 +433,7 @@ def built(
     database: an empty catalog on SQLite, to be copied, or the address of one on PostgreSQL.
     embed: in place of the shelf stand a real searcher and a real worker, with this embedder.
     base_folder: a real base model, for which a real worker trains.
+    shadows_beside: as on a GPU.
     """
     home.mkdir()
     if isinstance(database, Path):
@@ -462,6 +467,7 @@ def built(
         counter=WordCounter(),  # type: ignore[arg-type]
         options=options,
         workers=workers,
+        shadows_beside=shadows_beside,
     )
     with running(gateway.app(), kind) as house.url:
         yield house

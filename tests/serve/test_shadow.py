@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -95,29 +97,80 @@ def test_a_bug_in_a_shadow_reaches_nobody(house: House, monkeypatch):
     assert unseen.status == "error" and unseen.reason.startswith("ZeroDivisionError")
 
 
-def test_a_shadow_is_dropped_while_requests_wait_in_the_engine(house: House):
+def test_a_shadow_waits_while_requests_wait_in_the_engine_and_is_dropped_in_the_end(house: House, monkeypatch):
     house.shadow(house.release("support", promote=False))
     house.engine.waiting = 3
     assert ask(house) == ANSWER
-    shown, unseen = pair(house)
-    assert (unseen.status, unseen.reason, unseen.answer) == ("dropped", "3 requests waited in the engine", "")
-    assert (shown.messages, unseen.messages) == (QUESTION, [])
+    house.logs(1)
+    eventually(lambda: house.engine.counted > 2)
     assert len(house.engine.requests) == 1
     house.engine.waiting = 0
-    ask(house)
-    eventually(lambda: [row.status for row in house.logs(4) if row.part == "shadow"] == ["dropped", "ok"])
+    _, unseen = pair(house)
+    assert unseen.status == "ok"
+    monkeypatch.setattr(shadow, "PATIENCE_S", 0.0)
+    house.engine.waiting = 3
+    ask(house, user="another")
+    dropped = eventually(lambda: [row for row in house.logs(4) if row.status == "dropped"])[0]
+    assert (dropped.reason, dropped.answer, dropped.messages) == ("3 requests waited in the engine", "", [])
+    assert dropped.shadow_of in {row.id for row in house.logs(4) if row.messages == QUESTION}
 
 
-def test_no_more_than_so_many_at_once_and_nobody_waits_for_them(house: House):
+def test_no_more_than_so_many_wait_and_nobody_waits_for_them(house: House, monkeypatch):
+    monkeypatch.setattr(shadow, "BACKLOG", 3)
     house.adapter_folder(ADAPTER)
     house.shadow(house.release("support", adapter=ADAPTER, promote=False))
     house.engine.load_delay_s = 30.0  # the shadows stand still; the live release needs no adapter
-    for _ in range(shadow.AT_ONCE + 2):
+    for _ in range(5):
         assert ask(house) == ANSWER
-    rows = house.logs(shadow.AT_ONCE + 4)
+    rows = house.logs(7)
     assert [row.status for row in rows if row.part == "shadow"] == ["dropped", "dropped"]
-    assert "on their way already" in rows[-1].reason
+    assert rows[-1].reason == "3 shadows wait already"
     house.engine.stop()
+
+
+@pytest.fixture
+def small_house(tmp_path, empty_sqlite, options, monkeypatch) -> Iterator[House]:
+    """A house where each request costs, as on a CPU."""
+    monkeypatch.setattr(shadow, "QUIET_S", 0.05)
+    with built(tmp_path / "home", empty_sqlite, options, shadows_beside=False) as house:
+        yield house
+
+
+def test_on_a_cpu_a_shadow_waits_for_all_that_are_being_answered(small_house: House):
+    house = small_house
+    house.shadow(house.release("support", system="Shadow.", promote=False))
+    house.adapter_folder(ADAPTER)
+    slow = house.release("support", adapter=ADAPTER, promote=False)
+    house.engine.load_delay_s = 0.7
+    with ThreadPoolExecutor(1) as threads:
+        client = house.client()
+        asked = threads.submit(client.chat.completions.create, model=f"support@{slow}", messages=QUESTION)
+        eventually(lambda: house.engine.loading)
+        assert ask(house) == ANSWER  # its shadow could begin now, were the other not on its way
+        asked.result()
+    pair(house, 3)
+    assert ADAPTER in [body["model"] for body in house.engine.requests[:2]]
+    assert house.engine.requests[2]["messages"][0]["content"].startswith("Shadow.")
+
+
+def test_on_a_cpu_a_shadow_is_broken_off_when_somebody_asks_and_begun_anew(small_house: House):
+    house = small_house
+    house.shadow(house.release("support", system="Shadow.", promote=False))
+
+    def systems() -> list[str]:
+        return [body["messages"][0]["content"].partition("\n")[0] for body in house.engine.requests]
+
+    live = "You are the support desk."
+    house.engine.pieces = ["Yes."]  # a stream of one piece goes by the gate, a whole answer does not
+    house.engine.gate.clear()
+    assert ask(house, stream=True) == "Yes."
+    eventually(lambda: len(house.engine.requests) == 2)
+    assert ask(house, stream=True, user="another") == "Yes."
+    assert house.engine.closed_early.wait(30)
+    house.engine.gate.set()
+    rows = house.logs(4)
+    assert systems() == [live, "Shadow.", live, "Shadow.", "Shadow."]
+    assert [row.status for row in rows if row.part == "shadow"] == ["ok", "ok"]
 
 
 @pytest.mark.parametrize(("load_s", "patience_s", "status"), [(0.4, 30.0, "ok"), (30.0, 0.1, "cancelled")])
