@@ -116,7 +116,7 @@ def shadow_command(
     """
     Let release VERSION answer the tenant's requests once more, after the live one, for the log alone.
 
-    Its answers are shown to nobody. It makes way for whoever waits for an answer, and is left out when it finds no room.
+    Its answers are shown to nobody. It makes way for whoever waits for an answer; what finds no room is left out.
 
     \b
     Example:
