@@ -62,18 +62,19 @@ class Shadows:
         self._places = asyncio.Semaphore(AT_ONCE)
         self._shadows: set[asyncio.Task[None]] = set()
         self._asking: set[asyncio.Task[None]] = set()
-        self._asked_at = float("-inf")
+        self._active_at = float("-inf")
         self._ending = False
 
     def make_way(self) -> None:
         """A client asks: what shadows compute is broken off, where it would cost the client time."""
-        self._asked_at = time.monotonic()
+        self._active_at = time.monotonic()
         if not self._beside:
             for task in self._asking:
                 task.cancel()
 
     def offer(self, turn: Turn) -> None:
         """Shadow an answered turn if its tenant has a shadow for it; returns at once."""
+        self._active_at = time.monotonic()
         release = turn.prepared.shadow
         if release is None or self._ending:
             return
@@ -134,7 +135,9 @@ class Shadows:
     async def _busy(self) -> str | None:
         if self._ending:
             return "the server ends"
-        if not self._beside and (self._in_flight() or time.monotonic() - self._asked_at < QUIET_S):
+        if self._in_flight():
+            self._active_at = time.monotonic()
+        if not self._beside and time.monotonic() - self._active_at < QUIET_S:
             return "requests were being answered"
         waiting = await self._waiting()
         return f"{waiting} requests waited in the engine" if waiting else None

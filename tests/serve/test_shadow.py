@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -151,6 +153,31 @@ def test_on_a_cpu_a_shadow_waits_for_all_that_are_being_answered(small_house: Ho
     pair(house, 3)
     assert ADAPTER in [body["model"] for body in house.engine.requests[:2]]
     assert house.engine.requests[2]["messages"][0]["content"].startswith("Shadow.")
+
+
+def test_on_a_cpu_quiet_begins_when_the_last_answer_is_complete(small_house: House, monkeypatch):
+    house = small_house
+    house.shadow(house.release("support", system="Shadow.", promote=False))
+    now, looked = [0.0], []
+
+    def monotonic() -> float:
+        looked.append(now[0])
+        return now[0]
+
+    monkeypatch.setattr(shadow, "time", SimpleNamespace(monotonic=monotonic, perf_counter=time.perf_counter))
+    monkeypatch.setattr(shadow, "QUIET_S", 5.0)
+    house.engine.gate.clear()
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(ask, house)
+        eventually(lambda: house.engine.requests)
+        now[0] = 10.0  # the answer takes longer than the quiet must last
+        house.engine.gate.set()
+        assert asked.result() == ANSWER
+    eventually(lambda: looked.count(10.0) > 10)
+    assert len(house.engine.requests) == 1
+    now[0] = 20.0
+    _, unseen = pair(house)
+    assert unseen.status == "ok"
 
 
 def test_on_a_cpu_a_shadow_is_broken_off_when_somebody_asks_and_begun_anew(small_house: House):
