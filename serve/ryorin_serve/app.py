@@ -321,7 +321,7 @@ class Gateway:
             reason=prepared.passed.reason if prepared.passed else reason,
             shadow_of=turn.shadow_of,
         )
-        if status == "ok":
+        if status == "ok" and turn.shadow_of is None:
             self._shadows.offer(turn)
 
 
