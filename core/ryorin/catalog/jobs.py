@@ -128,9 +128,14 @@ def heartbeat(session: Session, lease: Lease, lease_s: float, progress: dict[str
     _write(session, lease, lease_until=NowS() + lease_s, **more)
 
 
-def renew(session: Session, lease: Lease) -> Lease:
-    """Count the job's attempts anew, with this as the first: what it has done so far is kept. Raises LeaseLost."""
-    _write(session, lease, attempts=1)
+def renew(session: Session, lease: Lease, progress: dict[str, Any] | None = None) -> Lease:
+    """
+    Count the job's attempts anew, with this as the first: what it has done so far is kept. Raises LeaseLost.
+
+    progress: how far it is, written with it: an attempt that dies now and gets no further must not be renewed again.
+    """
+    more = {} if progress is None else {"progress": progress}
+    _write(session, lease, attempts=1, **more)
     return replace(lease, attempt=1)
 
 
