@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SOURCES := core index train serve demo tests bench scripts
-# Files are dealt to processes whole, and so is tests/live with its one engine (tests/conftest.py).
+# Files are dealt to processes whole, and so are those of tests/live that share the one engine (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4
 
 .PHONY: help setup demo test fast live bench fix lint types docs lock clean
@@ -17,14 +17,14 @@ setup: ## check the machine and install into .venv; done once
 demo: setup ## the main job, end to end; DEMO_ARGS="--keep-running" leaves the server up
 	@$(BIN)/ryorin demo $(DEMO_ARGS)
 
-test: setup lint types ## style, types and all tests, those on the real engine too
+test: setup lint types ## style, types and all tests, those of tests/live too
 	@$(PYTEST) tests
 
-fast: setup ## the tests without the real engine
+fast: setup ## the tests without tests/live, in two minutes on two cores
 	@$(PYTEST) tests --ignore tests/live
 
-live: setup ## only the tests on the real engine
-	@$(BIN)/python -m pytest tests/live -q
+live: setup ## only tests/live: the real engine, whole training runs, killed processes
+	@$(PYTEST) tests/live
 
 bench: setup ## every bench, quick; BENCH_ARGS= runs them in full
 	@for file in bench/*.py; do case $$file in bench/common.py) ;; *) echo "== $$file"; $(BIN)/python $$file $(or $(BENCH_ARGS),--quick) || exit 1;; esac; done

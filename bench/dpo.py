@@ -57,7 +57,7 @@ def pairs(count: int) -> list[TokenPair]:
     return [TokenPair(shared + words(70, 112), words(28, 52), words(28, 52)) for _ in range(count)]
 
 
-def take_step(trainer: Any, batch: dict[str, Any]) -> float:
+def take_step(trainer: Any, batch: Any) -> float:
     """One training step; returns its loss."""
     loss = trainer.training_step(trainer.model, batch, None)
     trainer.optimizer.step()
@@ -102,7 +102,7 @@ def ours(data: list[TokenPair], recipe: PreferenceRecipe, folder: Path) -> Step:
         with skipped_layers(trainer.model, frozen) if frozen else contextlib.nullcontext():
             with at_start(trainer.model):
                 trainer.prepare()
-            return take_step(trainer, packed.batch(range(len(numbers))))
+            return take_step(trainer, packed.step(range(len(numbers)), recipe.part_tokens))
 
     return step
 

@@ -90,7 +90,7 @@ def tokenizer() -> Any:
 Step = Callable[[Sequence[int]], float]
 
 
-def stepper(trainer: Any, batch_of: Callable[[Sequence[int]], dict[str, Any]]) -> Step:
+def stepper(trainer: Any, batch_of: Callable[[Sequence[int]], Any]) -> Step:
     """A function that takes one step on these rows and returns its loss."""
     trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = 1  # what `train` would set
@@ -115,7 +115,7 @@ def ours(data: list[TokenRow], recipe: Recipe, folder: Path, stack: contextlib.E
     trainer = build_trainer(base, tokenizer(), packed, None, recipe, config, 10, folder)
     if frozen:
         stack.enter_context(skipped_layers(trainer.model, frozen))
-    return stepper(trainer, packed.batch)
+    return stepper(trainer, lambda numbers: packed.step(numbers, recipe.part_tokens))
 
 
 def plain(data: list[TokenRow], recipe: Recipe, folder: Path, **settings: Any) -> Step:

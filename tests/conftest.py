@@ -3,7 +3,6 @@ What every test may use: a home of its own, the catalog on SQLite and on a real 
 
 What is dear is made once a run and shared by its processes (`run_folder.py`):
     empty_sqlite             a migrated catalog file, to be copied
-    pulled_models            a models folder with the default embedder
     postgres                 one server; `postgres_url` is an empty database for a test, `make_postgres_database()` a
                              new one for a fixture of any scope, `catalog` runs a test on SQLite and on PostgreSQL
 Heavy modules are named by `Lazily` (`lazily.py`), so that reading a test file does not import them.
@@ -27,20 +26,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings as hypothesis_settings
 from long_runs import turns
 from run_folder import made_once, postgres_server, run_folder
 
-# Untimed, since a busy machine is no failure; without a database, which would be a folder where the tests run.
-hypothesis_settings.register_profile("ryorin", deadline=None, max_examples=turns(30, 1000), database=None)
-hypothesis_settings.load_profile("ryorin")
 os.environ.update(HF_HUB_OFFLINE="1", DO_NOT_TRACK="1", VLLM_NO_USAGE_STATS="1")
 for variable in ("RYORIN_HOME", "RYORIN_DATABASE_URL", "RYORIN_PEPPER", "RYORIN_TENANT"):
     os.environ.pop(variable, None)
 
+# Compiled modules are kept even where the environment forbids it: else every process of a run, the child of a test
+# too, compiles what it imports, and pytest rewrites all test files (10 s a process). So hypothesis is imported below.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # A shell that starts the tests in the background has SIGINT ignored, for them and for every command they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+TESTS = Path(__file__).parent
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0", "::ffff:127.")
 
 
@@ -56,30 +57,36 @@ class Ran:
 Cli = Callable[..., Ran]
 
 # The longest files (a folder: all of its files), longest first.
-FIRST = (
-    "train",
-    "test_index_cli",
-    "test_lexical",
-    "test_hostile",
-    "test_embedder",
-    "test_reembed",
-    "test_serve_command",
-)
+FIRST = ("train", "test_sync", "test_snapshots", "test_lexical", "test_web", "test_gateway")
+
+# Folders whose files stay together: all of them need torch and TRL, or the real engine.
+TOGETHER = ("tests/train", "tests/live", "tests/live/train")
+
+
+def pytest_configure() -> None:
+    """Properties are untimed, since a busy machine is no failure, and keep no folder of examples."""
+    from hypothesis import settings
+
+    settings.register_profile("ryorin", deadline=None, max_examples=turns(30, 1000), database=None)
+    settings.load_profile("ryorin")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest comes first, so that no process is left alone with it; the real engine comes last."""
+    """What takes longest comes first, so that no process is left alone with it; `live` last, its engine before all."""
 
     def place(item: pytest.Item) -> int:
-        name = item.path.parent.name if item.path.parent.name in ("train", "live") else item.path.stem
-        return len(FIRST) + 1 if name == "live" else FIRST.index(name) if name in FIRST else len(FIRST)
+        folder = item.path.relative_to(TESTS).parent
+        if folder.parts[:1] == ("live",):
+            return len(FIRST) + len(folder.parts)
+        name = folder.name if folder.name == "train" else item.path.stem
+        return FIRST.index(name) if name in FIRST else len(FIRST)
 
     items.sort(key=place)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """
-    Where tests run in several processes, a file stays in one, and so do all that need torch or share the real engine.
+    Where tests run in several processes, a file stays in one, and so does a folder of TOGETHER.
 
     Not by xdist's own `xdist_group`: xdist 3.8 writes it into a field that pytest 9.2 no longer reads, and deals
     every test by itself.
@@ -89,8 +96,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             path = nodeid.partition("::")[0]
-            together = [folder for folder in ("tests/live/", "tests/train/") if path.startswith(folder)]
-            return together[0] if together else path
+            folder = path.rpartition("/")[0]
+            return folder if folder in TOGETHER else path
 
     config.option.loadscopereorder = False  # the order is that of `pytest_collection_modifyitems`
     return ByFile(config, log)
@@ -168,23 +175,6 @@ def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
         open_catalog(Settings(home=path.parent, database_url=f"sqlite:///{path}")).close()
 
     return made_once(run_folder(tmp_path_factory) / "empty.db", migrate)
-
-
-@pytest.fixture(scope="session")
-def pulled_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """
-    A folder of models that holds the default embedder, converted once a run (some seconds); to be read only.
-
-    A test's home gets it by `(home / "models").symlink_to(pulled_models, target_is_directory=True)`.
-    """
-    from ryorin.models.registry import DEFAULT_EMBEDDER, pull
-    from ryorin.settings import Settings
-
-    home = made_once(
-        run_folder(tmp_path_factory) / "pulled",
-        lambda place: pull(Settings(home=place, database_url=""), DEFAULT_EMBEDDER),
-    )
-    return home / "models"
 
 
 @pytest.fixture(scope="session")

@@ -69,6 +69,12 @@ class BlobWriter:
         self.length += len(piece)
         self._handle.write(piece)
 
+    def lines(self) -> Iterator[bytes]:
+        """What was written so far, line by line with their ends."""
+        self._handle.flush()
+        with self._fresh.open("rb") as handle:
+            yield from handle
+
     def keep(self) -> str:
         """Give the blob its name; it is on the disk when this returns. Its SHA-256."""
         self._handle.flush()

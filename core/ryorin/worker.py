@@ -45,6 +45,20 @@ def installed_kinds() -> list[str]:
     return [kind for kind, (module, _) in KINDS.items() if importlib.util.find_spec(module.partition(".")[0])]
 
 
+def chosen_kinds(names: str) -> list[str]:
+    """
+    The kinds of jobs that a list with commas names. Raises InvalidInput for one that does not exist, RequirementMissing
+    for one whose package is not installed here.
+    """
+    chosen = [name.strip() for name in names.split(",")]
+    for name in chosen:
+        if name not in KINDS:
+            raise InvalidInput(f"kinds has {name!r}; known: {', '.join(KINDS)}", param="kinds")
+        if name not in installed_kinds():
+            raise RequirementMissing(f"jobs of kind {name!r} need the package {KINDS[name][0].partition('.')[0]}")
+    return chosen
+
+
 class Stopped(Exception):
     """The worker is told to stop; the job goes back into the queue."""
 
@@ -64,6 +78,10 @@ class Work:
             raise LeaseLost(f"job {self.lease.job_id} was cancelled or taken over")
         if self._stopping.is_set():
             raise Stopped
+
+    def renew(self, session: Session) -> None:
+        """What was done so far need not be done again, so the job's attempts count anew. Raises LeaseLost."""
+        self.lease = jobs.renew(session, self.lease, self.progress)
 
     def finish(self, session: Session, result: dict[str, Any] | None = None) -> None:
         """The job succeeded; with the session's transaction. Raises LeaseLost, and nothing of it must be written."""
@@ -95,8 +113,8 @@ class Worker:
     Does jobs until it is stopped. Several may run, in one process or in many.
 
     kinds: what it does; all of `KINDS` that is installed unless given. handlers: who does which kind, instead of those
-    that `KINDS` names. lease_s: after so many seconds without a sign of life
-    another worker takes over. retry_delay_s: the pause after a first failure; it doubles with each further one.
+    that `KINDS` names. lease_s: after so many seconds without a sign of life another worker takes over.
+    retry_delay_s: the pause after a first failure; it doubles with each further one.
     """
 
     def __init__(
@@ -181,10 +199,11 @@ class Worker:
         except LeaseLost:
             _logger.info("job %s was cancelled or taken over", lease.job_id)
         except Stopped:
-            self._give_back(lease)
+            self._give_back(work.lease)
         except (InvalidInput, RequirementMissing) as error:
             self._fail(handler, lease, error)
         except Exception as error:
+            lease = work.lease
             _logger.warning("job %s (%s), attempt %d", lease.job_id, lease.kind, lease.attempt, exc_info=True)
             if lease.attempt >= MAX_ATTEMPTS:
                 self._fail(handler, lease, error)

@@ -32,9 +32,9 @@ from ryorin_index.parse import ParsedDocument, parse_document
 from ryorin_index.passages import PassageDraft, split_document
 from ryorin_index.store import next_generation
 from ryorin_index.texts import write_text
-from ryorin_index.vectors import LOOKUP_BATCH, VectorsGone, embed_missing, require_vectors
+from ryorin_index.vectors import LOOKUP_BATCH, VectorsGone, embed_held, embed_missing, require_vectors
 
-PUT_ATTEMPTS = 10  # with a purge that never rests, 3 were too few
+PUT_ATTEMPTS = 3  # to write what was embedded before a purge took it; the last one lets no purge come between
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def finish_documents(
 
             embedded[place] += embed_missing(catalog, store, prepared.texts, embed, tell)
         try:
-            return _write(catalog, store, several, embedded, within)
+            return _write(catalog, store, several, embedded, within, embed if attempt == PUT_ATTEMPTS else None)
         except VectorsGone:
             if attempt == PUT_ATTEMPTS:
                 raise
@@ -179,13 +179,16 @@ def _write(
     several: Sequence[Prepared],
     embedded: Sequence[int],
     within: Callable[[Session], None],
+    embed: Callable[[], Embed] | None,
 ) -> list[Outcome]:
-    """Swap what the store has of documents for what was prepared, in one transaction."""
+    """Swap what the store has of documents for what was prepared, in one transaction; embed: also in it."""
     outcomes = []
     filename = ""
     try:
         with catalog.session() as session:
             generation = next_generation(session, store)
+            if embed is not None:
+                embed_held(session, store, {key: text for each in several for key, text in each.texts.items()}, embed)
             for prepared, count in zip(several, embedded, strict=True):
                 filename = prepared.incoming.filename
                 document_id = _put(session, store, prepared, generation)

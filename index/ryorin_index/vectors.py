@@ -20,7 +20,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
 from ryorin.catalog import Catalog
-from ryorin.catalog.tables import Passage, Vector, VectorStore
+from ryorin.catalog.tables import Passage, Tenant, Vector, VectorStore
 from ryorin.errors import Conflict, RyorinError
 from ryorin_index.embed import Embed
 
@@ -68,6 +68,23 @@ def embed_missing(
             keep_vectors(session, space, vectors)
         done += len(batch)
         on_batch(done)
+    return len(missing)
+
+
+def embed_held(session: Session, store: VectorStore, texts: Mapping[str, str], embed: Callable[[], Embed]) -> int:
+    """
+    The same in a transaction of the caller's, which has written already: until it ends no vector of the tenant goes.
+
+    For texts whose vectors were purged between two looks, time and again; others that purge wait for the embedder.
+    """
+    if session.get_bind().dialect.name == "postgresql":  # SQLite has one writer at a time
+        session.execute(
+            select(Tenant.id).where(Tenant.id == store.tenant_id).with_for_update(read=True, key_share=True)
+        )
+    known = known_digests(session, store, list(texts))
+    missing = {digest: text for digest, text in texts.items() if digest not in known}
+    if missing:
+        keep_vectors(session, store, embed_texts(store, missing, embed()))
     return len(missing)
 
 

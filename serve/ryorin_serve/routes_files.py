@@ -1,8 +1,15 @@
-"""`/v1/files`. A file's bytes come back whatever its purpose is: they are the tenant's own."""
+"""
+`/v1/files`. A file's bytes come back whatever its purpose is: they are the tenant's own.
+
+A file to learn from is read when it comes: its status says whether it can be used, `status_details` which lines cannot.
+"""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import select
@@ -21,6 +28,8 @@ from ryorin_serve.requests import caller_of, choice, idempotent_id, integer, pat
 from ryorin_serve.uploads import receive
 
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
+# Who reads files to learn from; named and not imported, because a gateway may do without the trainer.
+CHECKER = ("ryorin_train.datasets.formats", "what_is_wrong")
 MIN_EXPIRES_S, MAX_EXPIRES_S = 3600, 30 * 86400
 ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 
@@ -60,6 +69,8 @@ class FileRoutes:
                 created_at=now,
                 expires_at=_expires_at(upload.fields, now),
             )
+            if file.purpose == "fine-tune":
+                file.status_details = await context.in_thread(_what_is_wrong, file.filename, writer.lines())
             kept = await context.in_thread(keep_file, context.catalog, writer, file)
         return JSONResponse(file_object(kept))
 
@@ -118,8 +129,10 @@ def file_object(file: File) -> dict[str, Any]:
         "created_at": int(file.created_at),
         "filename": file.filename,
         "purpose": file.purpose,
-        "status": "processed",
+        "status": "processed" if file.status_details is None else "error",
     }
+    if file.status_details is not None:
+        shown["status_details"] = file.status_details
     if file.expires_at is not None:
         shown["expires_at"] = int(file.expires_at)
     return shown
@@ -135,3 +148,12 @@ def _expires_at(fields: dict[str, str], now: float) -> float | None:
             f"{SECONDS} is {given!r}; use an integer from {MIN_EXPIRES_S} to {MAX_EXPIRES_S}.", param=SECONDS
         )
     return now + integer(int(given), SECONDS, MIN_EXPIRES_S, MAX_EXPIRES_S)
+
+
+def _what_is_wrong(filename: str, lines: Iterator[bytes]) -> str | None:
+    """Why a file cannot be learned from; None when it can, or when only the job can tell: the trainer is elsewhere."""
+    module, function = CHECKER
+    if importlib.util.find_spec(module.partition(".")[0]) is None:
+        return None
+    found: str | None = getattr(importlib.import_module(module), function)(filename, lines)
+    return found

@@ -11,10 +11,11 @@ import asyncio
 import math
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -23,7 +24,8 @@ from starlette.routing import Route
 from ryorin.catalog import jobs
 from ryorin.catalog.files import get_file
 from ryorin.catalog.fine_tuning import KIND, PREFIX, FineTuning, add_event, get_job
-from ryorin.catalog.tables import Job, JobEvent
+from ryorin.catalog.tables import Job, JobEvent, Tenant
+from ryorin.catalog.tenants import current_prompt
 from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin.models.registry import BaseModel
 from ryorin_serve.auth import Caller
@@ -62,6 +64,8 @@ HYPERPARAMETERS = {"supervised": COMMON, "dpo": (*COMMON, "beta")}
 SUFFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MAX_SEED = 2**31 - 1
 FOLLOW_S = 0.5
+LAST_EVENT = "Last-Event-ID"
+LATE_S = 60.0  # an event is seen when its transaction ends, which may be after that of a later one
 
 
 class FineTuningRoutes:
@@ -118,11 +122,16 @@ class FineTuningRoutes:
         return response
 
     async def events(self, request: Request) -> Response:
-        """What happened to a job, the newest first; with `stream=true` all of it as it happens, the oldest first."""
+        """
+        What happened to a job, the newest first; with `stream=true` all of it as it happens, the oldest first.
+
+        A stream that broke off goes on behind the event that the header Last-Event-ID names, as server-sent events do:
+        https://html.spec.whatwg.org/multipage/server-sent-events.html#the-last-event-id-header
+        """
         page = read_page(request, ("stream",))
         if choice(request.query_params.get("stream", "false"), "stream", ("true", "false")) == "true":
-            await self._context.in_thread(self._job_of, request)
-            return StreamingResponse(self._follow(request), media_type="text/event-stream")
+            since, told = await self._context.in_thread(self._told, request)
+            return StreamingResponse(self._follow(request, since, told), media_type="text/event-stream")
         return JSONResponse(await self._context.in_thread(self._events, request, page))
 
     async def checkpoints(self, request: Request) -> Response:
@@ -133,45 +142,24 @@ class FineTuningRoutes:
     def _create(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         caller = caller_of(request)
         job_id, keyed = idempotent_id(request, PREFIX)
-        model = text(body, "model", 256)
-        if not model:
-            raise InvalidInput("model is missing: a base model, or one of yours to go on from.", param="model")
-        if body.get("integrations"):
-            raise InvalidInput("integrations are not supported here; leave them out.", param="integrations")
-        method, hyperparameters = _method(body)
-        seed = body.get("seed")
-        suffix = text(body, "suffix", 64)
-        if suffix is not None and SUFFIX.fullmatch(suffix) is None:
-            raise InvalidInput(
-                f"suffix is {suffix!r}; use 1 to 64 letters, digits, dots, dashes and underscores.", param="suffix"
-            )
-        start_from = None if model == self._base.name else self._adapter(caller, model)
-        wanted = FineTuning(
-            model=model,
-            base=self._base.name,
-            training_file=text(body, "training_file", 64) or "",
-            method=method,
-            hyperparameters=hyperparameters,
-            seed=0 if seed is None else integer(seed, "seed", 0, MAX_SEED),
-            start_from=start_from,
-            validation_file=text(body, "validation_file", 64),
-            suffix=suffix,
-            metadata=pairs(body, "metadata", strings_only=True),
-        )
+        wanted = _wanted(body, self._base.name)
+        with self._context.catalog.session() as session:
+            known = session.get(Job, job_id) if keyed else None
+        if known is not None:  # before anything is looked up that may have changed since
+            _check_same(known, wanted)
+            return job_object(known, caller.tenant_name)
+        start_from = None if wanted.model == self._base.name else self._adapter(caller, wanted.model)
         with self._context.catalog.session() as session:
             for name in ("training_file", "validation_file"):
                 if name == "training_file" or getattr(wanted, name) is not None:
                     _check_file(session, caller.tenant_id, getattr(wanted, name), name)
+            wanted = replace(wanted, start_from=start_from, prompt_digest=_prompt_digest(session, caller))
             made = jobs.enqueue(
                 session, caller.tenant_id, KIND, wanted.to_json(), key=job_id if keyed else None, job_id=job_id
             )
             job = session.get_one(Job, made)
-            if job.params != wanted.to_json():
-                raise InvalidInput(
-                    "This Idempotency-Key was used for another job; use a new key for a new job.",
-                    code="idempotency_key_reused",
-                    param="Idempotency-Key",
-                )
+            if keyed:  # the same request may have been here at the same time
+                _check_same(job, wanted)
             if session.scalar(select(JobEvent.id).where(JobEvent.job_id == made).limit(1)) is None:
                 add_event(session, caller.tenant_id, made, f"Created fine-tuning job: {made}")
             return job_object(job, caller.tenant_name)
@@ -235,17 +223,34 @@ class FineTuningRoutes:
             rows, more = rows_of(session, statement, JobEvent.created_at, JobEvent.id, page, find)
             return list_object([event_object(event) for event in rows], more)
 
-    async def _follow(self, request: Request) -> AsyncIterator[bytes]:
-        seen: set[str] = set()
-        since = 0.0
+    def _told(self, request: Request) -> tuple[float, set[str]]:
+        """From when on a stream looks for events, and which of those its reader has. Raises InvalidInput."""
+        job = self._job_of(request)
+        last = request.headers.get(LAST_EVENT)
+        if not last:
+            return 0.0, set()
+        with self._context.catalog.session() as session:
+            event = session.scalar(select(JobEvent).where(JobEvent.job_id == job.id, JobEvent.id == last))
+            if event is None:
+                raise InvalidInput(
+                    f"{LAST_EVENT} is {last!r}; use the id of an event of {job.id}, or leave it out to hear all.",
+                    param=LAST_EVENT,
+                )
+            since = event.created_at - LATE_S
+            before = tuple_(JobEvent.created_at, JobEvent.id) <= (event.created_at, event.id)
+            known = select(JobEvent.id).where(JobEvent.job_id == job.id, JobEvent.created_at >= since, before)
+            return since, set(session.scalars(known))
+
+    async def _follow(self, request: Request, since: float, told: set[str]) -> AsyncIterator[bytes]:
         over = False
         while not over:
             over, events = await self._context.in_thread(self._news, request, since)
             for event in events:
-                if event.id not in seen:
-                    seen.add(event.id)
-                    since = event.created_at
-                    yield b"data: " + orjson.dumps(event_object(event)) + b"\n\n"
+                if event.id not in told:
+                    yield b"id: " + event.id.encode() + b"\ndata: " + orjson.dumps(event_object(event)) + b"\n\n"
+            told = {event.id for event in events}
+            if events:
+                since = events[-1].created_at - LATE_S
             if not over:
                 await asyncio.sleep(FOLLOW_S)
         yield b"data: [DONE]\n\n"
@@ -288,6 +293,51 @@ class FineTuningRoutes:
             "step_number": last.get("step", 0),
         }
         return list_object([shown], has_more=False)
+
+
+def _wanted(body: dict[str, Any], base: str) -> FineTuning:
+    """What a request asks for, but for what has to be looked up. Raises InvalidInput."""
+    model = text(body, "model", 256)
+    if not model:
+        raise InvalidInput("model is missing: a base model, or one of yours to go on from.", param="model")
+    if body.get("integrations"):
+        raise InvalidInput("integrations are not supported here; leave them out.", param="integrations")
+    method, hyperparameters = _method(body)
+    seed = body.get("seed")
+    suffix = text(body, "suffix", 64)
+    if suffix is not None and SUFFIX.fullmatch(suffix) is None:
+        raise InvalidInput(
+            f"suffix is {suffix!r}; use 1 to 64 letters, digits, dots, dashes and underscores.", param="suffix"
+        )
+    return FineTuning(
+        model=model,
+        base=base,
+        training_file=text(body, "training_file", 64) or "",
+        method=method,
+        hyperparameters=hyperparameters,
+        seed=0 if seed is None else integer(seed, "seed", 0, MAX_SEED),
+        validation_file=text(body, "validation_file", 64),
+        suffix=suffix,
+        metadata=pairs(body, "metadata", strings_only=True),
+    )
+
+
+def _check_same(job: Job, wanted: FineTuning) -> None:
+    """Raises InvalidInput when the job that was made with the same key is another one than is wanted now."""
+    if not wanted.asks_the_same(FineTuning.from_json(job.params)):
+        raise InvalidInput(
+            "This Idempotency-Key was used for another job; use a new key for a new job.",
+            code="idempotency_key_reused",
+            param="Idempotency-Key",
+        )
+
+
+def _prompt_digest(session: Session, caller: Caller) -> str:
+    """Of the prompt to train for. Raises InvalidInput when the tenant has none."""
+    try:
+        return current_prompt(session, session.get_one(Tenant, caller.tenant_id)).digest
+    except NotFound as error:
+        raise InvalidInput(f"There is nothing to train for: {error.message}.", code="prompt_missing") from None
 
 
 def job_object(job: Job, tenant: str) -> dict[str, Any]:
@@ -385,4 +435,8 @@ def _check_file(session: Session, tenant_id: str, file_id: str, param: str) -> N
             f"file {file_id} has purpose {file.purpose!r}; upload it with purpose 'fine-tune'.",
             code="invalid_file_purpose",
             param=param,
+        )
+    if file.status_details is not None:
+        raise InvalidInput(
+            f"file {file_id} cannot be learned from: {file.status_details}", code="invalid_training_file", param=param
         )

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from ryorin.catalog import Catalog, fine_tuning
 from ryorin.catalog.tables import Release, Tenant
@@ -33,7 +33,7 @@ from ryorin_index.search import Searcher
 from ryorin_serve.app import Gateway
 from ryorin_serve.engine import Engine, Policy
 from ryorin_serve.options import ServeOptions
-from ryorin_serve.vllm import vllm_command, vllm_environment
+from ryorin_serve.vllm import on_cpu, vllm_command, vllm_environment
 
 SERVED_AS = "ryorin-base"
 
@@ -127,6 +127,7 @@ async def _serve(
         counter=counter,
         options=options,
         workers=_workers(catalog, train=options.train),
+        shadows_beside=not on_cpu(),
     )
     server = QuietServer(
         uvicorn.Config(
@@ -161,10 +162,15 @@ async def _serve(
 
 
 def _warm(catalog: Catalog, searcher: Searcher, say: Callable[[str], None]) -> None:
-    """Load the embedder and the live releases' stores while vLLM starts, so that the first question does not wait."""
+    """Load the embedder and the stores with traffic while vLLM starts, so that the first question does not wait."""
+    pointed = or_(
+        Tenant.live_release_id == Release.id,
+        Tenant.canary_release_id == Release.id,
+        Tenant.shadow_release_id == Release.id,
+    )
     with catalog.session() as session:
-        live = session.scalars(select(Release).join(Tenant, Tenant.live_release_id == Release.id)).all()
-    for release in live:
+        releases = session.scalars(select(Release).join(Tenant, pointed)).all()
+    for release in releases:
         if release.store_ids and release.retrieval.get("top_k"):
             try:
                 searcher.warm(release.tenant_id, release.store_ids, Retrieval.stored(release.retrieval))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from sqlalchemy import select
 
-from ryorin.catalog import Catalog, jobs
+from ryorin.catalog import Catalog, fine_tuning, jobs, open_catalog
 from ryorin.catalog.jobs import LeaseLost
-from ryorin.catalog.tables import Job
+from ryorin.catalog.tables import Job, JobEvent
 from ryorin.catalog.tenants import create_tenant
 from ryorin.errors import InvalidInput
 from ryorin.worker import MAX_ATTEMPTS, Work, Worker
@@ -177,6 +180,73 @@ def test_a_worker_retries_what_may_pass_and_gives_up_what_will_not(
     assert (row(catalog, job_id).status, handler.runs) == (status, runs)
     assert (tally.succeeded, tally.failed) == ((1, 0) if status == "succeeded" else (0, 1))
     assert handler.errors == ([] if status == "succeeded" else [f"{job_id}: {handler.error}"])
+
+
+class Stepwise(Counter):
+    """A handler that gets one step further in each attempt, keeps it, and fails; until there are no steps left."""
+
+    def __init__(self, catalog: Catalog, steps: int) -> None:
+        super().__init__(catalog)
+        self.steps = steps
+        self.attempts: list[int] = []
+
+    def run(self, work: Work) -> None:
+        self.attempts.append(work.lease.attempt)
+        with self.catalog.session() as session:
+            if len(self.attempts) > self.steps:
+                work.finish(session)
+                return
+            work.renew(session)
+        raise OSError("the machine is too small")
+
+
+def test_attempts_that_got_further_are_not_counted(catalog: Catalog, tenant_id: str):
+    job_id = put(catalog, tenant_id)
+    handler = Stepwise(catalog, steps=2 * MAX_ATTEMPTS)
+    worker(catalog, handler).run(drain=True)
+    assert row(catalog, job_id).status == "succeeded"
+    assert handler.attempts == [1] + [2] * 2 * MAX_ATTEMPTS
+
+
+def test_a_lost_lease_renews_nothing(catalog: Catalog, tenant_id: str):
+    job_id = put(catalog, tenant_id)
+    late = take(catalog, lease_s=-1)
+    assert take(catalog).attempt == 2
+    with pytest.raises(LeaseLost), catalog.session() as session:
+        jobs.renew(session, late)
+    assert row(catalog, job_id).attempts == 2
+
+
+def test_events_are_in_the_order_of_writing_whatever_the_clocks_say(
+    catalog: Catalog, tenant_id: str, monkeypatch: pytest.MonkeyPatch
+):
+    job_id = put(catalog, tenant_id)
+    now = time.time()
+    for number, clock in enumerate((now, now - 3600, now + 3600, now)):
+        monkeypatch.setattr(time, "time", lambda clock=clock: clock)
+        with catalog.session() as session:
+            for part in "ab":
+                fine_tuning.add_event(session, tenant_id, job_id, f"{number}{part}")
+    with catalog.session() as session:
+        events = session.scalars(select(JobEvent).order_by(JobEvent.created_at, JobEvent.id)).all()
+    assert [event.message for event in events] == ["0a", "0b", "1a", "1b", "2a", "2b", "3a", "3b"]
+    assert all(abs(event.created_at - now) < 600 for event in events)
+
+
+def test_a_worker_does_the_kinds_it_is_told_to(cli, migrated, settings):
+    with closing(open_catalog(settings)) as opened:
+        with opened.session() as session:
+            tenant = create_tenant(session, "support").id
+            waiting = {
+                kind: jobs.enqueue(session, tenant, kind, {"document_id": "gone"})
+                for kind in ("fine_tune", "index_file")
+            }
+        ran = cli("worker", "--drain", "--kinds", "index_file", "--json")
+        assert ran.code == 0 and sum(json.loads(ran.out).values()) == 1, ran.err
+        assert row(opened, waiting["fine_tune"]).attempts == 0
+        assert row(opened, waiting["index_file"]).attempts > 0
+    refused = cli("worker", "--kinds", "index_file,train")
+    assert refused.code == 2 and "kinds has 'train'; known: index_file, fine_tune" in refused.err
 
 
 def test_a_job_whose_workers_all_died_is_given_up(catalog: Catalog, tenant_id: str):

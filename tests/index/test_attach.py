@@ -11,7 +11,6 @@ import sys
 import threading
 import zipfile
 from email.message import EmailMessage
-from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
@@ -169,20 +168,6 @@ def test_a_batch_that_is_cancelled_while_a_worker_is_at_it_adds_nothing(catalog,
     with catalog.session() as session:
         assert set(session.scalars(select(Document.status))) == {"cancelled"}
     assert passages(catalog, store) == 0
-
-
-def test_a_killed_worker_s_file_is_finished_by_the_next_one(catalog, tenant, store, embedder):
-    waiting = put(catalog, store, put_file(catalog, tenant))
-    script = Path(__file__).with_name("worker_that_hangs.py")
-    child = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
-    with child:
-        assert child.stdout.readline() == "embedding\n"
-        child.send_signal(signal.SIGKILL)
-    assert (document(catalog, waiting.id).status, passages(catalog, store)) == ("in_progress", 0)
-    work(catalog, embedder, poll_s=0.1)  # the dead one's lease is of a second
-    assert (document(catalog, waiting.id).status, passages(catalog, store)) == ("completed", 1)
-    with catalog.session() as session:
-        assert session.execute(select(Job.status, Job.attempts)).one() == ("succeeded", 2)
 
 
 def test_a_store_is_deleted_with_all_that_is_in_it(catalog, tenant, store, embedder):

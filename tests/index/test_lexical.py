@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import textwrap
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -298,58 +293,6 @@ def test_rebuilt_by_command(cli: Any, catalog: Catalog, tenant: Tenant, store: V
     assert cli("index", "verify", *place).code == 0
     index = refresh(catalog, store, index_of(catalog, store))
     assert {passage for _, passage in index.search("kettle", 99)} == plain_bm25(catalog, store, "kettle").keys()
-
-
-def test_killed_while_it_writes(sqlite_store: tuple[Catalog, VectorStore], tmp_path: Path) -> None:
-    """SIGKILL at random moments of a process that edits and writes: what is left is whole, and so are its answers."""
-    catalog, store = sqlite_store
-    fill(catalog, store, 8)
-    worker = tmp_path / "worker.py"
-    worker.write_text(
-        textwrap.dedent(
-            """
-            import sys
-            from pathlib import Path
-            here = Path(sys.argv[2])
-            sys.path[:0] = [str(here), str(here.parent)]
-            from test_lexical import fill, fold, index_of, put
-            from ryorin.catalog import open_catalog
-            from ryorin.catalog.tables import VectorStore
-            from ryorin.settings import load_settings
-            catalog = open_catalog(load_settings())
-            with catalog.session() as session:
-                store = session.get_one(VectorStore, sys.argv[1])
-            index = index_of(catalog, store)
-            print("ready", flush=True)
-            turn = int(sys.argv[3])
-            while True:
-                turn += 1
-                put(catalog, store, f"{turn % 5}.txt", f"lamp {turn}\\n\\nkettle {turn} refund")
-                fold(catalog, store, index)
-            """
-        )
-    )
-    draw = random.Random(9)
-    for turn in range(turns(2, 50)):
-        process = subprocess.Popen(
-            [sys.executable, worker, store.id, str(Path(__file__).parent), str(turn * 1000)],
-            stdout=subprocess.PIPE,
-            env={**os.environ, "RYORIN_HOME": str(catalog.settings.home)},
-        )
-        assert process.stdout is not None
-        with process.stdout:
-            assert process.stdout.readline() == b"ready\n"
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(draw.uniform(0.05, 0.6))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        index = index_of(catalog, store)
-        assert index.verify() == []
-        for act in (refresh, fold):
-            act(catalog, store, index)
-            for query in ("kettle lamp refund", "領収書"):
-                got = {passage for _, passage in index.search(query, 99)}
-                assert got == plain_bm25(catalog, store, query).keys()
 
 
 def test_readers_and_a_writer_at_once(catalog: Catalog, store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:

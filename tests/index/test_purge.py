@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from long_runs import turns
@@ -17,6 +18,7 @@ from ryorin.catalog.tenants import current_prompt, set_prompt
 from ryorin.errors import Conflict, NotFound
 from ryorin.prompt import Prompt
 from ryorin.release import create_release, promote
+from ryorin_index import ingest
 from ryorin_index.embed import Vectors
 from ryorin_index.ingest import Incoming, put_document
 from ryorin_index.purge import delete_store, purge_store, purge_tombstones, purge_vectors
@@ -24,6 +26,7 @@ from ryorin_index.reembed import change_embedder
 from ryorin_index.search import Searcher
 from ryorin_index.snapshots import create_snapshot, delete_snapshot
 from ryorin_index.store import create_store
+from ryorin_index.vectors import embed_missing
 
 
 def count(catalog: Catalog, table: type) -> int:
@@ -141,6 +144,19 @@ def test_writers_and_purges_at_once(catalog: Catalog, store: VectorStore, tenant
     finished.set()
     purger.join()
     assert failures == [] and without_vector(catalog) == 0
+
+
+def test_a_purge_before_every_write(catalog: Catalog, store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def purged(*arguments: Any) -> int:
+        looks.append(embed_missing(*arguments))
+        purge_store(catalog, store, keep_generations=0)
+        return looks[-1]
+
+    monkeypatch.setattr(ingest, "embed_missing", purged)
+    put(catalog, store, 1, "oak")
+    assert looks == [1, 1, 1] and without_vector(catalog) == 0  # each purge took it; the last one came before the write
 
 
 def test_deleting_a_store(catalog: Catalog, store: VectorStore, tenant: Tenant) -> None:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import func, select
 from turned_embedder import NEXT, Turned, open_embed, put, reread, without_vector
 from word_embedder import WordEmbedder, fake_embedder
 
 from ryorin.catalog import Catalog
-from ryorin.catalog.tables import Tenant, Vector, VectorStore
+from ryorin.catalog.tables import Tenant, VectorStore
 from ryorin.catalog.tenants import current_prompt, set_prompt
 from ryorin.errors import Conflict
 from ryorin.models.registry import Embedder
@@ -127,47 +121,6 @@ def test_the_last_texts_are_embedded_while_a_busy_writer_waits(catalog: Catalog,
 
     changed = change_embedder(catalog, [store], NEXT, Chased)
     assert changed.embedded == 4 and without_vector(catalog) == 0
-
-
-# Batches grow: 16, then at most 32 more, then at most 64. Where it is killed has nothing to do with the database.
-@pytest.mark.parametrize(("catalog", "after"), [("sqlite", 40), ("postgresql", 10)], indirect=["catalog"])
-def test_a_killed_run_goes_on_where_it_was(catalog: Catalog, store: VectorStore, after: int) -> None:
-    for number in range(80):
-        put(catalog, store, number, "oak")
-    script = """
-import sys, time
-sys.path.insert(0, sys.argv[1])
-from turned_embedder import NEXT, Turned
-from ryorin.catalog import open_catalog
-from ryorin.catalog.tables import VectorStore
-from ryorin.settings import load_settings
-from ryorin_index.reembed import change_embedder
-class Slow(Turned):
-    def passages(self, texts):
-        time.sleep(0.15)
-        return super().passages(texts)
-catalog = open_catalog(load_settings())
-with catalog.session() as session:
-    store = session.get_one(VectorStore, sys.argv[2])
-change_embedder(catalog, [store], NEXT, lambda: Slow())
-"""
-    command = [sys.executable, "-c", script, str(Path(__file__).parent), store.id]
-    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
-        while process.poll() is None and kept(catalog) < after:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    done = kept(catalog)
-    assert after <= done < 80
-    assert reread(catalog, store).embedder == "words"
-    embedder = Turned()
-    changed = change_embedder(catalog, [store], NEXT, lambda: embedder)
-    assert changed.embedded == len(embedder.embedded) == 80 - done
-    assert without_vector(catalog) == 0
-
-
-def kept(catalog: Catalog) -> int:
-    with catalog.session() as session:
-        return session.scalar(select(func.count()).where(Vector.embedder_digest == NEXT.digest)) or 0
 
 
 def test_releases_that_search_several_stores(catalog: Catalog, store: VectorStore, tenant: Tenant) -> None:

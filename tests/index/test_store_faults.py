@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-from long_runs import turns
 from random_store import add_passages, bring_up, check, opened, random_vectors
 
 from ryorin.catalog import Catalog
@@ -22,17 +16,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "SEGMENT_AT", 8)
     monkeypatch.setattr(maintenance, "GRAPH_AT", 40)
     monkeypatch.setattr(graphs, "SAMPLE", 20)
-
-
-def test_a_writer_that_is_killed_loses_nothing() -> None:
-    """In a process of its own: a writer forked from this one might wait for threads that it does not have."""
-    script = Path(__file__).with_name("long_faults.py")
-    kills = turns(12, 1000)
-    ran = subprocess.run([sys.executable, script, "--kills", str(kills), "--seed", "3"], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    figures = json.loads(ran.stdout)
-    assert (figures["lost"], figures["unreadable"]) == (0, 0)
-    assert figures["kills"] == 2 * figures["at_failpoints"] == kills < figures["acknowledged"]
 
 
 @pytest.mark.parametrize("catalog", ["sqlite"], indirect=True)

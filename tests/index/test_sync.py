@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from email.message import EmailMessage
@@ -415,56 +412,6 @@ def test_after_any_changes_the_store_is_the_folder(
             wanted |= {path: last[path] for path in failed if path in last}
             assert held(catalog, store) == wanted
             last = wanted
-
-
-KILLED = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from word_embedder import WordEmbedder
-from ryorin.catalog import open_catalog
-from ryorin.catalog.tenants import get_tenant
-from ryorin.settings import load_settings
-from ryorin_index.source_rows import find_sources
-from ryorin_index.store import get_store
-from ryorin_index.sync import sync_store
-
-class Slow(WordEmbedder):
-    def passages(self, texts):
-        print("embedding", flush=True)
-        time.sleep(0.05)
-        return super().passages(texts)
-
-catalog = open_catalog(load_settings())
-with catalog.session() as session:
-    store = get_store(session, get_tenant(session, "support"), "handbook")
-    sources = find_sources(session, store)
-sync_store(catalog, store, sources, Slow, lambda at: print("told", at.done, flush=True))
-"""
-
-
-@pytest.mark.parametrize(("catalog", "kills"), [("sqlite", (3, 40)), ("postgresql", (30,))], indirect=["catalog"])
-def test_a_killed_sync_is_taken_up(
-    catalog: Catalog, store: VectorStore, folder: Path, sync: Sync, kills: tuple[int, ...]
-) -> None:
-    """It is killed when it has said so many lines, two a document."""
-    for number in range(60):
-        (folder / f"{number}.md").write_text(f"# Document {number}\n\nWords {number}.")
-    script = KILLED.format(tests=str(Path(__file__).parent))
-    for lines in kills:
-        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=os.environ)
-        assert process.stdout is not None
-        for _ in range(lines):
-            process.stdout.readline()
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    with catalog.session() as session:
-        rows = session.execute(select(Document.id, Document.sha256)).all()
-        counted = {row[0] for row in session.execute(select(Passage.document_id).distinct())}
-    assert {row[0] for row in rows} == counted and 0 < len(rows) < 63
-    report = sync()
-    assert len(report.added) == 63 - len(rows) and report.failed == []
-    assert held(catalog, store) == on_disk(folder)
 
 
 def test_an_e_mail_keeps_its_attachments_when_it_is_renamed_and_a_broken_one_is_tried_again(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
+
+from word_embedder import WordEmbedder, fake_embedder
 
 from ryorin_index.embed import Vectors
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "index"))
-from word_embedder import WordEmbedder, fake_embedder
 
 __all__ = ["GatedEmbedder", "fake_embedder"]
 

@@ -1,17 +1,11 @@
-"""`ryorin serve` as a process: what it says, how it ends, what it leaves."""
+"""`ryorin serve` before it serves: errors, vLLM's command and environment, the engine's door."""
 
 from __future__ import annotations
 
 import importlib
 import itertools
-import json
-import os
-import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -30,28 +24,10 @@ from ryorin_serve.options import ServeOptions
 from ryorin_serve.server import bind
 from ryorin_serve.vllm import engine_cores, vllm_command, vllm_environment
 
-SCRIPT = Path(__file__).with_name("serve_with_fake_engine.py")
-
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Stage:
     return Stage(tmp_path)
-
-
-@contextmanager
-def serving(stage: Stage, *options: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(stage.folder), "serve", "--port", "0", *options],
-        env=os.environ | {"RYORIN_HOME": str(stage.folder / "home")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 @pytest.fixture
@@ -60,48 +36,6 @@ def serve_here(stage: Stage, cli, migrated: Path, monkeypatch):
     for name, instead in replaced_parts(stage.folder).items():
         monkeypatch.setattr(f"ryorin_serve.server.{name}", instead)
     return lambda *options: cli("serve", "--port", "0", *options)
-
-
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_ready_then_ended(stage: Stage, how: signal.Signals, code: int):
-    with serving(stage, "--json") as process:
-        assert process.stdout is not None
-        ready = json.loads(process.stdout.readline())
-        assert set(ready) == {"url", "port", "pid", "engine_pid"}
-        assert (ready["pid"], ready["engine_pid"]) == (process.pid, stage.pids()[0][0])
-        assert httpx.get(f"{ready['url']}/health").json() == {"status": "ok", "engine": "ready"}
-        assert httpx.get(f"{ready['url']}/v1/models").status_code == 401
-        process.send_signal(how)
-        out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (code, "")
-    assert f"on {ready['url']} (engine log: " in err
-    assert "Traceback" not in err
-    eventually(stage.none_left)
-
-
-def test_interrupted_while_the_engine_starts(stage: Stage):
-    stage.plan(delay_s=60)
-    with serving(stage) as process:
-        eventually(stage.pids)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in err
-    eventually(stage.none_left)
-
-
-def test_a_second_signal_ends_it_at_once(stage: Stage):
-    stage.plan(deaf=True)
-    with serving(stage, "--json") as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        assert process.stderr is not None
-        while "once more" not in process.stderr.readline():
-            pass
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
-    eventually(stage.none_left)
 
 
 def test_an_engine_that_cannot_start_is_an_error_that_shows_its_log(stage: Stage, serve_here):

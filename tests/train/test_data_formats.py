@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ryorin.errors import Conflict, InvalidInput, RowError
 from ryorin.prompt import PromptPassage
-from ryorin_train.data import Example, Preference, Row, RowErrors, trimmed
+from ryorin_train.data import Example, Preference, Rating, Row, RowErrors, trimmed
 from ryorin_train.datasets.columns import parse_mapping
 from ryorin_train.datasets.formats import Reading, load, read_examples, read_questions, read_rows
 from ryorin_train.datasets.writing import FORMATS_OF, write_rows
@@ -56,6 +56,12 @@ def preferences(draw: Any) -> Preference:
     return Preference(1, tuple(messages), draw(words), draw(words), draw(passages), draw(sources))
 
 
+@st.composite
+def ratings(draw: Any) -> Rating:
+    messages, _ = draw(conversations(draw(st.integers(1, 2))))
+    return Rating(1, tuple(messages), draw(words), draw(st.booleans()), draw(passages), draw(sources))
+
+
 def fits(row: Row, format: str) -> bool:
     """Whether a format can carry a row."""
     if format == "csv":
@@ -66,16 +72,19 @@ def fits(row: Row, format: str) -> bool:
     return format != "trl-prompt-completion" or not (isinstance(row, Example) and any(row.learned[:-1]))
 
 
+KINDS = ((examples(), Example), (preferences(), Preference), (ratings(), Rating))
+
+
 @pytest.mark.parametrize("format", sorted({format for formats in FORMATS_OF.values() for format in formats}))
 @settings(max_examples=20)
 @given(data=st.data())
 def test_what_is_written_reads_back(format: str, data: Any) -> None:
-    drawn = [rows for rows, kind in ((examples(), Example), (preferences(), Preference)) if format in FORMATS_OF[kind]]
+    drawn = [rows for rows, kind in KINDS if format in FORMATS_OF[kind]]
     rows: list[Row] = data.draw(st.one_of([st.lists(each, min_size=1, max_size=4) for each in drawn]))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows"
         if not all(fits(row, format) for row in rows):
-            with pytest.raises(RowError, match="write openai-chat"):
+            with pytest.raises(RowError, match=r"write (openai|trl)-"):
                 write_rows(rows, path, format)
             assert list(Path(folder).iterdir()) == []
             return
@@ -93,6 +102,7 @@ def test_what_is_written_reads_back(format: str, data: Any) -> None:
         ({"messages": [USER, ANSWER]}, "openai-chat", Example),
         ({"prompt": [USER], "completion": [ANSWER], "passages": PASSAGES}, "trl-prompt-completion", Example),
         ({"prompt": [USER], "chosen": [ANSWER], "rejected": [WORSE]}, "trl-preference", Preference),
+        ({"prompt": [USER], "completion": [ANSWER], "label": False}, "trl-unpaired", Rating),
         (
             {"input": {"messages": [USER]}, "preferred_output": [ANSWER], "non_preferred_output": [WORSE]},
             "openai-preference",
@@ -119,6 +129,8 @@ def test_the_format_is_told_by_content(tmp_path: Path, fields: Any, format: str,
         ({"prompt": [USER], "completion": [{**ANSWER, "weight": 1}]}, "a message of 'completion' has a weight"),
         ({"prompt": [USER], "completion": [ANSWER], "tools": []}, "tools are not trained"),
         ({"chosen": [USER, ANSWER], "rejected": [USER, WORSE]}, "there is no field 'prompt'"),
+        ({"prompt": [USER], "completion": [ANSWER], "label": 1}, "'label' is 1; it must be true"),
+        ({"prompt": [USER], "label": True}, "there is no field 'completion'"),
         ({"prompt": [USER], "chosen": [ANSWER]}, "there is no field 'rejected'"),
         ({"prompt": [USER], "chosen": [ANSWER], "rejected": [WORSE], "score": 1}, "unknown field 'score'"),
         ({"input": [USER], "preferred_output": [ANSWER]}, "'input' must be an object"),

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from lazily import Lazily
 from tiny import PROMPT
 
 from ryorin.prompt import PromptPassage
 from ryorin_train.data import Example
-from ryorin_train.render import Renderer, TokenRow
+from ryorin_train.recipe import PreferenceRecipe, Recipe
+from ryorin_train.render import Renderer, TokenPair, TokenRow
 
 torch = Lazily("torch")
 fused_lora = Lazily("ryorin_train.fused_lora")
@@ -172,3 +173,49 @@ def test_batches_hold_every_row_once_in_another_order_each_epoch(lengths: list[i
         epochs.append(found)
     if len(lengths) > 20:
         assert epochs[0] != epochs[1]
+
+
+@example([2, 2, 2, 3], 2)  # 4.5 tokens a step
+@given(st.lists(st.integers(2, 300), min_size=1, max_size=80), st.integers(1, 100))
+def test_steps_of_so_many_rows_are_no_more_than_that_makes(lengths: list[int], batch_rows: int) -> None:
+    tokens = Recipe(batch_rows=batch_rows).step_tokens(lengths)
+    assert len(packing.TokenBatches(lengths, tokens, 0)) <= -(-len(lengths) // batch_rows)
+
+
+@pytest.mark.parametrize("chosen_weight", [None, 0.5])
+def test_the_parts_of_a_step_add_up_to_its_loss_and_gradients(
+    tiny_base: Path, tokenizer: Any, tmp_path: Path, rows: list[TokenRow], chosen_weight: float | None
+) -> None:
+    """chosen_weight: of preference pairs; None for rows to imitate."""
+    from ryorin_train.training import build_trainer, lora_config
+
+    found = []
+    for longest, parts in ((100_000, 1), (100, 4)):
+        shape: Any = {"rank": 8, "alpha": 16, "max_row_tokens": longest}
+        data: list[Any] = rows
+        recipe = Recipe(**shape)
+        if chosen_weight is not None:
+            data = [TokenPair(row.ids[:-4], row.ids[-4:], row.ids[-6 - n : -3]) for n, row in enumerate(rows)]
+            recipe = PreferenceRecipe(**shape, chosen_weight=chosen_weight)
+        packed = packing.PackedRows(data, packing.shared_tokens(data))
+        model = load(tiny_base, packing.register_attention())
+        config = lora_config(recipe, 3, tiny_base)
+        torch.manual_seed(0)
+        trainer = build_trainer(model, tokenizer, packed, None, recipe, config, 1, tmp_path)
+        trainer.current_gradient_accumulation_steps = 1  # what `train` would set
+        trainer.prepare()
+        chance = torch.Generator().manual_seed(1)
+        for name, weight in trainer.model.named_parameters():
+            if "lora_B" in name:  # zeros at first, which would make half of the gradients zero
+                weight.data.normal_(0.0, 0.1, generator=chance)
+        step = packed.step([2, 0, 3, 1], recipe.part_tokens)
+        assert len(step) == parts
+        assert [number for part in step for number in part["rows"]] == [2, 0, 3, 1]
+        loss = trainer.training_step(trainer.model, step)
+        found.append((loss.item(), gradients(trainer.model), {k: sum(v) for k, v in trainer._metrics["train"].items()}))
+    (whole_loss, whole, whole_metrics), (loss, got, metrics) = found
+    assert loss == pytest.approx(whole_loss, rel=1e-5)
+    assert metrics == pytest.approx(whole_metrics, rel=1e-5) and metrics
+    assert whole.keys() == got.keys() and len(got) == 42
+    for name, gradient in whole.items():
+        assert gradient.abs().max() > 0 and torch.allclose(gradient, got[name], atol=1e-6, rtol=1e-4), name

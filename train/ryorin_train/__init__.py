@@ -11,6 +11,12 @@ Training: from example conversations to a LoRA adapter that vLLM can serve.
     fused_lora.py  the adapted layer in three matrix products
     trainer.py     TRL's SFTTrainer on those batches
     preference.py  the same for preference pairs: DPO
+    rating.py      the same for thumbs: KTO
+    auto.py        what is chosen where nobody decided, and why
+    quality.py     which held-out scores are better; best.py: early stopping by them
+    sweep.py       many runs, one adapter
+    processes.py   one run by several processes
+    trackers.py    TensorBoard, MLflow, W&B
     training.py    rows as tokens → adapter files
     checkpoints.py what an interrupted run continues from
     servable.py    what vLLM can serve; refused before training, checked after it
@@ -22,8 +28,9 @@ Training: from example conversations to a LoRA adapter that vLLM can serve.
     commands/      `ryorin data`, `ryorin adapter`
     judging/       `ryorin train evaluate` and `ryorin diagnose`: what a release is worth, and why it fails
 
-packing, trunk, fused_lora, trainer, preference and callbacks import torch; the others import them inside functions.
+packing, trunk, fused_lora, trainer, preference, rating, best and callbacks import torch; the others import them inside
+functions.
 """
 
-TRAINER_VERSION = 3
+TRAINER_VERSION = 4
 """Grows when the same data and recipe would give another adapter; identical runs of one version are reused."""

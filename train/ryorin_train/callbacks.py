@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from ryorin.errors import RyorinError
 from ryorin_train.checkpoints import Checkpoints
-from ryorin_train.progress import Progress
+from ryorin_train.processes import as_the_first_says, wait_for_all
+from ryorin_train.progress import Listener, Progress
 
-KEPT_OF_A_STEP = ("mean_token_accuracy", "reward_accuracy", "reward_margin")
+KEPT_OF_A_STEP = ("mean_token_accuracy", "reward_accuracy", "reward_margin", "kl")
 
 
 class ProgressReporter(TrainerCallback):
     """
-    Reports each step, and scores the held-out rows after each epoch. Raises RyorinError when the loss is not a number.
+    Reports each step, and scores the held-out rows after each epoch. Raises RyorinError when a loss, the gradient or a
+    score is not a finite number, before anything is kept of it.
 
     row_tokens: the mean of the tokens of a step's rows. `held_out`: the last scores.
     """
@@ -40,12 +45,7 @@ class ProgressReporter(TrainerCallback):
         """One step's loss; the trainer logs every step."""
         if not logs or "loss" not in logs:
             return
-        if not math.isfinite(logs["loss"]):
-            raise RyorinError(
-                f"the loss is {logs['loss']} at step {state.global_step} of {state.max_steps}: training diverged. "
-                "Lower --learning-rate, or look for broken rows",
-                code="training_diverged",
-            )
+        _check_finite({name: logs[name] for name in ("loss", "grad_norm") if name in logs}, state)
         more = {name: logs[name] for name in KEPT_OF_A_STEP if name in logs}
         self._progress.stepped(logs["loss"], round(self._row_tokens), more)
 
@@ -55,26 +55,71 @@ class ProgressReporter(TrainerCallback):
             began = time.monotonic()
             self.held_out = self._trainer.evaluate(metric_key_prefix="held_out")
             self._progress.pause(time.monotonic() - began)
+            _check_finite(self.held_out, state)
+            told = {name.replace("held_out_", "eval_", 1): value for name, value in self.held_out.items()}
+            self._trainer.log(told)  # for trackers (trackers.py), which call held-out rows so
         self._progress.epoch_ended(round(state.epoch), self.held_out)
+
+
+def _check_finite(values: Mapping[str, float], state: Any) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            what = {"grad_norm": "length of the gradient"}.get(name, name.replace("_", " "))
+            raise RyorinError(
+                f"the {what} is {value} at step {state.global_step} of {state.max_steps}: training diverged. "
+                "Lower --learning-rate, or look for broken rows",
+                code="training_diverged",
+            )
 
 
 class CheckpointAsker(TrainerCallback):
     """
-    Asks for a checkpoint every while, but not at an epoch's end, which could then not be told apart from the next one's
-    beginning; marks it when it is written.
+    Asks for a checkpoint every while: after a step, or at an epoch's end once its line is written; not at the run's.
+
+    One that cannot be written, on a full disk for one, is said once, and training goes on with the last good one.
     """
 
-    def __init__(self, checkpoints: Checkpoints, epoch_steps: int) -> None:
+    def __init__(
+        self, trainer: Any, checkpoints: Checkpoints, progress: Progress, listener: Listener, epoch_steps: int
+    ) -> None:
+        trainer.saving = self._saving
         self._checkpoints = checkpoints
+        self._progress = progress
+        self._listener = listener
         self._epoch_steps = epoch_steps
-        self._saved = time.monotonic()
+        self._tried = time.monotonic()
+        self._said = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Is it time?"""
-        due = time.monotonic() - self._saved >= self._checkpoints.every_s
-        control.should_save = due and state.global_step % self._epoch_steps != 0
+        control.should_save = self._due() and state.global_step % self._epoch_steps != 0
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """It is written."""
-        self._checkpoints.confirm(state.global_step)
-        self._saved = time.monotonic()
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Is it time?"""
+        control.should_save = self._due() and state.global_step < state.max_steps
+
+    def _due(self) -> bool:
+        return as_the_first_says(time.monotonic() - self._tried >= self._checkpoints.every_s)
+
+    @contextmanager
+    def _saving(self, step: int) -> Iterator[None]:
+        try:
+            with self._checkpoints.writing(step):
+                try:
+                    yield
+                except Exception:
+                    wait_for_all()
+                    raise
+                wait_for_all()  # every process has written its part
+                self._progress.complete()
+        except (OSError, RuntimeError, SafetensorError) as error:  # RuntimeError is PyTorch's for a full disk
+            if not self._said:
+                self._said = True
+                self._listener.say(
+                    f"warning: no checkpoint at step {step}: {error}; training goes on, and an interruption costs what "
+                    "was trained since the last one. Make room on the disk"
+                )
+        else:
+            self._said = False
+            self._listener.kept(step)
+        self._tried = time.monotonic()

@@ -3,7 +3,8 @@ What an interrupted training run continues from.
 
 A run is known by its digest (tenant, base, prompt, data, recipe): the same command again finds what it left. Its folder
 `<home>/checkpoints/<digest>/` holds the loss curve and the trainer's `checkpoint-<step>` folders; one counts only when
-it is marked, after everything in it is on the disk. The run that ends well takes the folder away.
+it is marked, after everything in it, and the curve up to it, is on the disk. The run that ends well takes the folder
+away.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ryorin.errors import Conflict
 from ryorin.settings import Settings
 
 EVERY_S = 60.0
@@ -47,13 +47,22 @@ class Checkpoints:
         ]
         return max(found, default=None)
 
-    def confirm(self, step: int) -> None:
-        """Mark the trainer's folder of this step as complete; earlier ones are taken away."""
+    @contextmanager
+    def writing(self, step: int) -> Iterator[None]:
+        """
+        Inside, the trainer's folder of this step and the curve up to it are written. Then they are on the disk, the
+        folder is marked, and earlier ones are taken away; whatever stops that takes the half folder away instead.
+        """
         folder = self.folder / f"{PREFIX}{step}"
-        for path in (*folder.iterdir(), folder):
-            _sync(path)
-        (folder / MARK).touch()
-        _sync(folder)
+        try:
+            yield
+            for path in (*folder.iterdir(), folder, self.curve, self.folder):
+                _sync(path)
+            (folder / MARK).touch()
+            _sync(folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         for path in self.folder.glob(f"{PREFIX}*"):
             if path != folder:
                 shutil.rmtree(path, ignore_errors=True)
@@ -67,20 +76,50 @@ class Checkpoints:
 
 
 @contextmanager
-def checkpoints_of(settings: Settings, run_digest: str) -> Iterator[Checkpoints]:
+def checkpoints_of(settings: Settings, run_digest: str, say: Callable[[str], None]) -> Iterator[Checkpoints]:
     """
-    The checkpoints of a run, for this process alone. They are gone when the block ends without an error.
-
-    Raises Conflict while another process trains the same run.
+    The checkpoints of a run, for this process alone: it waits while another trains the same run, which may be finished
+    afterwards. What is half is taken away. They are gone when the block ends without an error.
     """
     _forget_old(settings)
-    folder = settings.checkpoints_dir / run_digest[:NAME_LENGTH]
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as lock:
-        if not _locked(lock.fileno()):
-            raise Conflict("the same run is being trained by another process; wait for it, or end it and repeat this")
+    folder = checkpoint_folder(settings, run_digest)
+    with _lock_of(folder, say):
+        for path in folder.glob(f"{PREFIX}*"):
+            if not (path / MARK).exists():
+                shutil.rmtree(path, ignore_errors=True)
         yield Checkpoints(folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def checkpoint_folder(settings: Settings, run_digest: str) -> Path:
+    """Where the checkpoints of a run lie."""
+    return settings.checkpoints_dir / run_digest[:NAME_LENGTH]
+
+
+@contextmanager
+def _lock_of(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock in a folder, which is made; who held it before may have taken the folder away."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = (folder / LOCK).open("w")
+        except FileNotFoundError:  # the folder has just been taken away
+            continue
+        with lock:
+            if not _locked(lock.fileno()):
+                say("the same run is being trained by another process; waiting for it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if _is_at(lock.fileno(), folder / LOCK):
+                yield
+                return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _forget_old(settings: Settings) -> None:

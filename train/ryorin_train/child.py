@@ -5,7 +5,8 @@ It is a process of its own, so that training shares no lock, memory or crash wit
 priority, so that on the same machine the engine's answers come first. It ends with the process that started it.
 
 On standard input: {"job_id", "tenant", "params", "files"}. On standard output, a line each: {"say": …},
-{"record": {…}} of the loss curve, and at the end {"finished": {…}} or {"error": {"code", "message", "param"}}.
+{"record": {…}} of the loss curve, {"kept": step} of a checkpoint, and at the end {"finished": {…}} or
+{"error": {"code", "message", "param"}}. What libraries print there goes to standard error.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,31 +30,39 @@ from ryorin.errors import InvalidInput, NotFound, RowError, RyorinError
 from ryorin.settings import load_settings
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+OOM_SCORE_ADJ_MAX = 1000  # linux/oom.h
 LOCK_FILE = "training.lock"
+Tell = Callable[[dict[str, Any]], None]
 
 
 def main() -> None:
     """Train what standard input says."""
+    tell = teller()
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    asked = json.loads(sys.stdin.readline())
-    settings = load_settings()
-    with stopping_in_order():
-        catalog = open_catalog(settings)
-        try:
-            with alone_on_this_machine(settings.home):
-                tell({"finished": train(catalog, asked)})
-        except KeyboardInterrupt:  # paused, cancelled or stopped: the worker knows
-            sys.exit(130)
-        except RyorinError as error:
-            tell({"error": {"code": code_of(error), "message": error.message, "param": error.param}})
-        finally:
-            catalog.close()
+        with contextlib.suppress(OSError):  # where memory runs out, this process is ended and no other
+            Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ_MAX))
+    try:
+        asked = json.loads(sys.stdin.readline())
+        settings = load_settings()
+        with (
+            stopping_in_order(),
+            contextlib.closing(open_catalog(settings)) as catalog,
+            alone_on_this_machine(settings.home, tell),
+        ):
+            tell({"finished": train(catalog, asked, tell)})
+    except KeyboardInterrupt:  # paused, cancelled or stopped: the worker knows
+        sys.exit(130)
+    except RyorinError as error:
+        tell({"error": {"code": code_of(error), "message": error.message, "param": error.param}})
+    except Exception as error:  # whatever it is, the job says so
+        traceback.print_exc()
+        tell({"error": {"code": "server_error", "message": f"{type(error).__name__}: {error}", "param": None}})
 
 
-def train(catalog: Catalog, asked: dict[str, Any]) -> dict[str, Any]:
+def train(catalog: Catalog, asked: dict[str, Any], tell: Tell) -> dict[str, Any]:
     """The adapter, as {"adapter", "trained_tokens"}."""
     from ryorin_train.datasets.store import given_bytes
     from ryorin_train.fine_tuning import recipe_of
@@ -65,18 +75,23 @@ def train(catalog: Catalog, asked: dict[str, Any]) -> dict[str, Any]:
         tenant=asked["tenant"],
         data=files["training_file"],
         validation=files.get("validation_file"),
+        prompt_digest=wanted.prompt_digest,
         base=wanted.base,
         start_from=wanted.start_from,
     )
-    recipe = recipe_of(catalog, wanted)
-    listener = Listener(lambda line: tell({"say": line}), lambda values: tell({"record": values}))
+    recipe = recipe_of(wanted)
+    listener = Listener(
+        say=lambda line: tell({"say": line}),
+        record=lambda values: tell({"record": values}),
+        kept=lambda step: tell({"kept": step}),
+    )
     run: Any = run_dpo if wanted.method == "dpo" else run_sft
     finished = run(catalog, request, recipe, listener, job_id=asked["job_id"])
     return {"adapter": finished.adapter, "trained_tokens": finished.manifest.get("trained_tokens", 0)}
 
 
 @contextlib.contextmanager
-def alone_on_this_machine(home: Path) -> Iterator[None]:
+def alone_on_this_machine(home: Path, tell: Tell) -> Iterator[None]:
     """Wait until no other worker trains on this machine: two would take memory and time from each other."""
     home.mkdir(parents=True, exist_ok=True)
     with (home / LOCK_FILE).open("w") as lock:
@@ -97,9 +112,16 @@ def code_of(error: RyorinError) -> str:
     return error.code or "server_error"
 
 
-def tell(line: dict[str, Any]) -> None:
-    """One line of JSON to whoever started this process."""
-    print(json.dumps(line), flush=True)
+def teller() -> Tell:
+    """Says lines of JSON to whoever started this process; standard output is standard error from then on."""
+    lines = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def tell(line: dict[str, Any]) -> None:
+        lines.write(json.dumps(line) + "\n")
+        lines.flush()
+
+    return tell
 
 
 if __name__ == "__main__":

@@ -15,23 +15,29 @@ from ryorin.commands.common import (
     stopping_in_order,
     tenant_option,
 )
-from ryorin_train.commands.options import purpose_option, read_purpose, reading_options
+from ryorin_train.auto import RULES, SHAPE, Wanted
+from ryorin_train.commands.curve import curve_command
+from ryorin_train.commands.options import NAMES, OrAuto, Several, purpose_option, read_purpose, reading_options
 from ryorin_train.judging.cli import evaluate_command
-from ryorin_train.recipe import PreferenceRecipe, Recipe
+from ryorin_train.processes import follows
+from ryorin_train.recipe import PreferenceRecipe, RatingRecipe, Recipe
+from ryorin_train.sweep import SWEPT
+from ryorin_train.trackers import TRACKERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ryorin_train.datasets.formats import Reading
-    from ryorin_train.job import Finished
+    from ryorin_train.job import Finished, Request
 
-PREFERENCE = PreferenceRecipe()
+PREFERENCE, RATING = PreferenceRecipe(), RatingRecipe()
+METHODS: dict[str, type[Recipe]] = {"sft": Recipe, "dpo": PreferenceRecipe, "kto": RatingRecipe}
 
 
 @click.group()
 def train() -> None:
     """
-    Train an adapter: from examples (sft), or from pairs of a better and a worse answer (dpo); judge what it is worth.
+    Train an adapter: from examples (sft), pairs of a better and a worse answer (dpo), or thumbs (kto); judge it.
 
     \b
     Example:
@@ -40,15 +46,23 @@ def train() -> None:
 
 
 train.add_command(evaluate_command)
+train.add_command(curve_command)
 
 
-def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
-    """The options that every method has, with its defaults."""
+def recipe_options(defaults: Recipe, swept: Sequence[str] = ()) -> Callable[[Any], Any]:
+    """The options that every method has, with its defaults. swept: those that take several values."""
 
-    def shown(name: str, kind: Any, text: str, *, default: Any = None) -> Callable[[Any], Any]:
-        value = getattr(defaults, name)
+    def shown(name: str, kind: Any, text: str) -> Callable[[Any], Any]:
+        """An option with its default, or one that is chosen from the data unless given (auto.py)."""
         option = "--" + name.replace("_", "-")
-        return click.option(option, type=kind, default=value, show_default=default or True, help=text)
+        if name not in {*RULES, *SHAPE}:
+            return click.option(option, type=kind, default=getattr(defaults, name), show_default=True, help=text)
+        usual = getattr(defaults, name)
+        told = "auto, usually " + (
+            ",".join(usual) if isinstance(usual, tuple) else "all" if usual is None else f"{usual:g}"
+        )
+        accepted = Several(kind) if name in swept else OrAuto(kind)
+        return click.option(option, type=accepted, default=None, show_default=told, help=text)
 
     options = (
         tenant_option,
@@ -58,24 +72,14 @@ def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
         shown("epochs", int, "Passes over the rows."),
         shown("rank", int, "LoRA rank: 1, 8, 16, 32 or 64."),
         shown("alpha", int, "LoRA scaling: alpha / rank."),
+        shown("targets", NAMES, "The linear modules that are adapted."),
         click.option(
-            "--targets",
-            default=",".join(defaults.targets),
-            show_default=True,
-            metavar="A,B,…",
-            callback=lambda _context, _option, text: tuple(part.strip() for part in text.split(",") if part.strip()),
-            help="The linear modules that are adapted.",
+            "--rslora", is_flag=True, default=None, help="Scale by alpha / sqrt(rank) instead: for large ranks."
         ),
-        click.option("--rslora", is_flag=True, help="Scale by alpha / sqrt(rank) instead: for large ranks."),
         click.option("--qlora", is_flag=True, help="Keep the base model in 4 bits while training; on a GPU only."),
         shown("learning_rate", float, "At its peak."),
         shown("batch_tokens", int, "Tokens of a step."),
-        shown(
-            "layers",
-            int,
-            "Adapt only this many of the uppermost layers: an epoch then costs that share.",
-            default="all",
-        ),
+        shown("layers", int, "Adapt only this many of the uppermost layers: an epoch then costs that share."),
         shown("held_out", float, "Share of rows never trained on."),
         click.option(
             "--validation", metavar="DATA", help="Rows to judge by, in a file of their own, instead of that share."
@@ -83,7 +87,20 @@ def recipe_options(defaults: Recipe) -> Callable[[Any], Any]:
         shown("max_row_tokens", int, "The longest row accepted."),
         shown("seed", int, "Of every random choice."),
         click.option(
+            "--patience",
+            type=int,
+            metavar="EPOCHS",
+            help="End when the held-out rows were not answered better for so many epochs; the best epoch's weights "
+            "are kept.",
+        ),
+        click.option(
             "--start-from", metavar="ADAPTER", help="Begin with this adapter's weights; of the same base and shape."
+        ),
+        click.option(
+            "--report-to",
+            multiple=True,
+            metavar="TRACKER",
+            help=f"Also tell {', '.join(TRACKERS)}; may be given several times.",
         ),
         click.option(
             "--again", is_flag=True, help="Train even if an identical run was trained, or interrupted, before."
@@ -168,9 +185,89 @@ def dpo_command(as_json: bool, **given: Any) -> None:
     _run(run_dpo, PreferenceRecipe, as_json=as_json, **given)
 
 
-def _run(
-    method: Callable[..., Finished],
-    recipe: type[Recipe],
+@train.command("sweep")
+@click.option(
+    "--data", required=True, metavar="DATA", help="As of the method: a file or directory, or a dataset's id or digest."
+)
+@click.option(
+    "--method", type=click.Choice(list(METHODS)), default="sft", show_default=True, help="How a trial is trained."
+)
+@recipe_options(Recipe(), swept=SWEPT)
+def sweep_command(method: str, as_json: bool, **given: Any) -> None:
+    """
+    Train with every combination of some learning rates, numbers of epochs and ranks, and keep the best adapter.
+
+    The best is the one that answers most held-out rows right, word for word; where wordings are free, the one whose
+    next token is right most often. The loss decides only between equals. A trial ends when an epoch was not better
+    than the best for --patience epochs (2 unless given), and keeps that one's weights.
+
+    The same command again continues an interrupted sweep: a finished trial is not trained again. Of two adapters the
+    worse one is deleted at once; those that were there before are never touched.
+
+    \b
+    Examples:
+        ryorin train sweep --tenant support --data examples.jsonl --learning-rate 3e-4,1e-3 --epochs 2,4 --rank 8,16
+        ryorin train sweep --method dpo --tenant support --data pairs.jsonl --learning-rate 3e-5,1e-4,3e-4
+    """
+    from ryorin_train.commands.sweep import sweep
+
+    request, values = _asked(**given)
+    sweep(method, request, METHODS[method], values, as_json)
+
+
+@train.command("kto")
+@click.option(
+    "--data", required=True, metavar="DATA", help="A file or directory of ratings, or a dataset's id or digest."
+)
+@click.option(
+    "--beta", type=float, default=RATING.beta, show_default=True, help="How strongly the start holds; KTO's beta."
+)
+@click.option(
+    "--good-weight", type=OrAuto(float), show_default="auto", help="Of answers with a thumb up: KTO's lambda_D."
+)
+@click.option(
+    "--bad-weight", type=OrAuto(float), show_default="auto", help="Of answers with a thumb down: KTO's lambda_U."
+)
+@recipe_options(RATING)
+def kto_command(as_json: bool, **given: Any) -> None:
+    """
+    Train an adapter on ratings: answers with a thumb up or down (Kahneman-Tversky optimisation, LoRA).
+
+    A file holds one rating a line, in TRL's form: {"prompt": [{"role": "user", "content": "…"}], "completion":
+    [{"role": "assistant", "content": "…"}], "label": true}, and, where the tenant answers from documents, "passages";
+    or it is CSV with columns user, assistant and label. No answer needs a counterpart, but there must be both kinds;
+    the fewer ones are weighed more. Begin with an adapter that can do the task (--start-from); it is also what --beta
+    holds to.
+
+    A run that was interrupted is continued by the same command, from its last checkpoint, at most a minute old.
+
+    \b
+    Example:
+        ryorin train kto --tenant support --data thumbs.jsonl --start-from support-1f0c2a9b7d3e
+    """
+    from ryorin_train.job import run_kto
+
+    _run(run_kto, RatingRecipe, as_json=as_json, **given)
+
+
+def _run(method: Callable[..., Finished], recipe: type[Recipe], *, as_json: bool, **given: Any) -> None:
+    from ryorin_train.progress import Listener
+
+    request, values = _asked(**given)
+    wanted = Wanted(recipe, {name: value for name, value in values.items() if value is not None})
+    with stopping_in_order(), opened_catalog() as catalog:
+        finished = method(catalog, request, wanted, Listener(say))
+    if follows():
+        return
+    if as_json:
+        print_json(finished.as_json())
+        return
+    scores = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in finished.metrics.items())
+    say(f"{scores}; {finished.seconds:.0f} s")
+    click.echo(finished.adapter)
+
+
+def _asked(
     *,
     tenant_name: str,
     base_name: str | None,
@@ -180,19 +277,14 @@ def _run(
     purpose_file: Path | None,
     start_from: str | None,
     again: bool,
-    as_json: bool,
+    report_to: tuple[str, ...],
     **values: Any,
-) -> None:
+) -> tuple[Request, dict[str, Any]]:
+    """What is asked for, and the values of its recipe."""
     from ryorin_train.job import Request
-    from ryorin_train.progress import Listener
 
     purpose = read_purpose(purpose_file)
-    request = Request(tenant_name, data, validation, reading, purpose, base_name, start_from, again)
-    with stopping_in_order(), opened_catalog() as catalog:
-        finished = method(catalog, request, recipe(**values), Listener(say))
-    if as_json:
-        print_json(finished.as_json())
-        return
-    scores = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in finished.metrics.items())
-    say(f"{scores}; {finished.seconds:.0f} s")
-    click.echo(finished.adapter)
+    request = Request(
+        tenant_name, data, validation, reading, purpose, base_name, start_from, again, tuple(dict.fromkeys(report_to))
+    )
+    return request, values

@@ -1,11 +1,12 @@
 """
-Training rows: what an example and a preference are, their one canonical form, and checking a row against it.
+Training rows: what an example, a preference and a rating are, their one canonical form, and checking a row against it.
 
 An example is OpenAI's chat row, `{"messages": [{"role", "content", "weight"?}, …]}`; a preference is OpenAI's
-`{"input": {"messages"}, "preferred_output": [message], "non_preferred_output": [message]}`. Both may carry two fields
-more: `"passages": [{"title", "text"}, …]`, what retrieval had found (none: retrieval was off; `[]`: it found nothing),
-and `"source"`, a name of what the row was made from. A field that is not known is refused, so that a misspelt one is
-not silently lost; so are tools, which the prompt does not carry.
+`{"input": {"messages"}, "preferred_output": [message], "non_preferred_output": [message]}`; a rating, for which OpenAI
+has no form, is TRL's `{"prompt": [message, …], "completion": [message], "label": true or false}`. All may carry two
+fields more: `"passages": [{"title", "text"}, …]`, what retrieval had found (none: retrieval was off; `[]`: it found
+nothing), and `"source"`, a name of what the row was made from. A field that is not known is refused, so that a misspelt
+one is not silently lost; so are tools, which the prompt does not carry.
 
 It knows nothing of prompts, tokens or models (render.py), nor of other formats (formats.py in datasets/).
 """
@@ -100,8 +101,44 @@ class Preference:
             **_extras(self.passages, self.source),
         }
 
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Both answers."""
+        return (self.chosen, self.rejected)
 
-Row = Example | Preference
+
+@dataclass(frozen=True)
+class Rating:
+    """
+    One row of feedback: a conversation that ends before the answer, the answer it got, and whether it was found good.
+
+    line, passages, source: as of an Example.
+    """
+
+    line: int
+    messages: tuple[Message, ...]
+    answer: str
+    good: bool
+    passages: tuple[PromptPassage, ...] | None
+    source: str | None = None
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """Everything but the line, as JSON: rows of equal content are the same rating."""
+        return {
+            "prompt": [dict(message) for message in self.messages],
+            "completion": [{"role": "assistant", "content": self.answer}],
+            "label": self.good,
+            **_extras(self.passages, self.source),
+        }
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The answer."""
+        return (self.answer,)
+
+
+Row = Example | Preference | Rating
 
 
 def _extras(passages: tuple[PromptPassage, ...] | None, source: str | None) -> dict[str, Any]:

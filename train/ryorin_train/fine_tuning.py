@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import queue
 import signal
@@ -18,50 +19,50 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from ryorin.adapter_files import CONFIG_FILE
 from ryorin.blobs import check_blob
 from ryorin.catalog import Catalog
 from ryorin.catalog.files import get_file
 from ryorin.catalog.fine_tuning import FineTuning, add_event, model_name
 from ryorin.catalog.jobs import Lease
-from ryorin.catalog.tables import Adapter, Job, Prompt, Release, Tenant, VectorStore
+from ryorin.catalog.tables import Adapter, Job, Release, Tenant, VectorStore
+from ryorin.catalog.tenants import get_prompt
 from ryorin.errors import InvalidInput, NotFound, RyorinError
-from ryorin.models.registry import get_base
 from ryorin.release import Retrieval, create_release
 from ryorin.worker import Work
-from ryorin_train.adapters import get_adapter, whole_folder
+from ryorin_train.auto import Wanted
 from ryorin_train.recipe import PreferenceRecipe, Recipe
-from ryorin_train.render import context_window
-from ryorin_train.servable import read_config
-from ryorin_train.training import shape_of
 
 LOOK_S = 0.5
 METRICS_S = 1.0  # of a quick run not every step is kept as an event
+EVENTS_AGAIN_S = 5.0  # after the database could not be written to
 STOP_S = 30.0  # a checkpoint that is being written is finished first
 METHODS: dict[str, type[Recipe]] = {"supervised": Recipe, "dpo": PreferenceRecipe}
 # The gateway keeps its own searches to one thread; training takes what the engine leaves.
 SERVERS_OWN = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+LINES = {"say", "record", "kept", "finished", "error"}  # child.py
+Line = dict[str, Any]
+_logger = logging.getLogger("ryorin.fine_tuning")
 
 
 class TrainingFailed(RyorinError):
     """The training process ended without a result."""
 
 
-def recipe_of(catalog: Catalog, wanted: FineTuning) -> Recipe:
+def recipe_of(wanted: FineTuning) -> Wanted:
     """
-    The recipe of a request: its hyperparameters, the shape of the adapter it starts from, defaults for the rest.
+    The recipe of a request: its hyperparameters; what is "auto" is left to the rules of auto.py.
 
-    batch_size counts rows. learning_rate_multiplier is of the method's default rate. Raises InvalidInput.
+    batch_size counts rows. learning_rate_multiplier is of the method's default rate.
     """
     kind = METHODS[wanted.method]
-    longest = context_window(get_base(catalog.settings, wanted.base).path) or kind().max_row_tokens
     given = {name: value for name, value in wanted.hyperparameters.items() if value != "auto"}
-    values: dict[str, Any] = {"seed": wanted.seed, "max_row_tokens": min(kind().max_row_tokens, longest)}
+    values: dict[str, Any] = {"seed": wanted.seed}
     if "n_epochs" in given:
         values["epochs"] = given["n_epochs"]
     if "batch_size" in given:
@@ -70,11 +71,40 @@ def recipe_of(catalog: Catalog, wanted: FineTuning) -> Recipe:
         values["learning_rate"] = kind().learning_rate * given["learning_rate_multiplier"]
     if "beta" in given:
         values["beta"] = given["beta"]
-    if wanted.start_from is not None:
-        with catalog.session() as session:
-            row, _ = get_adapter(session, wanted.start_from)
-        values |= shape_of(read_config(whole_folder(catalog.settings, row) / CONFIG_FILE))
-    return kind(**values)
+    return Wanted(kind, values)
+
+
+class Events:
+    """
+    The events of a job, in order. What the database does not take now is written with the next: progress that cannot be
+    told is no reason to end a training.
+    """
+
+    def __init__(self, catalog: Catalog, lease: Lease) -> None:
+        self._catalog, self._lease = catalog, lease
+        self._waiting: list[tuple[str, dict[str, Any] | None]] = []
+        self._failed_at: float | None = None
+
+    def add(self, message: str, data: dict[str, Any] | None = None) -> None:
+        """Write an event, now or later. data: of a step or an epoch."""
+        self._waiting.append((message, data))
+        if self._failed_at is not None and time.monotonic() - self._failed_at < EVENTS_AGAIN_S:
+            return
+        try:
+            with self._catalog.session() as session:
+                self.write(session)
+        except SQLAlchemyError as error:
+            if self._failed_at is None:
+                _logger.warning("job %s: its progress cannot be written now: %s", self._lease.job_id, error)
+            self._failed_at = time.monotonic()
+        else:
+            self._waiting.clear()
+            self._failed_at = None
+
+    def write(self, session: Session) -> None:
+        """Write what waits, with the session's transaction."""
+        for message, data in self._waiting:
+            add_event(session, self._lease.tenant_id, self._lease.job_id, message, data=data)
 
 
 class FineTune:
@@ -88,14 +118,16 @@ class FineTune:
         lease = work.lease
         wanted = FineTuning.from_json(lease.params)
         asked = self._asked(lease, wanted)
-        self._event(lease, "Fine-tuning job started" if lease.attempt == 1 else "Fine-tuning job taken up again")
-        finished = self._watch(work, asked)
+        events = Events(self._catalog, lease)
+        events.add("Fine-tuning job started" if lease.attempt == 1 else "Fine-tuning job taken up again")
+        finished = self._watch(work, asked, events)
         with self._catalog.session() as session:
             tenant = session.get_one(Tenant, lease.tenant_id)
             release = self._release(session, tenant, lease, wanted, finished["adapter"])
             name = model_name(wanted.base, tenant.name, wanted.suffix, lease.job_id)
             result = {**finished, "release_version": release.version, "fine_tuned_model": name}
             work.finish(session, result)
+            events.write(session)
             add_event(session, lease.tenant_id, lease.job_id, f"New fine-tuned model created: {name}")
             add_event(
                 session,
@@ -131,11 +163,12 @@ class FineTune:
                     files[role] = {"path": str(path), "name": file.filename}
         return {"job_id": lease.job_id, "tenant": tenant.name, "params": lease.params, "files": files}
 
-    def _watch(self, work: Work, asked: dict[str, Any]) -> dict[str, Any]:
+    def _watch(self, work: Work, asked: dict[str, Any], events: Events) -> dict[str, Any]:
         """Run the training process, tell what it tells, and end it when the job is no longer ours."""
-        lease, started, last = work.lease, time.time(), 0.0
+        started, last = time.time(), 0.0
         first: int | None = None
-        end: dict[str, Any] | None = None
+        end: Line | None = None
+        kept = self._kept(work.lease)
         with _child(self._catalog, asked) as lines:
             while True:
                 work.check()
@@ -143,31 +176,36 @@ class FineTune:
                     line = lines.get(timeout=LOOK_S)
                 except queue.Empty:
                     continue
-                if line is None:
-                    return _ended(end)
+                if "exit" in line:
+                    return _ended(end, line["exit"])
                 if "finished" in line or "error" in line:
                     end = line
                     continue
                 if "say" in line:
-                    self._event(lease, line["say"])
+                    events.add(line["say"])
+                    continue
+                if "kept" in line:
+                    if line["kept"] > kept:  # further than any attempt before
+                        kept = line["kept"]
+                        work.progress = {**(work.progress or {}), "kept": kept}
+                        self._renew(work)
                     continue
                 values = line["record"]
                 step, steps = values["step"], values["steps"]
                 first = step - 1 if first is None else first
                 left = (time.time() - started) / (step - first) * (steps - step) if step > first else 0.0
-                work.progress = {"step": step, "steps": steps, "estimated_finish": round(time.time() + left)}
+                finish = round(time.time() + left)
+                work.progress = {"step": step, "steps": steps, "estimated_finish": finish, "kept": kept}
                 if "epoch" in values or step == steps or time.time() - last >= METRICS_S:
                     last = time.time()
-                    self._event(lease, _told(values), values)
+                    events.add(_told(values), values)
 
     def _release(
         self, session: Session, tenant: Tenant, lease: Lease, wanted: FineTuning, adapter_name: str
     ) -> Release:
         """A release of the new adapter; documents and retrieval are those of the live one, if there is one."""
         adapter = session.scalars(select(Adapter).where(Adapter.name == adapter_name)).one()
-        prompt = session.scalars(
-            select(Prompt).where(Prompt.tenant_id == tenant.id, Prompt.digest == adapter.prompt_digest)
-        ).one()
+        prompt = get_prompt(session, tenant, adapter.prompt_digest)
         live = session.get(Release, tenant.live_release_id) if tenant.live_release_id else None
         stores: list[VectorStore] = []
         if live is not None:
@@ -183,9 +221,18 @@ class FineTune:
             note=f"{lease.job_id}, from {wanted.model}",
         )
 
-    def _event(self, lease: Lease, message: str, data: dict[str, Any] | None = None) -> None:
+    def _kept(self, lease: Lease) -> int:
+        """The furthest checkpoint of the attempts before."""
         with self._catalog.session() as session:
-            add_event(session, lease.tenant_id, lease.job_id, message, data=data)
+            kept: int = (session.get_one(Job, lease.job_id).progress or {}).get("kept", 0)
+        return kept
+
+    def _renew(self, work: Work) -> None:
+        try:
+            with self._catalog.session() as session:
+                work.renew(session)
+        except SQLAlchemyError as error:  # the next checkpoint is another chance
+            _logger.warning("job %s: its attempts cannot be counted anew now: %s", work.lease.job_id, error)
 
 
 def fine_tune(catalog: Catalog) -> FineTune:
@@ -194,21 +241,25 @@ def fine_tune(catalog: Catalog) -> FineTune:
 
 
 @contextlib.contextmanager
-def _child(catalog: Catalog, asked: dict[str, Any]) -> Iterator[queue.Queue[dict[str, Any] | None]]:
-    """The training process, and the lines that it writes; None after the last. It is ended with the block."""
+def _child(catalog: Catalog, asked: dict[str, Any]) -> Iterator[queue.Queue[Line]]:
+    """
+    The training process, and the lines that it writes; after the last {"exit": its return code}. It is ended with the
+    block.
+    """
     settings = catalog.settings
     inherited = {name: value for name, value in os.environ.items() if name not in SERVERS_OWN}
     process = subprocess.Popen(
         [sys.executable, "-m", "ryorin_train.child"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         start_new_session=True,  # Ctrl-C in a terminal is the worker's to hear
         env=inherited | {"RYORIN_HOME": str(settings.home), "RYORIN_DATABASE_URL": settings.database_url},
     )
     assert process.stdin is not None and process.stdout is not None
-    lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
-    reader = threading.Thread(target=_read, args=(process.stdout, lines), name="training", daemon=True)
+    lines: queue.Queue[Line] = queue.Queue()
+    reader = threading.Thread(target=_read, args=(process, lines), name="training", daemon=True)
     reader.start()
     try:
         with contextlib.suppress(BrokenPipeError):
@@ -227,10 +278,15 @@ def _child(catalog: Catalog, asked: dict[str, Any]) -> Iterator[queue.Queue[dict
         process.stdout.close()
 
 
-def _ended(line: dict[str, Any] | None) -> dict[str, Any]:
-    """What the training process came to, by its last line."""
+def _ended(line: Line | None, code: int) -> dict[str, Any]:
+    """What the training process came to, by its last line and its return code."""
+    if line is None and code == -signal.SIGKILL:
+        raise TrainingFailed(
+            "the training process was killed, as the kernel does when memory runs out; the machine's log may say so. "
+            "Train shorter rows, a smaller base model, or on a machine with more memory"
+        )
     if line is None:
-        raise TrainingFailed("the training process ended without a word; its worker's log may have more")
+        raise TrainingFailed(f"the training process ended with code {code} and no word; see its worker's log")
     if "error" in line:
         error = line["error"]
         kind = TrainingFailed if error["code"] == "server_error" else InvalidInput
@@ -239,11 +295,14 @@ def _ended(line: dict[str, Any] | None) -> dict[str, Any]:
     return finished
 
 
-def _read(stream: IO[str], lines: queue.Queue[dict[str, Any] | None]) -> None:
-    for line in stream:
-        with contextlib.suppress(ValueError):  # what a library prints is no line of ours
-            lines.put(json.loads(line))
-    lines.put(None)
+def _read(process: subprocess.Popen[str], lines: queue.Queue[Line]) -> None:
+    assert process.stdout is not None
+    for text in process.stdout:
+        with contextlib.suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and line.keys() & LINES:  # what a library prints is no line of ours
+                lines.put(line)
+    lines.put({"exit": process.wait()})
 
 
 def _told(values: dict[str, Any]) -> str:

@@ -13,23 +13,26 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ryorin.adapter_files import CONFIG_FILE, adapter_digest, adapter_name
-from ryorin.digests import digest_of, new_id
+from ryorin.digests import SHORT, digest_of, new_id
 from ryorin.errors import InvalidInput
 from ryorin_train import TRAINER_VERSION
 from ryorin_train.adapters import find_run, get_adapter, publish, whole_folder, write_manifest
-from ryorin_train.checkpoints import checkpoints_of
-from ryorin_train.data import Example, Preference, Row, dataset_digest
-from ryorin_train.datasets.formats import only_examples, only_preferences
+from ryorin_train.auto import Choice, Facts, Wanted, decide, facts_of, kept, said
+from ryorin_train.checkpoints import checkpoint_folder, checkpoints_of
+from ryorin_train.data import Example, Preference, Rating, Row, dataset_digest
+from ryorin_train.datasets.formats import only_examples, only_preferences, only_ratings
 from ryorin_train.datasets.groups import split_rows
 from ryorin_train.datasets.store import add_dataset, open_data, purpose_of
+from ryorin_train.processes import FollowedCheckpoints, follows
 from ryorin_train.progress import Listener
-from ryorin_train.recipe import PreferenceRecipe, Recipe
-from ryorin_train.render import Renderer, TokenPair, TokenRow, load_tokenizer
+from ryorin_train.recipe import Recipe
+from ryorin_train.render import Renderer, TokenPair, TokenRow, context_window, load_tokenizer
 from ryorin_train.servable import read_config
-from ryorin_train.training import check_recipe, check_start, train
+from ryorin_train.trackers import Tracking, check_trackers
+from ryorin_train.training import check_recipe, check_start, shape_of, train
 from ryorin_train.work import job_folder
 
 if TYPE_CHECKING:
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
     from ryorin_train.datasets.formats import Reading
     from ryorin_train.datasets.store import Given
 
-Kind = TypeVar("Kind", Example, Preference)
+Kind = TypeVar("Kind", Example, Preference, Rating)
 PACKAGES = ("torch", "transformers", "trl", "peft", "safetensors")
 
 
@@ -79,12 +82,14 @@ class Request:
     """
     What is to be trained.
 
-    tenant: its name; its current prompt is the one trained for. data: rows to learn from, as a file, a directory, the
-    id or digest of a dataset of the tenant, or read already. validation: rows to judge by instead of a share of `data`.
-    reading: how files are read. purpose: written beside the dataset, as `ryorin data purpose` does; what stands there
-    goes into the manifest. base: a base model's name; the bundled one unless named.
+    tenant: its name. prompt_digest: of the tenant's prompt that is trained for; the current one when None.
+    data: rows to learn from, as a file, a directory, the id or digest of a dataset of the tenant, or read already.
+    validation: rows to judge by instead of a share of `data`. reading: how files are read.
+    purpose: written beside the dataset, as `ryorin data purpose` does; what stands there goes into the manifest.
+    base: a base model's name; the bundled one unless named.
     start_from: the name of an adapter, of any tenant, whose weights are the first ones; its data shaped them.
-    again: train even if an identical run was trained, or interrupted, before.
+    again: train even if an identical run was trained, or interrupted, before. report_to: trackers that hear of the run
+    (trackers.py). sweep: the digest of the sweep that this is a trial of (sweep.py).
     """
 
     tenant: str
@@ -95,27 +100,54 @@ class Request:
     base: str | None = None
     start_from: str | None = None
     again: bool = False
+    report_to: tuple[str, ...] = ()
+    sweep: str | None = None
+    prompt_digest: str | None = None
 
 
 def run_sft(
-    catalog: Catalog, request: Request, recipe: Recipe, listener: Listener, *, job_id: str | None = None
+    catalog: Catalog, request: Request, recipe: Recipe | Wanted, listener: Listener, *, job_id: str | None = None
 ) -> Finished:
     """
     Train an adapter on examples, or return the one that an identical run gave (unless `request.again`).
 
+    recipe: whole, or what is wanted of one; the rest is then chosen from the data (auto.py).
     job_id: of a job that the caller holds and will finish; without it the run has a job of its own.
     Raises NotFound for an unknown tenant, prompt, base model, adapter, file or dataset; RowError for lines that cannot
     be used; InvalidInput for a recipe that cannot be trained or served. All before anything is written or trained.
-    Conflict while another process trains the same run.
+    While another process trains the same run it waits, and takes what that one made.
     """
     return _Run(catalog, "sft", request, recipe, listener, job_id).finished(only_examples, Renderer.rows)
 
 
 def run_dpo(
-    catalog: Catalog, request: Request, recipe: PreferenceRecipe, listener: Listener, *, job_id: str | None = None
+    catalog: Catalog, request: Request, recipe: Recipe | Wanted, listener: Listener, *, job_id: str | None = None
 ) -> Finished:
     """Train an adapter on preference pairs; else as `run_sft`. What it starts from is the reference."""
     return _Run(catalog, "dpo", request, recipe, listener, job_id).finished(only_preferences, Renderer.pairs)
+
+
+def run_kto(
+    catalog: Catalog, request: Request, recipe: Recipe | Wanted, listener: Listener, *, job_id: str | None = None
+) -> Finished:
+    """
+    Train an adapter on ratings; else as `run_sft`. What it starts from is the reference.
+
+    Raises InvalidInput too when all thumbs are up, or all down.
+    """
+
+    def both_thumbs(name: str, rows: Sequence[Row]) -> list[Rating]:
+        ratings = only_ratings(name, rows)
+        up = sum(rating.good for rating in ratings)
+        if up in (0, len(ratings)):
+            raise InvalidInput(
+                f"all {len(ratings)} ratings of {name} are thumbs {'up' if up else 'down'}, and KTO learns from the "
+                "difference; give it both, or learn good answers as examples with 'ryorin train sft'",
+                param="data",
+            )
+        return ratings
+
+    return _Run(catalog, "kto", request, recipe, listener, job_id).finished(both_thumbs, Renderer.ratings)
 
 
 class _Run:
@@ -126,24 +158,26 @@ class _Run:
         catalog: Catalog,
         kind: str,
         request: Request,
-        recipe: Recipe,
+        recipe: Recipe | Wanted,
         listener: Listener,
         job_id: str | None,
     ) -> None:
-        from ryorin.catalog.tenants import current_prompt, get_tenant
+        from ryorin.catalog.tenants import current_prompt, get_prompt, get_tenant
         from ryorin.models.registry import DEFAULT_BASE, get_base
         from ryorin.prompt import Prompt
 
         self.began = time.monotonic()
         self.catalog, self.settings, self.kind, self.job_id = catalog, catalog.settings, kind, job_id
-        self.request, self.recipe, self.listener = request, recipe, listener
+        self.request, self.listener = request, listener
         with catalog.session() as session:
             self.tenant = get_tenant(session, request.tenant)
-            row = current_prompt(session, self.tenant)
+            digest = request.prompt_digest
+            row = get_prompt(session, self.tenant, digest) if digest else current_prompt(session, self.tenant)
             self.prompt, self.prompt_digest = Prompt.from_spec(row.spec), row.digest
+        check_trackers(request.report_to)
         self.base = get_base(self.settings, request.base or DEFAULT_BASE)
-        check_recipe(recipe, self.base.path)
-        self.start = None if request.start_from is None else _start(catalog, request.start_from, self.base, recipe)
+        self.start = None if request.start_from is None else _start(catalog, request.start_from, self.base)
+        self.wanted = recipe
 
     def finished(
         self,
@@ -156,16 +190,10 @@ class _Run:
         examples = only(given.name, given.rows)
         judged = None if request.validation is None else self._given(request.validation)
         validation = None if judged is None else only(judged.name, judged.rows)
+        self.recipe, self.choices = self._decided(examples)
         digest = self._digest(examples, validation)
-        if not request.again:
-            with self.catalog.session() as session:
-                known = find_run(session, self.settings, self.tenant, digest, self.base.digest)
-            if known is not None:
-                if request.purpose is not None:
-                    add_dataset(self.catalog, self.tenant, given.name, examples, given.lineage, request.purpose)
-                say(f"{known.name} was trained with the same data and recipe; --again trains it anew")
-                return Finished(known.name, known.digest, known.manifest, True, self._seconds, known.job_id)
-
+        if (known := self._known(digest, given, examples)) is not None:
+            return known
         renderer = Renderer(load_tokenizer(self.base.path), self.prompt, self.recipe.max_row_tokens)
         rows = rows_of(renderer, given.name, examples)
         if judged is None or validation is None:
@@ -175,10 +203,59 @@ class _Run:
                 say("no row is held out: all are of one group (near-duplicates, one passage or one source) or too few")
         else:
             training, held_out = list(rows), list(rows_of(renderer, judged.name, validation))
-        with checkpoints_of(self.settings, digest) as checkpoints:
+        if self.recipe.patience is not None and not held_out:
+            raise InvalidInput(
+                "patience goes by the held-out rows, and there are none; give more rows, a larger --held-out, or rows "
+                "of their own with --validation",
+                param="patience",
+            )
+        for line in said(self.choices):
+            say(line)
+        if follows():
+            self._follow(training, held_out, digest)
+        with checkpoints_of(self.settings, digest, say) as checkpoints:
+            if (known := self._known(digest, given, examples)) is not None:  # by another process, meanwhile
+                return known
             if request.again:
                 checkpoints.forget()
             return self._trained(given, examples, training, held_out, digest, checkpoints)
+
+    def _follow(
+        self, training: Sequence[TokenRow | TokenPair], held_out: Sequence[TokenRow | TokenPair], run_digest: str
+    ) -> NoReturn:
+        """Compute this process's part of every step; the first process keeps what comes out."""
+        folder = checkpoint_folder(self.settings, run_digest)
+        begin_with = self.settings.adapters_dir / self.start.name if self.start else None
+        quiet = Listener(lambda line: None)
+        checkpoints = FollowedCheckpoints(folder)
+        train(self.base.path, training, held_out, self.recipe, folder, quiet, checkpoints, begin_with, None)
+        raise SystemExit(0)
+
+    def _decided(self, rows: Sequence[Row]) -> tuple[Recipe, tuple[Choice, ...]]:
+        """The whole recipe, and what of it was chosen here. Raises InvalidInput when it cannot be trained."""
+        wanted, base, start = self.wanted, self.base.path, self.start
+        shape = None if start is None else read_config(self.settings.adapters_dir / start.name / CONFIG_FILE)
+        recipe, choices = (wanted, ()) if isinstance(wanted, Recipe) else decide(wanted, self._facts(rows, shape))
+        check_recipe(recipe, base)
+        if shape is not None:
+            check_start(recipe, base, shape)
+        return recipe, choices
+
+    def _facts(self, rows: Sequence[Row], shape: dict[str, Any] | None) -> Facts:
+        return facts_of(rows, context_window(self.base.path), None if shape is None else shape_of(shape))
+
+    def _known(self, digest: str, given: Given, examples: Sequence[Row]) -> Finished | None:
+        """What an identical run gave, unless it is to be trained again."""
+        if self.request.again:
+            return None
+        with self.catalog.session() as session:
+            known = find_run(session, self.settings, self.tenant, digest, self.base.digest)
+        if known is None:
+            return None
+        if self.request.purpose is not None:
+            add_dataset(self.catalog, self.tenant, given.name, examples, given.lineage, self.request.purpose)
+        self.listener.say(f"{known.name} was trained with the same data and recipe; --again trains it anew")
+        return Finished(known.name, known.digest, known.manifest, True, self._seconds, known.job_id)
 
     def _given(self, data: str | Given) -> Given:
         return open_data(self.catalog, self.tenant, data, self.request.reading) if isinstance(data, str) else data
@@ -223,7 +300,12 @@ class _Run:
             build = folder / "adapter"
             build.mkdir()
             begin_with = settings.adapters_dir / start.name if start else None
-            trained = train(base.path, training, held_out, recipe, build, self.listener, checkpoints, begin_with)
+            tracking = Tracking(
+                self.request.report_to, settings.home, f"{tenant.name}-{self.kind}-{run_digest[:SHORT]}"
+            )
+            trained = train(
+                base.path, training, held_out, recipe, build, self.listener, checkpoints, begin_with, tracking
+            )
             digest = adapter_digest(build)
             name = adapter_name(tenant.name, digest)
             manifest = {
@@ -246,8 +328,11 @@ class _Run:
                 "alpha": recipe.alpha,
                 "target_modules": sorted(recipe.targets),
                 "recipe": recipe.spec(),
+                "auto": kept(self.choices),
                 "run_digest": run_digest,
                 "metrics": trained.metrics,
+                **({} if trained.best_epoch is None else {"best_epoch": trained.best_epoch}),
+                **({} if self.request.sweep is None else {"sweep": self.request.sweep}),
                 "trained_tokens": trained.tokens,
                 "tokens_per_s": trained.tokens_per_s,
                 "train_seconds": trained.seconds,
@@ -275,8 +360,8 @@ class _Run:
         return round(time.monotonic() - self.began, 1)
 
 
-def _start(catalog: Catalog, name: str, base: BaseModel, recipe: Recipe) -> Adapter:
-    """The adapter to start from. Raises NotFound, or InvalidInput when its base, shape or files are not right."""
+def _start(catalog: Catalog, name: str, base: BaseModel) -> Adapter:
+    """The adapter to start from. Raises NotFound, or InvalidInput when its base or files are not right."""
     with catalog.session() as session:
         row, _ = get_adapter(session, name)
     if row.base_digest != base.digest:
@@ -285,8 +370,7 @@ def _start(catalog: Catalog, name: str, base: BaseModel, recipe: Recipe) -> Adap
             f"this run {base.name} ({base.digest[:12]}); name its base with --base",
             param="start_from",
         )
-    folder = whole_folder(catalog.settings, row)
-    check_start(recipe, base.path, read_config(folder / CONFIG_FILE))
+    whole_folder(catalog.settings, row)
     return row
 
 

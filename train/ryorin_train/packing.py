@@ -49,12 +49,16 @@ class TokenBatches:
     A batch sampler: lists of row numbers with about `batch_tokens` tokens each, in another order every epoch.
 
     The number of batches is the same in every epoch; a row that is longer than `batch_tokens` is a batch of its own or
-    shares one that is over.
+    shares one that is over. processes: how many share every batch, each with a row of it at least; `process` is this
+    one, from 0.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_tokens: int, seed: int | None) -> None:
+    def __init__(
+        self, lengths: Sequence[int], batch_tokens: int, seed: int | None, *, processes: int = 1, process: int = 0
+    ) -> None:
         self.lengths = lengths
-        self.count = max(1, min(len(lengths), -(-sum(lengths) // batch_tokens)))
+        self.processes, self.process = processes, process
+        self.count = max(1, min(len(lengths) // processes, -(-sum(lengths) // batch_tokens)))
         self.seed = seed
         self.epoch = 0
 
@@ -75,12 +79,15 @@ class TokenBatches:
             lightest = tokens.index(min(tokens))
             batches[lightest].append(row)
             tokens[lightest] += self.lengths[row]
-        return iter(batches)
+        for batch in batches:
+            while len(batch) < self.processes:
+                batch.append(max(batches, key=len).pop())
+        return iter([batch[self.process :: self.processes] for batch in batches])
 
 
 class PackedRows:
     """
-    A collator: row numbers to one packed batch.
+    Rows that are packed into batches.
 
     trunk: the hidden states to begin from instead of token ids, where the lower layers were computed before.
     reference: (rows, 2), log-probabilities of pairs' answers before training; see preference.py.
@@ -93,9 +100,22 @@ class PackedRows:
         self.reference: Any = None
         self.lengths = [row.tokens - shared for row in rows]
 
-    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The batch of a DataLoader's features, which name their rows."""
-        return self.batch([feature["row"] for feature in features])
+    def step(self, numbers: Sequence[int], part_tokens: int) -> list[dict[str, Any]]:
+        """
+        The batches of one step: its rows in parts of at most `part_tokens` tokens, the shared ones not counted, or of
+        one row that has more. A part's loss counts by its share of the step: gradients add up to those of one batch.
+        """
+        parts: list[list[int]] = []
+        room = 0
+        for number in numbers:
+            room -= self.lengths[number]
+            if room < 0 or not parts:
+                parts.append([])
+                room = part_tokens - self.lengths[number]
+            parts[-1].append(number)
+        batches = [self.batch(part) for part in parts]
+        answers = [length for batch in batches for length in batch["answers"]]
+        return [{**batch, "step_answers": answers} for batch in batches]
 
     def batch(self, numbers: Sequence[int]) -> dict[str, Any]:
         """
@@ -103,7 +123,7 @@ class PackedRows:
 
         input_ids (1, T) or inputs_embeds (1, T, hidden); position_ids (1, T); logits_to_keep (L,) positions whose
         logits are wanted; shared_tokens and row_tokens as lengths. targets (L,) the tokens that should be predicted;
-        answers: the learned tokens of each answer; rows: the numbers.
+        answers: the learned tokens of each answer; rows: the numbers; step_answers: as answers, of the whole step.
         """
         ids = list(self.rows[numbers[0]].ids[: self.shared])
         positions = list(range(self.shared))
@@ -127,6 +147,7 @@ class PackedRows:
             "targets": torch.tensor(targets),
             "answers": answers,
             "rows": list(numbers),
+            "step_answers": answers,
         }
         if self.trunk is None:
             return {"input_ids": torch.tensor([ids]), **batch}
@@ -134,11 +155,15 @@ class PackedRows:
 
 
 class Expected(NamedTuple):
-    """What a batch should give: targets (L,), the learned tokens of each answer, and the numbers of its rows."""
+    """
+    What a batch should give: targets (L,), the learned tokens of each answer, the numbers of its rows, and the learned
+    tokens of each answer of the whole step, which it may be a part of.
+    """
 
     targets: torch.Tensor
     answers: list[int]
     rows: list[int]
+    step_answers: list[int]
 
 
 def expected_of(batch: dict[str, Any]) -> tuple[dict[str, Any], Expected]:

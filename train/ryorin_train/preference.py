@@ -32,17 +32,15 @@ class Preferences(NamedTuple):
     loss: torch.Tensor
 
 
-class PreferenceTrainer(PackedTrainer):
+class ReferenceTrainer(PackedTrainer):
     """
-    PackedTrainer over preference pairs.
+    PackedTrainer over rows of two answers, which it measures against a reference: the model with its first weights.
 
-    beta: how strongly the reference holds. chosen_weight: of the chosen answers' mean cross-entropy, which is added to
-    the loss and keeps them likely in themselves (https://arxiv.org/abs/2404.19733, eq. 1); 0 for plain DPO.
+    beta: how strongly the reference holds.
     """
 
-    def __init__(self, *, beta: float, chosen_weight: float, **kwargs: Any) -> None:
+    def __init__(self, *, beta: float, **kwargs: Any) -> None:
         self.beta = beta
-        self.chosen_weight = chosen_weight
         super().__init__(**kwargs)
 
     def prepare(self) -> None:
@@ -53,19 +51,41 @@ class PreferenceTrainer(PackedTrainer):
                 reference[expected.rows] = answer_log_probs(logits, expected).view(-1, 2).cpu()
             packed.reference = reference
 
+    def gained(self, log_probs: torch.Tensor, packed: PackedRows, expected: Expected) -> torch.Tensor:
+        """How much more likely than by the reference the answers of a batch's rows are, in nats. Shape: (rows, 2)."""
+        return log_probs.view(-1, 2) - packed.reference[expected.rows].to(log_probs.device)
+
+
+class PreferenceTrainer(ReferenceTrainer):
+    """
+    ReferenceTrainer over preference pairs.
+
+    chosen_weight: of the chosen answers' mean cross-entropy, which is added to the loss and keeps them likely in
+    themselves (https://arxiv.org/abs/2404.19733, eq. 1); 0 for plain DPO.
+    """
+
+    def __init__(self, *, chosen_weight: float, **kwargs: Any) -> None:
+        self.chosen_weight = chosen_weight
+        super().__init__(**kwargs)
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The mean loss of the batch's pairs."""
+        """What a part adds to the mean loss of the step's pairs."""
         logits, expected = self.answer(model, inputs)
         log_probs = answer_log_probs(logits, expected)
         found = self._preferences(log_probs, self.packed, expected)
         margins = (found.chosen - found.rejected).detach()
-        self._metrics["train"]["reward_accuracy"].append((margins > 0).float().mean().item())
-        self._metrics["train"]["reward_margin"].append(self.beta * margins.mean().item())
-        loss = found.loss.mean()
+        chosen_answers = expected.step_answers[0::2]
+        pairs = len(chosen_answers)
+        self.tell(
+            pairs,
+            reward_accuracy=(margins > 0).sum().item(),
+            reward_margin=self.beta * margins.sum().item(),
+        )
+        loss = self.of_the_step(found.loss.sum(), pairs)
         if self.chosen_weight:
-            loss = loss - self.chosen_weight * log_probs[0::2].sum() / sum(expected.answers[0::2])
+            loss = loss - self.of_the_step(self.chosen_weight * log_probs[0::2].sum(), sum(chosen_answers))
         return loss
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
@@ -86,8 +106,7 @@ class PreferenceTrainer(PackedTrainer):
         }
 
     def _preferences(self, log_probs: torch.Tensor, packed: PackedRows, expected: Expected) -> Preferences:
-        reference = packed.reference[expected.rows].to(log_probs.device)
-        chosen, rejected = (log_probs.view(-1, 2) - reference).unbind(1)
+        chosen, rejected = self.gained(log_probs, packed, expected).unbind(1)
         return Preferences(chosen, rejected, -logsigmoid(self.beta * (chosen - rejected)))
 
 

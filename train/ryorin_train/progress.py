@@ -6,22 +6,28 @@ Knows nothing of torch; trainer callbacks call it.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 EVERY_S = 4.0
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Who follows a run. say: lines for a person. record: each line of the loss curve, with the number of steps."""
+    """
+    Who follows a run. say: lines for a person. record: each line of the loss curve, with the number of steps.
+    kept: each step that an interrupted run would now go on from.
+    """
 
     say: Callable[[str], None]
     record: Callable[[dict[str, Any]], None] = lambda values: None
+    kept: Callable[[int], None] = lambda step: None
 
 
 class Progress:
@@ -30,27 +36,28 @@ class Progress:
 
     curve: a JSONL file; one line a step (`train_loss`) and one an epoch (`mean_train_loss`,
     and `held_out_loss` when rows are held out). Losses are nats a learned token. resumed: the step that the run
-    continues from; the curve's lines up to it stay, later ones are written anew.
+    continues from; the curve's lines up to it stay, later ones are written anew. `scored`: the lines of epochs.
+    A line that the disk has no room for waits for the next one: see `complete`.
     """
 
     def __init__(self, listener: Listener, curve: Path, steps: int, epochs: int, resumed: int | None = None) -> None:
-        self._say = listener.say
+        self.say = listener.say
         self._listen = listener.record
         self.steps, self.epochs = steps, epochs
         self.step = self._resumed = resumed or 0
         self.tokens = 0
         self.recent: list[float] = []
-        self.train_losses: list[float] = []
+        self.scored: list[dict[str, Any]] = []
         kept = [] if resumed is None else [line for line in read_curve(curve) if line["step"] <= resumed]
         for line in kept:
             if "epoch" in line:
-                self.train_losses.append(line["mean_train_loss"])
+                self.scored.append(line)
                 self.recent = []
             else:
                 self.recent.append(line["train_loss"])
-        self._curve: TextIO = curve.open("w", encoding="utf-8")
-        for line in kept:
-            self._write(line)
+        _replace_curve(curve, kept)
+        self._curve = curve.open("ab", buffering=0)
+        self._unwritten = b""
         self.started = self._spoke = time.monotonic()
         self._paused_s = 0.0
 
@@ -64,15 +71,16 @@ class Progress:
         now = time.monotonic()
         if now - self._spoke >= EVERY_S or self.step == self.steps:
             self._spoke = now
-            self._say(self.line(now))
+            self.say(self.line(now))
 
     def epoch_ended(self, epoch: int, held_out: dict[str, float]) -> None:
         """An epoch ended, with the scores of the held-out rows (empty when there are none)."""
         mean = sum(self.recent) / len(self.recent)
-        self.train_losses.append(mean)
         self.recent = []
         scores = {name: round(value, 5) for name, value in held_out.items()}
-        self._record({"step": self.step, "epoch": epoch, "mean_train_loss": round(mean, 5), **scores})
+        line = {"step": self.step, "epoch": epoch, "mean_train_loss": round(mean, 5), **scores}
+        self.scored.append(line)
+        self._record(line)
         told = f"epoch {epoch}/{self.epochs}: loss {mean:.4f}"
         if held_out:
             told += ", held out: " + ", ".join(
@@ -80,7 +88,7 @@ class Progress:
                 + (f"{value:.1%}" if name.endswith("accuracy") else f"{value:.4f}")
                 for name, value in held_out.items()
             )
-        self._say(told)
+        self.say(told)
 
     def pause(self, seconds: float) -> None:
         """Time that was not training (scoring the held-out rows) and does not count in tokens a second."""
@@ -100,6 +108,11 @@ class Progress:
             f"{self.tokens_per_s:,.0f} tokens/s  {duration(left)} left"
         )
 
+    def complete(self) -> None:
+        """Write what of the loss curve waits. Raises OSError when there is no room for it."""
+        while self._unwritten:
+            self._unwritten = self._unwritten[self._curve.write(self._unwritten) :]
+
     def close(self) -> None:
         """Close the loss curve."""
         self._curve.close()
@@ -109,8 +122,9 @@ class Progress:
         self._listen({**values, "steps": self.steps})
 
     def _write(self, values: dict[str, Any]) -> None:
-        self._curve.write(json.dumps(values) + "\n")
-        self._curve.flush()
+        self._unwritten += _curve_line(values)
+        with contextlib.suppress(OSError):
+            self.complete()
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
@@ -122,6 +136,20 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return lines
+
+
+def _replace_curve(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Write a loss curve in the place of the one that is there: a stop at any moment leaves one of both, whole."""
+    fresh = path.with_suffix(".new")
+    with fresh.open("wb") as file:
+        file.writelines(map(_curve_line, lines))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
+
+
+def _curve_line(values: dict[str, Any]) -> bytes:
+    return json.dumps(values).encode() + b"\n"
 
 
 def duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ class Recipe:
     held_out: share of the rows that is never trained on.
     max_row_tokens: the longest row that is accepted, prompt and answer together.
     seed: of the held-out choice, the adapter's first weights and the order of rows.
+    patience: end when the held-out rows were not answered better for so many epochs, and keep the best epoch's weights
+    (quality.py); None for all epochs and the last one's.
     """
 
     epochs: int = 3
@@ -45,6 +48,7 @@ class Recipe:
     held_out: float = 0.1
     max_row_tokens: int = 2048
     seed: int = 0
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         _between("epochs", self.epochs, 1, 1000)
@@ -55,15 +59,35 @@ class Recipe:
         _between("held_out", self.held_out, 0.0, 0.5)
         _between("max_row_tokens", self.max_row_tokens, 16, 1_000_000)
         _between("seed", self.seed, 0, 2**31 - 1)
+        if self.patience is not None:
+            _between("patience", self.patience, 1, 1000)
         if self.batch_rows is not None:
             _between("batch_rows", self.batch_rows, 1, 10_000)
         if self.layers is not None:
             _between("layers", self.layers, 1, 10_000)
 
+    def step_tokens(self, lengths: Sequence[int]) -> int:
+        """Tokens of one step over rows of these lengths. Of `batch_rows` rounded up, so that no step is added."""
+        if self.batch_rows is None:
+            return self.batch_tokens
+        return -(-self.batch_rows * sum(lengths) // len(lengths))
+
+    @property
+    def part_tokens(self) -> int:
+        """
+        How many tokens of a step are in memory at once, counted like `batch_tokens`: those of the longest row, which
+        must find room anyway. The gradients of a larger step add up over its parts.
+        """
+        return self.max_row_tokens
+
     def spec(self) -> dict[str, Any]:
         """The JSON form that is kept in the manifest and digested; without what is switched off."""
         spec = {**asdict(self), "targets": sorted(self.targets)}
-        for switch in ("rslora", "qlora"):  # they came later: the digests of earlier runs stay what they are
+        for switch in (
+            "rslora",
+            "qlora",
+            "patience",
+        ):  # they came later: the digests of earlier runs stay what they are
             if not spec[switch]:
                 del spec[switch]
         return spec
@@ -88,6 +112,28 @@ class PreferenceRecipe(Recipe):
         super().__post_init__()
         _between("beta", self.beta, 1e-4, 10.0)
         _between("chosen_weight", self.chosen_weight, 0.0, 100.0)
+
+
+@dataclass(frozen=True)
+class RatingRecipe(Recipe):
+    """
+    How an adapter is trained on ratings, by KTO (https://arxiv.org/abs/2402.01306).
+
+    beta: how strongly what the run starts from holds; smaller moves further away.
+    good_weight, bad_weight: of the loss of answers that were found good or bad; lambda_D and lambda_U of the paper.
+    """
+
+    epochs: int = 1
+    learning_rate: float = 1e-4
+    beta: float = 0.1
+    good_weight: float = 1.0
+    bad_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _between("beta", self.beta, 1e-4, 10.0)
+        _between("good_weight", self.good_weight, 0.0, 1000.0)
+        _between("bad_weight", self.bad_weight, 0.0, 1000.0)
 
 
 def _between(name: str, value: float, low: float, high: float) -> None:

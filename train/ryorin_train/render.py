@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ryorin.errors import InvalidInput
 from ryorin.prompt import Message, Prompt, PromptPassage, render
-from ryorin_train.data import Example, Preference, for_each_row
+from ryorin_train.data import Example, Preference, Rating, for_each_row
 
 
 class Layout(NamedTuple):
@@ -113,6 +113,24 @@ class TokenPair:
         )
 
 
+@dataclass(frozen=True)
+class TokenRating(TokenPair):
+    """
+    A rating as tokens: the prompt and its answer (`chosen`), and in the place of a second one another row's answer
+    (`rejected`), by which KTO estimates how far the model is from the reference; empty until `mismatched`.
+    """
+
+    good: bool
+
+
+def mismatched(ratings: Sequence[TokenRating], max_row_tokens: int) -> list[TokenRating]:
+    """Each rating with the answer of the one before it, cut where it would be longer than a row may be."""
+    return [
+        replace(row, rejected=ratings[number - 1].chosen[: max(1, max_row_tokens - len(row.prompt))])
+        for number, row in enumerate(ratings)
+    ]
+
+
 class Renderer:
     """Renders examples for one base model and one prompt. `tokenizer`: its transformers tokenizer."""
 
@@ -161,6 +179,17 @@ class Renderer:
         rejected = self._answer(preference.rejected, "the other answer")
         self._check_length(len(prompt) + max(len(chosen), len(rejected)))
         return TokenPair(tuple(prompt), tuple(chosen), tuple(rejected))
+
+    def ratings(self, source: str, ratings: Sequence[Rating]) -> list[TokenRating]:
+        """All ratings as tokens; as `rows`."""
+        return for_each_row(source, ratings, lambda rating: rating.line, self.rating)
+
+    def rating(self, rating: Rating) -> TokenRating:
+        """One rating as tokens. Raises ValueError with the reason when it cannot be learned."""
+        prompt = self.prompt_ids(rating.messages, rating.passages)
+        answer = self._answer(rating.answer, "the answer")
+        self._check_length(len(prompt) + len(answer))
+        return TokenRating(tuple(prompt), tuple(answer), (), rating.good)
 
     def _check_length(self, tokens: int) -> None:
         if tokens > self.max_row_tokens:

@@ -10,10 +10,12 @@ This module imports torch and trl, so it is imported inside the functions that t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import Trainer
@@ -26,35 +28,87 @@ class PackedTrainer(SFTTrainer):
     """
     SFTTrainer whose datasets are row numbers.
 
-    packed, held_out: the collators of both sets of rows; `batch_tokens`: the size of a step.
+    packed, held_out: both sets of rows. batch_tokens: the size of a step. part_tokens: how much of it is computed at
+    once; gradients add up over its parts, so that a step of any size takes the memory of one part.
+    saving: what a checkpoint of a step is written in.
     """
 
     def __init__(
-        self, *, packed: PackedRows, held_out: PackedRows | None, batch_tokens: int, seed: int, **kwargs: Any
+        self,
+        *,
+        packed: PackedRows,
+        held_out: PackedRows | None,
+        batch_tokens: int,
+        part_tokens: int,
+        seed: int,
+        **kwargs: Any,
     ) -> None:
         self.packed = packed
         self.held_out = held_out
         self.batch_tokens = batch_tokens
+        self.part_tokens = part_tokens
+        self.saving: Callable[[int], AbstractContextManager[None]] = lambda step: nullcontext()
         self.order_seed = seed
         super().__init__(**kwargs)
 
     def get_train_dataloader(self) -> Any:
-        """Batches of the training rows, in an order of their own each epoch."""
-        batches = TokenBatches(self.packed.lengths, self.batch_tokens, self.order_seed)
-        loader = DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.packed)
-        return self.accelerator.prepare(loader)
+        """Steps of the training rows, in an order of their own each epoch."""
+        processes, process = self.accelerator.num_processes, self.accelerator.process_index
+        steps = TokenBatches(
+            self.packed.lengths, self.batch_tokens, self.order_seed, processes=processes, process=process
+        )
+        # Processes take part in every backward pass together, so their steps are of as many parts: of one.
+        part_tokens = self.part_tokens if processes == 1 else sum(self.packed.lengths)
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=steps,
+            collate_fn=lambda features: self.packed.step([feature["row"] for feature in features], part_tokens),
+        )
+        if processes == 1:
+            return self.accelerator.prepare(loader)
+        # accelerate would deal whole batches to processes and keep the epoch from the sampler; ours deals them already
+        return prepare_data_loader(
+            loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
+        )
+
+    def of_the_step(self, total: Any, count: int) -> Any:
+        """
+        What a part's sum adds to the mean over a step. count: the values of all parts of this process's step.
+
+        Of several processes times their number, since gradients and logged losses are averaged over them.
+        """
+        processes = self.accelerator.num_processes
+        if processes == 1:
+            return total / count
+        of_all = self.accelerator.reduce(torch.tensor(float(count), device=self.accelerator.device), "sum")
+        return total * (processes / of_all)
+
+    def tell(self, count: int, **totals: float) -> None:
+        """Figures of a step for its line of the loss curve: a part's sum of each; count as in `of_the_step`."""
+        for name, total in totals.items():
+            part = torch.tensor(float(self.of_the_step(total, count)), device=self.accelerator.device)
+            values = self._metrics["train"][name]
+            values[:] = [sum(values) + self.accelerator.reduce(part, "mean").item()]
 
     def prepare(self) -> None:
         """Called once, with the first weights in place and the lower layers skipped, before training begins."""
 
+    def training_step(self, model: Any, inputs: list[dict[str, Any]], num_items_in_batch: Any = None) -> torch.Tensor:
+        """The gradients of a step, one part after the other; returns its loss."""
+        loss = torch.zeros((), device=self.args.device)
+        for part in inputs:
+            loss += super().training_step(model, part, num_items_in_batch)
+        return loss
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Mean cross-entropy of the learned tokens, in nats."""
+        """What a part adds to the mean cross-entropy of the step's learned tokens, in nats."""
         logits, expected = self.answer(model, inputs)
+        tokens = sum(expected.step_answers)
         right = logits.detach().argmax(-1) == expected.targets
-        self._metrics["train"]["mean_token_accuracy"].append(right.float().mean().item())
-        return cross_entropy(logits, expected.targets)
+        self.tell(tokens, mean_token_accuracy=right.sum().item())
+        return self.of_the_step(cross_entropy(logits, expected.targets, reduction="sum"), tokens)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """
@@ -77,12 +131,13 @@ class PackedTrainer(SFTTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """The trainer's own, without the model card that TRL writes beside it."""
-        Trainer._save_checkpoint(self, model, trial)
+        with self.saving(self.state.global_step):
+            Trainer._save_checkpoint(self, model, trial)
 
     def judged(self, packed: PackedRows) -> Iterator[tuple[torch.Tensor, Expected]]:
         """The logits (L, vocabulary) of every batch of these rows, without gradients."""
         self.model.eval()
-        for numbers in TokenBatches(packed.lengths, self.batch_tokens, seed=None):
+        for numbers in TokenBatches(packed.lengths, self.part_tokens, seed=None):
             with torch.no_grad():
                 yield self.answer(self.model, self._prepare_inputs(packed.batch(numbers)))
         self.model.train()

@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ryorin.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from ryorin.errors import InvalidInput, RequirementMissing, RyorinError
@@ -26,9 +26,11 @@ from ryorin_train import servable
 from ryorin_train.base_shapes import linear_shapes
 from ryorin_train.checkpoints import CURVE_FILE, Checkpoints
 from ryorin_train.memory import keep_freed_memory
+from ryorin_train.processes import FollowedCheckpoints, follows, processes, wait_for_all
 from ryorin_train.progress import Listener, Progress
-from ryorin_train.recipe import PreferenceRecipe, Recipe
-from ryorin_train.render import TokenPair, TokenRow, context_window, load_tokenizer
+from ryorin_train.recipe import PreferenceRecipe, RatingRecipe, Recipe
+from ryorin_train.render import TokenPair, TokenRating, TokenRow, context_window, load_tokenizer, mismatched
+from ryorin_train.trackers import Tracking, add_trackers
 
 if TYPE_CHECKING:
     from ryorin_train.packing import PackedRows
@@ -37,12 +39,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run gave: metrics (losses in nats a token, shares 0 to 1), tokens of rows it took in, how fast it was."""
+    """
+    What a run gave: metrics (losses in nats a token, shares 0 to 1), tokens of rows it took in, how fast it was.
+
+    best_epoch: whose weights they are, of a run with patience; then its metrics are that epoch's too.
+    """
 
     metrics: dict[str, float]
     tokens: int
     tokens_per_s: float
     seconds: float
+    best_epoch: int | None = None
 
 
 def lora_config(recipe: Recipe, model_layers: int, base_path: Path) -> dict[str, Any]:
@@ -126,19 +133,23 @@ def train(
     listener: Listener,
     checkpoints: Checkpoints,
     start: Path | None = None,
+    tracking: Tracking | None = None,
 ) -> Trained:
     """
-    Train one adapter and leave adapter_config.json, adapter_model.safetensors and loss.jsonl in `folder`.
+    Train one adapter and leave adapter_config.json, adapter_model.safetensors and loss.jsonl in `folder`; of several
+    processes that share the run (processes.py) the first one does.
 
     training, held_out: rows, or with a PreferenceRecipe pairs. checkpoints: where to continue from, and for whom comes
     next. start: the folder of an adapter to begin with, as `check_start` allows; otherwise LoRA's own first weights.
+    tracking: who else hears of it.
     Raises InvalidInput when vLLM could not serve the adapter, before training, or of its files afterwards; RyorinError
-    when the loss stops being a number.
+    when the loss, the gradient or a held-out score stops being a number.
     """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    from ryorin_train.best import BestEpoch
     from ryorin_train.callbacks import CheckpointAsker, ProgressReporter
     from ryorin_train.packing import PackedRows, TokenBatches, register_attention, shared_tokens
     from ryorin_train.trunk import compute_trunk, decoder_layers, skipped_layers
@@ -147,6 +158,9 @@ def train(
     logging.disable_progress_bar()
     keep_freed_memory()
     began, say = time.monotonic(), listener.say
+    if len(training) < processes():
+        raise InvalidInput(f"{processes()} processes were started for {len(training)} rows; start fewer", param="data")
+    wait_for_all()  # each has its own GPU from here on
     on_gpu = torch.cuda.is_available()
     torch.manual_seed(recipe.seed)
     model = AutoModelForCausalLM.from_pretrained(
@@ -170,12 +184,14 @@ def train(
     config = lora_config(recipe, depth, base_path)
     frozen = depth - (recipe.layers or depth)
 
+    if isinstance(recipe, RatingRecipe):
+        training, held_out = (
+            mismatched(cast("Sequence[TokenRating]", rows), recipe.max_row_tokens) for rows in (training, held_out)
+        )
     shared = shared_tokens([*training, *held_out])
     packed, packed_held = PackedRows(training, shared), PackedRows(held_out, shared)
     total = sum(row.tokens for row in training)
-    step_tokens = recipe.batch_tokens
-    if recipe.batch_rows is not None:
-        step_tokens = max(1, round(recipe.batch_rows * sum(packed.lengths) / len(training)))
+    step_tokens = recipe.step_tokens(packed.lengths)
     say(
         f"{len(training)} rows to train on, {len(held_out)} held out; {total:,} tokens, "
         f"{total - (len(training) - 1) * shared:,} of them computed: {shared} begin every row"
@@ -183,14 +199,13 @@ def train(
     if frozen:
         model.eval()
         told = Every(say)
-        batch_tokens = max(recipe.batch_tokens, 2048)
         packed.trunk = compute_trunk(
-            model, frozen, packed, batch_tokens, lambda share: told(f"layers 1 to {frozen}, once: {share:.0%}")
+            model, frozen, packed, recipe.part_tokens, lambda share: told(f"layers 1 to {frozen}, once: {share:.0%}")
         )
         if held_out:
-            packed_held.trunk = compute_trunk(model, frozen, packed_held, batch_tokens, lambda _: None)
+            packed_held.trunk = compute_trunk(model, frozen, packed_held, recipe.part_tokens, lambda _: None)
 
-    epoch_steps = len(TokenBatches(packed.lengths, step_tokens, recipe.seed))
+    epoch_steps = len(TokenBatches(packed.lengths, step_tokens, recipe.seed, processes=processes()))
     steps = epoch_steps * recipe.epochs
     tokenizer = load_tokenizer(base_path)
     trainer = build_trainer(
@@ -204,13 +219,22 @@ def train(
         checkpoints.folder,
         step_tokens,
     )
+    wait_for_all()  # until the first process has its checkpoints in order
     done, resumed = checkpoints.latest() or (None, None)
+    if isinstance(checkpoints, FollowedCheckpoints):
+        checkpoints.take_curve()
+    wait_for_all()  # until all have seen them
     if done is not None:
         say(f"an interrupted run is continued at step {done} of {steps}")
     progress = Progress(listener, checkpoints.curve, steps, recipe.epochs, done)
     reporter = ProgressReporter(trainer, progress, row_tokens=total / epoch_steps)
     trainer.add_callback(reporter)
-    trainer.add_callback(CheckpointAsker(checkpoints, epoch_steps))
+    best = None if recipe.patience is None else BestEpoch(trainer, progress, checkpoints, recipe.patience)
+    if best is not None:
+        trainer.add_callback(best)
+    trainer.add_callback(CheckpointAsker(trainer, checkpoints, progress, listener, epoch_steps))
+    if tracking is not None and not follows():
+        add_trackers(trainer, tracking, done)
     if start is not None:
         load_weights(trainer.model, start)
     try:
@@ -218,18 +242,26 @@ def train(
             trainer.prepare()
             trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         tokens_per_s = progress.tokens_per_s
+        progress.complete()
     finally:
         progress.close()
-    trainer.model.save_pretrained(str(folder), safe_serialization=True)
-    shutil.move(checkpoints.curve, folder / CURVE_FILE)
-    tidy(folder, base_path)
-    servable.check_folder(folder, linears)
-    metrics = {"train_loss": progress.train_losses[-1], **reporter.held_out}
+    last = progress.scored[-1] if best is None else best.line
+    if not follows():
+        if best is not None:
+            load_weights(trainer.model, best.folder)
+        trainer.model.save_pretrained(str(folder), safe_serialization=True)
+        shutil.copyfile(checkpoints.curve, folder / CURVE_FILE)  # a stop before the adapter is known needs it again
+        tidy(folder, base_path)
+        servable.check_folder(folder, linears)
     return Trained(
-        metrics={name: round(value, 5) for name, value in metrics.items()},
-        tokens=total * recipe.epochs,
+        metrics={
+            "train_loss": last["mean_train_loss"],
+            **{name: value for name, value in last.items() if name.startswith("held_out_")},
+        },
+        tokens=total * len(progress.scored),
         tokens_per_s=round(tokens_per_s, 1),
         seconds=round(time.monotonic() - began, 1),
+        best_epoch=None if best is None else last["epoch"],
     )
 
 
@@ -258,43 +290,49 @@ def build_trainer(
 
     from ryorin_train.fused_lora import fuse_lora
     from ryorin_train.preference import PreferenceTrainer
+    from ryorin_train.rating import RatingTrainer
     from ryorin_train.trainer import PackedTrainer
 
     on_gpu = torch.cuda.is_available()
     kind: Any = PackedTrainer
     if isinstance(recipe, PreferenceRecipe):
         kind = partial(PreferenceTrainer, beta=recipe.beta, chosen_weight=recipe.chosen_weight)
+    if isinstance(recipe, RatingRecipe):
+        kind = partial(RatingTrainer, beta=recipe.beta, good_weight=recipe.good_weight, bad_weight=recipe.bad_weight)
+    args = SFTConfig(
+        output_dir=str(folder),
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        num_train_epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(steps * recipe.warmup),
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        max_length=None,
+        gradient_checkpointing=False,
+        bf16=on_gpu,
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=False,
+        seed=recipe.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",  # checkpoints are asked for by time: callbacks.py
+        report_to=[],
+        disable_tqdm=True,
+    )
+    args._n_gpu = min(args.n_gpu, 1)  # of several in sight one: DataParallel would cut packed batches to pieces
     trainer: PackedTrainer = kind(
         model=model,
         packed=packed,
         held_out=held_out,
         batch_tokens=batch_tokens or recipe.batch_tokens,
+        part_tokens=recipe.part_tokens,
         seed=recipe.seed,
         processing_class=tokenizer,
         train_dataset=Dataset.from_dict({"row": list(range(len(packed.rows)))}),
         peft_config=LoraConfig(**config),
-        args=SFTConfig(
-            output_dir=str(folder),
-            dataset_kwargs={"skip_prepare_dataset": True},
-            remove_unused_columns=False,
-            num_train_epochs=recipe.epochs,
-            learning_rate=recipe.learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=round(steps * recipe.warmup),
-            weight_decay=recipe.weight_decay,
-            max_grad_norm=recipe.max_grad_norm,
-            max_length=None,
-            gradient_checkpointing=False,
-            bf16=on_gpu,
-            use_cpu=not on_gpu,
-            dataloader_pin_memory=False,
-            seed=recipe.seed,
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            save_strategy="no",  # checkpoints are asked for by time: callbacks.py
-            report_to=[],
-            disable_tqdm=True,
-        ),
+        args=args,
     )
     if not on_gpu:  # mixed precision casts LoRA's float32 weights; the fused layer does not
         fuse_lora(trainer.model)

@@ -1,22 +1,23 @@
 """
 Fine-tuning jobs: what the API asks for, the worker trains and both tell of. Where serve and train meet.
 
-A job's `params` is a `FineTuning`; its `progress` holds `step`, `steps` and `estimated_finish`; its `result` after
-success `adapter`, `release_version`, `fine_tuned_model` and `trained_tokens`, after failure `error` {code, message,
-param}. Its id ends the name of the model it makes: `ft:<base>:<tenant>:<suffix>:<id>`.
+A job's `params` is a `FineTuning`; its `progress` holds `step`, `steps`, `estimated_finish` and `kept`, the step of the
+furthest checkpoint; its `result` after success `adapter`, `release_version`, `fine_tuned_model` and `trained_tokens`,
+after failure `error` {code, message, param}. Its id ends the name of the model it makes:
+`ft:<base>:<tenant>:<suffix>:<id>`.
 """
 
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from ryorin.catalog.clock import NowS
 from ryorin.catalog.tables import Job, JobEvent
 from ryorin.digests import new_id
 from ryorin.errors import NotFound
@@ -24,6 +25,7 @@ from ryorin.errors import NotFound
 KIND = "fine_tune"
 PREFIX = "ftjob-"
 _ID = re.compile(r"[A-Za-z0-9]{1,58}")
+_TICK_S = 1e-6  # floats of today's Unix time differ by a quarter of it
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class FineTuning:
     model: as it was asked for; base: the base model's name; start_from: the adapter that training begins with.
     method: "supervised" or "dpo", with `hyperparameters`, each a number or "auto". suffix: of the model's name.
     training_file, validation_file: ids of the tenant's files; without the latter rows are held out of the former.
+    prompt_digest: of the tenant's prompt that is trained for, the current one when the job was created; None in jobs of
+    before it was kept.
     """
 
     model: str
@@ -46,6 +50,7 @@ class FineTuning:
     validation_file: str | None = None
     suffix: str | None = None
     metadata: dict[str, Any] | None = None
+    prompt_digest: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As it is kept in the job's params."""
@@ -55,6 +60,11 @@ class FineTuning:
     def from_json(cls, params: dict[str, Any]) -> FineTuning:
         """The inverse."""
         return cls(**params)
+
+    def asks_the_same(self, other: FineTuning) -> bool:
+        """Whether both are the same request; what `model` and the tenant's prompt meant at the time may differ."""
+        resolved: dict[str, Any] = {"base": "", "start_from": None, "prompt_digest": None}
+        return replace(self, **resolved) == replace(other, **resolved)
 
 
 def model_name(base: str, tenant: str, suffix: str | None, job_id: str) -> str:
@@ -98,13 +108,20 @@ def add_event(
     level: str = "info",
     data: dict[str, Any] | None = None,
 ) -> None:
-    """Append to what happened to the job. data: of a step or an epoch; the event is then one of metrics."""
+    """
+    Append to what happened to the job. data: of a step or an epoch; the event is then one of metrics.
+
+    Its time is the database's, and after that of every event that is there: the order is that of writing, whatever the
+    clocks of the machines say.
+    """
+    newest = select(func.max(JobEvent.created_at)).where(JobEvent.job_id == job_id).scalar_subquery()
+    now, last = session.execute(select(NowS(), newest)).one()
     session.add(
         JobEvent(
             id=new_id("ftevent-"),
             tenant_id=tenant_id,
             job_id=job_id,
-            created_at=time.time(),
+            created_at=max(now, (last or 0.0) + _TICK_S),
             level=level,
             type="message" if data is None else "metrics",
             message=message,

@@ -153,5 +153,13 @@ def current_prompt(session: Session, tenant: Tenant) -> Prompt:
     return row
 
 
+def get_prompt(session: Session, tenant: Tenant, digest: str) -> Prompt:
+    """The tenant's prompt row of this digest, current or not. Raises NotFound."""
+    row = session.scalar(select(Prompt).where(Prompt.tenant_id == tenant.id, Prompt.digest == digest))
+    if row is None:
+        raise NotFound(f"tenant {tenant.name!r} has no prompt with digest {digest[:12]}", param="prompt")
+    return row
+
+
 def _hmac(pepper: bytes, secret: str) -> str:
     return hmac.new(pepper, secret.encode(), hashlib.sha256).hexdigest()

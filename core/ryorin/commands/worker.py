@@ -16,25 +16,31 @@ if TYPE_CHECKING:
     from ryorin.worker import Worker
 
 
-@click.command(epilog="Example:  ryorin worker --drain")
+@click.command(epilog="Example:  ryorin worker --kinds fine_tune")
 @click.option("--drain", is_flag=True, help="End when no job is left.")
+@click.option(
+    "--kinds",
+    metavar="KIND[,KIND]",
+    help="Do these kinds of jobs alone: index_file, fine_tune; all that are installed unless given.",
+)
 @click.option(
     "--lease-s",
     type=click.FloatRange(min=0.1),
     help="Seconds without a sign of life after which another worker takes over; 30 unless given.",
 )
 @json_option
-def worker(drain: bool, lease_s: float | None, as_json: bool) -> None:
+def worker(drain: bool, kinds: str | None, lease_s: float | None, as_json: bool) -> None:
     """
     Do queued jobs, such as indexing uploaded files and training adapters; until Ctrl-C or SIGTERM.
 
     'ryorin serve' has a worker of its own; more of them may run beside it, on every machine that reaches the catalog
     and the blobs.
     """
-    from ryorin.worker import LEASE_S, Worker
+    from ryorin.worker import LEASE_S, Worker, chosen_kinds
 
+    chosen = None if kinds is None else chosen_kinds(kinds)
     with opened_catalog() as catalog:
-        running = Worker(catalog, lease_s=LEASE_S if lease_s is None else lease_s)
+        running = Worker(catalog, kinds=chosen, lease_s=LEASE_S if lease_s is None else lease_s)
         with _stopping(running):
             if not drain:
                 say("waiting for jobs; Ctrl-C ends it")

@@ -86,12 +86,13 @@ def add_command(
     """
     Keep the rows of FILEs, in their order, as one dataset; the same rows again are the same dataset.
 
-    Formats, told by content: OpenAI chat and preference JSONL, TRL conversational prompt/completion and
-    prompt/chosen/rejected JSONL, a directory of Hugging Face `datasets`, CSV. A row may carry "passages" (what
-    retrieval found) and "source" (what it was made from). Every line that cannot be used is named; nothing is then
-    kept.
+    Formats, told by content: OpenAI chat and preference JSONL, TRL conversational prompt/completion,
+    prompt/chosen/rejected and prompt/completion/label JSONL, a directory of Hugging Face `datasets`, CSV. A row may
+    carry "passages" (what retrieval found) and "source" (what it was made from). Every line that cannot be used is
+    named; nothing is then kept.
 
-    CSV columns are mapped to: system, user, assistant, chosen, rejected, passage, passages, source, or - to leave out.
+    CSV columns are mapped to: system, user, assistant, label, chosen, rejected, passage, passages, source, or - to
+    leave out.
 
     \b
     Examples:

@@ -15,7 +15,50 @@ from ryorin_train.datasets.formats import FORMATS, Reading
 if TYPE_CHECKING:
     from ryorin.purpose import Purpose
 
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType  # generic since click 8.5 only
+
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class OrAuto(ParamType):
+    """A value of another type, or `auto` for what is chosen from the data: None."""
+
+    def __init__(self, kind: Any) -> None:
+        self.kind = click.types.convert_type(kind)
+        self.name = f"{self.kind.name}|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value, or None."""
+        return None if value == "auto" else self.kind.convert(value, param, ctx)
+
+
+class Several(ParamType):
+    """Values of another type with commas between them, as a tuple of different ones; `auto` alone: None."""
+
+    def __init__(self, kind: Any) -> None:
+        self.kind = click.types.convert_type(kind)
+        self.name = f"{self.kind.name},…|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The values, or None."""
+        if value == "auto" or isinstance(value, tuple):
+            return None if value == "auto" else value
+        return tuple(dict.fromkeys(self.kind.convert(part.strip(), param, ctx) for part in value.split(",")))
+
+
+class Names(ParamType):
+    """Names with commas between them, as a tuple."""
+
+    name = "A,B,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The names."""
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+NAMES = Names()
 
 
 def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,10 +1,11 @@
 """
 CSV: a table whose columns are mapped to the parts of a row.
 
-A column's target is one of: system, user, assistant (in the order of the columns; several make several turns),
-chosen and rejected (a preference), passage (a text that retrieval found, titled with the column's name; several
-columns, several passages), passages (JSON, as in JSONL), source, or - to leave the column out. Without a mapping the
-columns have the targets' names. An empty cell is a part that the row does not have.
+A column's target is one of: system, user, assistant (in the order of the columns; several make several turns), label
+(whether the last assistant's answer was found good), chosen and rejected (a preference), passage (a text that retrieval
+found, titled with the column's name; several columns, several passages), passages (JSON, as in JSONL), source, or - to
+leave the column out. Without a mapping the columns have the targets' names. An empty cell is a part that the row does
+not have.
 """
 
 from __future__ import annotations
@@ -16,15 +17,26 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ryorin.errors import InvalidInput
-from ryorin_train.data import Row, example_of, preference_of, row_error
+from ryorin_train.data import (
+    Rating,
+    Row,
+    answer_of,
+    conversation_of,
+    example_of,
+    passages_of,
+    preference_of,
+    row_error,
+    source_of,
+)
 
 if TYPE_CHECKING:
     from ryorin_train.datasets.formats import Loaded
 
 LEFT_OUT = "-"
-TARGETS = ("system", "user", "assistant", "chosen", "rejected", "passage", "passages", "source", LEFT_OUT)
+TARGETS = ("system", "user", "assistant", "label", "chosen", "rejected", "passage", "passages", "source", LEFT_OUT)
 _SEVERAL = ("user", "assistant", "passage", LEFT_OUT)
 _DELIMITERS = ",;\t"
+_THUMBS = {"true": True, "1": True, "up": True, "false": False, "0": False, "down": False}
 _MAX_CELL_CHARACTERS = 10_000_000
 
 
@@ -148,6 +160,8 @@ def _row(line: int, columns: Sequence[str], targets: Sequence[str], cells: Seque
     if "passage" in targets:
         row["passages"] = [*passages, *row.get("passages", [])]
     messages.sort(key=lambda message: message["role"] != "system")
+    if "label" in targets:
+        return _rating(line, messages, cells[targets.index("label")], row)
     if "chosen" not in targets:
         return example_of(line, {"messages": messages, **row})
     answers = {
@@ -155,6 +169,14 @@ def _row(line: int, columns: Sequence[str], targets: Sequence[str], cells: Seque
         for field, target in (("preferred_output", "chosen"), ("non_preferred_output", "rejected"))
     }
     return preference_of(line, {"input": {"messages": messages}, **answers, **row})
+
+
+def _rating(line: int, messages: list[dict[str, str]], thumb: str, extras: dict[str, Any]) -> Rating:
+    if thumb.strip().lower() not in _THUMBS:
+        raise ValueError(f"the label is {thumb!r}; it must be one of {', '.join(_THUMBS)}")
+    prompt = conversation_of("messages", messages[:-1])
+    answer = answer_of("assistant", messages[-1:])
+    return Rating(line, prompt, answer, _THUMBS[thumb.strip().lower()], passages_of(extras), source_of(extras))
 
 
 def _json(cell: str) -> Any:

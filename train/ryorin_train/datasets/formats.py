@@ -7,8 +7,9 @@ The formats, told by content unless one is forced:
     openai-preference      {"input": {"messages"}, "preferred_output", "non_preferred_output"}   JSONL
     trl-prompt-completion  {"prompt": [message, …], "completion": [message]}                     JSONL
     trl-preference         {"prompt": [message, …], "chosen": [message], "rejected": [message]}  JSONL
+    trl-unpaired           {"prompt": [message, …], "completion": [message], "label": true}      JSONL
     csv                    a header and a row a line, columns mapped to roles (columns.py)
-    hf                     a directory of Hugging Face `datasets` (`save_to_disk`), its rows in one of the first four
+    hf                     a directory of Hugging Face `datasets` (`save_to_disk`), its rows in one of the first five
 
 A row may carry `passages` and `source` in each of them. Of TRL's types only the conversational ones are read: a text
 without roles is no conversation (https://huggingface.co/docs/trl/dataset_formats).
@@ -17,17 +18,21 @@ without roles is no conversation (https://huggingface.co/docs/trl/dataset_format
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ryorin.digests import digest_of_folder, sha256_bytes
 from ryorin.errors import InvalidInput, NotFound, RowError
 from ryorin.prompt import Message
 from ryorin_train.data import (
+    SHOWN_ERRORS,
     Example,
     Preference,
+    Rating,
     Row,
     answer_of,
     conversation_of,
@@ -43,14 +48,24 @@ from ryorin_train.data import (
     text_of,
 )
 
-CHAT, PREFERENCE = "chat", "preference"  # the kinds of a dataset
+CHAT, PREFERENCE, RATING = "chat", "preference", "rating"  # the kinds of a dataset
+KINDS: dict[type[Row], str] = {Example: CHAT, Preference: PREFERENCE, Rating: RATING}
+KEPT = {CHAT: "openai-chat", PREFERENCE: "openai-preference", RATING: "trl-unpaired"}  # the canonical form of each
 CSV, HF = "csv", "hf"
-SHAPES = ("openai-chat", "openai-preference", "trl-prompt-completion", "trl-preference")
+SHAPES = ("openai-chat", "openai-preference", "trl-prompt-completion", "trl-preference", "trl-unpaired")
 FORMATS = (*SHAPES, CSV, HF)
+HOLDS: dict[type[Row], str] = {
+    Example: "examples (one answer each)",
+    Preference: "preferences (a better and a worse answer)",
+    Rating: "ratings (an answer and a thumb)",
+}
+Kind = TypeVar("Kind", Example, Preference, Rating)
 BOM = b"\xef\xbb\xbf"
+EMPTY = "the file is empty; it must hold one example a line"
 _MARKS = (  # fields that tell a shape, the surest first
     ("openai-preference", {"input", "preferred_output", "non_preferred_output"}),
     ("trl-preference", {"chosen", "rejected"}),
+    ("trl-unpaired", {"label"}),
     ("trl-prompt-completion", {"prompt", "completion"}),
 )
 
@@ -88,8 +103,8 @@ class Loaded:
 
     @property
     def kind(self) -> str:
-        """`chat` or `preference`."""
-        return PREFERENCE if self.rows and isinstance(self.rows[0], Preference) else CHAT
+        """One of KINDS."""
+        return KINDS[type(self.rows[0])] if self.rows else CHAT
 
 
 def read_rows(path: Path, reading: Reading | None = None) -> list[Row]:
@@ -109,31 +124,30 @@ def read_examples(path: Path, reading: Reading | None = None) -> list[Example]:
 
 
 def only_examples(name: str, rows: Iterable[Row]) -> list[Example]:
-    """The rows, when all are examples. Raises InvalidInput when one is a preference."""
-    examples = []
-    for row in rows:
-        if not isinstance(row, Example):
-            raise InvalidInput(
-                f"{name} holds preferences (a better and a worse answer), and this method imitates one answer; "
-                "give it chat rows: 'ryorin data show' tells a dataset's kind",
-                param="data",
-            )
-        examples.append(row)
-    return examples
+    """The rows, when all are examples. Raises InvalidInput when one is not."""
+    return _only(Example, name, rows, "imitates one answer: give it chat rows")
 
 
 def only_preferences(name: str, rows: Iterable[Row]) -> list[Preference]:
-    """The rows, when all are preferences. Raises InvalidInput when one is an example."""
-    preferences = []
+    """The rows, when all are preferences. Raises InvalidInput when one is not."""
+    return _only(Preference, name, rows, "needs a better and a worse answer")
+
+
+def only_ratings(name: str, rows: Iterable[Row]) -> list[Rating]:
+    """The rows, when all are ratings. Raises InvalidInput when one is not."""
+    return _only(Rating, name, rows, "needs an answer with a thumb up or down: prompt, completion and label")
+
+
+def _only(kind: type[Kind], name: str, rows: Iterable[Row], needs: str) -> list[Kind]:
+    found = []
     for row in rows:
-        if not isinstance(row, Preference):
+        if not isinstance(row, kind):
             raise InvalidInput(
-                f"{name} holds examples (one answer each), and this method needs a better and a worse answer; "
-                "'ryorin data show' tells a dataset's kind",
+                f"{name} holds {HOLDS[type(row)]}, and this method {needs}; 'ryorin data show' tells a dataset's kind",
                 param="data",
             )
-        preferences.append(row)
-    return preferences
+        found.append(row)
+    return found
 
 
 def load(path: Path, reading: Reading | None = None) -> Loaded:
@@ -157,7 +171,7 @@ def load(path: Path, reading: Reading | None = None) -> Loaded:
             )
         loaded = load_bytes(path.name, _bytes_of(path), reading)
     if not loaded.rows and not loaded.errors:
-        raise RowError(loaded.name, 1, "the file is empty; it must hold one example a line")
+        raise RowError(loaded.name, 1, EMPTY)
     return loaded
 
 
@@ -192,8 +206,53 @@ def shape_of(fields: Iterable[str]) -> str:
     return next((shape for shape, marks in _MARKS if names & marks), "openai-chat")
 
 
+def what_is_wrong(name: str, lines: Iterator[bytes]) -> str | None:
+    """
+    Why `load_bytes` could not use all of an uploaded file, naming its first bad lines; None when it could.
+
+    lines: of the file, with their ends. JSONL is read a line at a time and never held as a whole.
+    """
+    from ryorin_train.datasets.columns import is_csv
+
+    first = next(lines, b"").removeprefix(BOM)
+    try:
+        if is_csv(name, first, None):
+            loaded = load_bytes(name, first + b"".join(lines))
+            raise_all(loaded.errors)
+            if not loaded.rows:
+                raise RowError(name, 1, EMPTY)
+            return None
+        errors: list[RowError] = []
+        empty = True
+        numbered = enumerate(chain([first], lines), start=1)
+        parsed = _parsed(name, ((number, partial(parse_line, line)) for number, line in numbered if line.strip()), None)
+        for _, row in parsed:
+            empty = False
+            if isinstance(row, RowError):
+                errors.append(row)
+                if len(errors) == SHOWN_ERRORS:
+                    break
+        raise_all([RowError(name, 1, EMPTY)] if empty else errors)
+    except InvalidInput as error:
+        return error.message
+    return None
+
+
 def _take(loaded: Loaded, lines: Iterable[tuple[int, Any]], forced: str | None) -> None:
     """Parse rows one after the other. lines: (number, a function that gives the row's fields or raises ValueError)."""
+    for shape, row in _parsed(loaded.name, lines, forced):
+        loaded.format = loaded.format or shape or ""
+        if isinstance(row, RowError):
+            loaded.errors.append(row)
+        else:
+            loaded.rows.append(row)
+    loaded.format = loaded.format or forced or "openai-chat"
+
+
+def _parsed(
+    name: str, lines: Iterable[tuple[int, Any]], forced: str | None
+) -> Iterator[tuple[str | None, Row | RowError]]:
+    """For each line the shape that is known by then, and its row or why there is none."""
     shape = forced
     for number, parse in lines:
         try:
@@ -203,10 +262,9 @@ def _take(loaded: Loaded, lines: Iterable[tuple[int, Any]], forced: str | None) 
                 shape = found
             elif found != shape and forced is None:
                 raise ValueError(f"its fields are those of {found}, the rows above are {shape}; one format a file")
-            loaded.rows.append(row_of(shape, number, fields))
+            yield shape, row_of(shape, number, fields)
         except ValueError as error:
-            loaded.errors.append(row_error(loaded.name, number, error))
-    loaded.format = loaded.format or shape or "openai-chat"
+            yield shape, row_error(name, number, error)
 
 
 def row_of(shape: str, line: int, fields: dict[str, Any]) -> Row:
@@ -215,8 +273,9 @@ def row_of(shape: str, line: int, fields: dict[str, Any]) -> Row:
         return example_of(line, fields)
     if shape == "openai-preference":
         return preference_of(line, fields)
-    answers = ("completion",) if shape == "trl-prompt-completion" else ("chosen", "rejected")
-    known_fields("the row", fields, {"prompt", *answers, "passages", "source"})
+    answers = ("chosen", "rejected") if shape == "trl-preference" else ("completion",)
+    label = ("label",) if shape == "trl-unpaired" else ()
+    known_fields("the row", fields, {"prompt", *answers, *label, "passages", "source"})
     for name in ("prompt", *answers):
         if isinstance(fields.get(name), str):
             raise ValueError(f"{name!r} is a text; it must be a list of messages, each with its role")
@@ -227,6 +286,11 @@ def row_of(shape: str, line: int, fields: dict[str, Any]) -> Row:
     texts = [answer_of(name, fields.get(name)) for name in answers]
     if len(texts) == 2:
         return Preference(line, prompt, texts[0], texts[1], passages_of(fields), source_of(fields))
+    if label:
+        good = fields.get("label")
+        if not isinstance(good, bool):
+            raise ValueError(f"'label' is {good!r}; it must be true (a thumb up) or false (a thumb down)")
+        return Rating(line, prompt, texts[0], good, passages_of(fields), source_of(fields))
     messages = (*prompt, {"role": "assistant", "content": texts[0]})
     learned = (*(False for _ in prompt), True)
     return Example(line, messages, learned, passages_of(fields), source_of(fields))  # type: ignore[arg-type]

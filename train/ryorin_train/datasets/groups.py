@@ -45,9 +45,9 @@ def question_of(row: Row) -> str:
 
 
 def answers_of(row: Row) -> tuple[str, ...]:
-    """The answers that are learned; of a preference the better one."""
+    """The answers that are learned; of a preference the better one, of a rating the one that was rated."""
     if not isinstance(row, Example):
-        return (row.chosen,)
+        return row.answers[:1]
     pairs = zip(row.messages, row.learned, strict=True)
     return tuple(message["content"] for message, learned in pairs if learned)
 

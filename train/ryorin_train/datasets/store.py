@@ -18,7 +18,7 @@ from ryorin.digests import SHORT, new_id
 from ryorin.errors import InvalidInput, NotFound, RowError
 from ryorin.purpose import Purpose
 from ryorin_train.data import Row, dataset_bytes, raise_all
-from ryorin_train.datasets.formats import CHAT, PREFERENCE, Loaded, Reading, load, load_bytes
+from ryorin_train.datasets.formats import CHAT, EMPTY, KEPT, KINDS, Loaded, Reading, load, load_bytes
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -47,17 +47,17 @@ class Given:
 
     @property
     def kind(self) -> str:
-        """`chat` or `preference`."""
+        """`chat`, `preference` or `rating`."""
         return kind_of(self.rows)
 
 
 def kind_of(rows: Sequence[Row]) -> str:
-    """`chat` or `preference`. Raises InvalidInput when the rows are of both kinds."""
-    from ryorin_train.data import Example
-
-    kinds = {CHAT if isinstance(row, Example) else PREFERENCE for row in rows}
+    """`chat`, `preference` or `rating`. Raises InvalidInput when the rows are of several kinds."""
+    kinds = {KINDS[type(row)] for row in rows}
     if len(kinds) > 1:
-        raise InvalidInput("examples and preferences cannot be one dataset; add them apart", param="data")
+        raise InvalidInput(
+            f"rows of the kinds {' and '.join(sorted(kinds))} cannot be one dataset; add them apart", param="data"
+        )
     return kinds.pop() if kinds else CHAT
 
 
@@ -109,14 +109,14 @@ def given_bytes(name: str, content: bytes) -> Given:
     loaded = load_bytes(name, content)
     raise_all(loaded.errors)
     if not loaded.rows:
-        raise RowError(name, 1, "the file is empty; it must hold one example a line")
+        raise RowError(name, 1, EMPTY)
     return Given(name, loaded.rows, lineage_of([loaded]), loaded)
 
 
 def dataset_rows(catalog: Catalog, row: Dataset) -> list[Row]:
     """The rows of a kept dataset; a row's line is its place. Raises NotFound or InvalidInput for a bad blob."""
     path = check_blob(catalog.settings.blobs_dir, row.digest)
-    loaded = load_bytes(row.filename, path.read_bytes(), Reading(format=f"openai-{row.kind}"))
+    loaded = load_bytes(row.filename, path.read_bytes(), Reading(format=KEPT[row.kind]))
     raise_all(loaded.errors)
     return loaded.rows
 

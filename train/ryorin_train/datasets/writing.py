@@ -18,12 +18,13 @@ from typing import Any
 
 from ryorin.digests import canonical_json
 from ryorin.errors import Conflict, InvalidInput
-from ryorin_train.data import Example, Preference, Row, for_each_row
-from ryorin_train.datasets.formats import CSV, HF
+from ryorin_train.data import Example, Preference, Rating, Row, for_each_row
+from ryorin_train.datasets.formats import CSV, HF, HOLDS
 
 FORMATS_OF = {
     Example: ("openai-chat", "trl-prompt-completion", CSV, HF),
     Preference: ("openai-preference", "trl-preference", CSV, HF),
+    Rating: ("trl-unpaired", CSV, HF),
 }
 
 
@@ -40,7 +41,7 @@ def write_rows(rows: Sequence[Row], path: Path, format: str | None = None) -> st
     fitting = FORMATS_OF[type(rows[0])]
     chosen = format or (CSV if path.suffix.lower() == ".csv" else fitting[0])
     if chosen not in fitting:
-        kind = "examples" if isinstance(rows[0], Example) else "preferences"
+        kind = HOLDS[type(rows[0])].partition(" ")[0]
         raise InvalidInput(f"{kind} cannot be written as {chosen}; possible: {', '.join(fitting)}", param="format")
     if path.exists() or path.is_symlink():
         raise Conflict(f"{path} exists already; remove it or choose another name", param="out")
@@ -79,6 +80,8 @@ def _trl(row: Row) -> dict[str, Any]:
     if isinstance(row, Preference):
         answers = {"chosen": content["preferred_output"], "rejected": content["non_preferred_output"]}
         return {"prompt": content["input"]["messages"], **answers, **extras}
+    if isinstance(row, Rating):
+        return content
     if any(row.learned[:-1]):
         raise ValueError("it learns several answers, TRL's prompt/completion the last one; write openai-chat")
     if len(row.messages) < 2 or row.messages[-2]["role"] == "assistant":
@@ -91,13 +94,16 @@ def _cells(row: Row) -> dict[str, str]:
     """A row's cells by target. Raises ValueError."""
     messages = list(row.messages)
     answers = {"chosen": row.chosen, "rejected": row.rejected} if isinstance(row, Preference) else {}
+    if isinstance(row, Rating):
+        answers = {"assistant": row.answer, "label": "true" if row.good else "false"}
     if isinstance(row, Example):
         answers = {"assistant": messages.pop()["content"]}
     cells = {}
     if messages and messages[0]["role"] == "system":
         cells["system"] = messages.pop(0)["content"]
     if [message["role"] for message in messages] != ["user"]:
-        raise ValueError("it is not one question and its answer, which is all that CSV holds; write openai-chat")
+        first = FORMATS_OF[type(row)][0]
+        raise ValueError(f"it is not one question and its answer, which is all that CSV holds; write {first}")
     content = row.content
     if "passages" in content:
         cells["passages"] = canonical_json(content["passages"])
@@ -107,7 +113,7 @@ def _cells(row: Row) -> dict[str, str]:
 
 
 def _table(rows: Sequence[dict[str, str]]) -> bytes:
-    order = ("system", "user", "assistant", "chosen", "rejected", "passages", "source")
+    order = ("system", "user", "assistant", "label", "chosen", "rejected", "passages", "source")
     used = {name for cells in rows for name in cells}
     columns = [name for name in order if name in used]
     text = io.StringIO(newline="")
@@ -131,7 +137,10 @@ def _write_directory(rows: Sequence[Row], path: Path) -> None:
             each.setdefault("weight", None)
     else:
         table = [_trl(row) for row in rows]
-        features = {name: List(message) for name in ("prompt", "chosen", "rejected")}
+        rated = isinstance(rows[0], Rating)
+        features = {name: List(message) for name in ("prompt", *(("completion",) if rated else ("chosen", "rejected")))}
+        if rated:
+            features["label"] = Value("bool")
     if any("passages" in row for row in table):
         features["passages"] = List({"title": text, "text": text})
     if any("source" in row for row in table):

@@ -138,7 +138,7 @@ def evaluate_command(
             say=say,
             progress_of=lambda what: counting_line(f"answers of {what}"),
         )
-        page = save(report, folder_of(catalog.settings, tenant_name))
+        page = save(report, folder_of(catalog.settings, tenant_name), catalog.settings.adapters_dir)
         if evidence:
             with catalog.session() as session:
                 row = get_release(session, get_tenant(session, tenant_name), report["release"]["version"])
@@ -197,7 +197,7 @@ def diagnose_command(
             say=say,
             progress_of=lambda what: counting_line(f"answers of {what}"),
         )
-        page = save(report, folder_of(catalog.settings, tenant_name))
+        page = save(report, folder_of(catalog.settings, tenant_name), catalog.settings.adapters_dir)
     if as_json:
         print_json({**report, "page": str(page)})
     else:

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from ryorin.digests import SHORT
-from ryorin_train.judging.svg import Point, intervals, stacked
+from ryorin_train.checkpoints import CURVE_FILE
+from ryorin_train.judging.curve import curve_drawing
+from ryorin_train.judging.svg import LIGHT, SVG_STYLE, Point, intervals, stacked
 from ryorin_train.judging.wording import figure_text, interval_text, p_text
+from ryorin_train.progress import read_curve
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1d2733; --soft: #5b6877; --line: #d9dfe6; --page: #fff; --panel: #f5f7f9;
-  --one: #1769aa; --two: #b45309; --three: #5f7d4e; --four: #7a5aa6; --five: #6b7280; --good: #2f7d4f; --bad: #b3261e; }
+STYLE = (
+    ":root { color-scheme: light dark; "
+    + " ".join(f"--{name}: {colour};" for name, colour in LIGHT.items())
+    + """ }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e9ee; --soft: #9aa7b4; --line: #36414d; --page: #14191f;
   --panel: #1d242c; --one: #5aa9e6; --two: #e69a4c; --three: #8fb878; --four: #b195dd; --five: #9ca3af;
   --good: #6cc48d; --bad: #f0857d; } }
@@ -28,24 +32,20 @@ th, td { text-align: left; vertical-align: top; padding: .35rem .7rem .35rem 0; 
 th { font-weight: 600; color: var(--soft); } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 ul.notes { padding: 0; list-style: none; } ul.notes li { background: var(--panel); border-left: 4px solid var(--two);
   padding: .5rem .8rem; margin: .4rem 0; } ul.levers li { border-left-color: var(--one); }
-svg { width: 100%; height: auto; display: block; margin: .6rem 0; } svg text { fill: var(--ink); font-size: 13px; }
-svg .axis, svg .value { fill: var(--soft); font-size: 12px; } svg .grid { stroke: var(--line); }
-svg .zero { stroke: var(--soft); stroke-width: 1.5; } svg .inside { fill: #fff; font-weight: 600; }
-svg line.s0 { stroke: var(--one); stroke-width: 2.5; } svg circle.s0 { fill: var(--one); }
-svg line.s1 { stroke: var(--two); stroke-width: 2.5; } svg circle.s1 { fill: var(--two); }
-svg line.s2 { stroke: var(--three); stroke-width: 2.5; } svg circle.s2 { fill: var(--three); }
-svg line.s3 { stroke: var(--four); stroke-width: 2.5; } svg circle.s3 { fill: var(--four); }
+svg { width: 100%; height: auto; display: block; margin: .6rem 0; }
 rect.right { fill: var(--good); } rect.knowledge { fill: var(--one); } rect.retrieval { fill: var(--two); }
 rect.behaviour { fill: var(--four); } rect.unclear { fill: var(--five); }
 .key i { display: inline-block; width: .7rem; height: .7rem; border-radius: 50%; margin: 0 .3rem 0 1rem; }
 td.cell { text-align: center; } td.pre, pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .88em; }
 details { margin: .3rem 0; } summary { cursor: pointer; }
 """
+    + SVG_STYLE
+)
 SERIES = ("var(--one)", "var(--two)", "var(--three)", "var(--four)")
 
 
-def html_report(report: Mapping[str, Any]) -> str:
-    """The page of an evaluation or a diagnosis."""
+def html_report(report: Mapping[str, Any], curve: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The page of an evaluation or a diagnosis. curve: the lines of the adapter's loss curve."""
     body = _evaluation(report) if report["kind"] == "evaluation" else _diagnosis(report)
     title = f"{report['kind'].capitalize()} of {report['tenant']}@{report['release']['version']}"
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(report["made_at"]))
@@ -56,6 +56,8 @@ def html_report(report: Mapping[str, Any]) -> str:
         f"{trained} · adapter {escape(report['release']['adapter'] or 'none')} · report "
         f"<code>{report['digest'][:SHORT]}</code></p>"
     )
+    if drawn := curve_drawing(curve, "How the adapter was trained"):
+        body += f"<h2>How the adapter was trained</h2>{drawn}"
     foot = (
         "<h2>How it was asked</h2><p class='soft'>"
         + escape(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in report["how"].items()))
@@ -69,13 +71,19 @@ def html_report(report: Mapping[str, Any]) -> str:
     )
 
 
-def save(report: Mapping[str, Any], folder: Path) -> Path:
-    """Write report.json and report.html in a folder of the report's digest; returns the HTML's path."""
+def save(report: Mapping[str, Any], folder: Path, adapters: Path) -> Path:
+    """
+    Write report.json and report.html in a folder of the report's digest; returns the HTML's path.
+
+    adapters: where adapters lie; the page shows how the release's was trained, if that was here.
+    """
+    name = report["release"]["adapter"]
+    curve = read_curve(adapters / name / CURVE_FILE) if name else []
     place = folder / str(report["digest"])[:SHORT]
     place.mkdir(parents=True, exist_ok=True)
     for name, text in (
         ("report.json", json.dumps(report, ensure_ascii=False, indent=1)),
-        ("report.html", html_report(report)),
+        ("report.html", html_report(report, curve)),
     ):
         fresh = place / f"{name}.tmp"
         fresh.write_text(text + "\n", encoding="utf-8")

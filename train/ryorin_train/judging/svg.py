@@ -1,12 +1,13 @@
 """
-The three plots of a report as inline SVG: points with intervals, differences around zero, a stacked bar.
+The plots of a report as inline SVG: points with intervals, differences around zero, a stacked bar; curve.py has more.
 
-Colours come from the page's style sheet by class, so that they follow its light and dark mode. Every number that a plot
-shows stands in a table beside it too.
+Colours go by class, so that they follow the page's light and dark mode. Every number that a plot of this module shows
+stands in a table beside it too.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -17,6 +18,22 @@ VALUE_WIDTH = 130  # at least; a digit takes about 7
 ROW_HEIGHT = 30  # at least
 AXIS_HEIGHT = 26
 SERIES_STEP = 9  # between two series on one row
+LIGHT = {
+    "ink": "#1d2733", "soft": "#5b6877", "line": "#d9dfe6", "page": "#fff", "panel": "#f5f7f9", "one": "#1769aa",
+    "two": "#b45309", "three": "#5f7d4e", "four": "#7a5aa6", "five": "#6b7280", "good": "#2f7d4f", "bad": "#b3261e",
+}  # fmt: skip
+SVG_STYLE = """
+svg text { fill: var(--ink); font-size: 13px; } svg .axis, svg .value { fill: var(--soft); font-size: 12px; }
+svg .grid { stroke: var(--line); } svg .zero { stroke: var(--soft); stroke-width: 1.5; }
+svg .value { paint-order: stroke; stroke: var(--page); stroke-width: 3; }
+svg .inside { fill: #fff; font-weight: 600; } svg .name { font-weight: 600; }
+svg line.s0 { stroke: var(--one); stroke-width: 2.5; } svg circle.s0 { fill: var(--one); }
+svg line.s1 { stroke: var(--two); stroke-width: 2.5; } svg circle.s1 { fill: var(--two); }
+svg line.s2 { stroke: var(--three); stroke-width: 2.5; } svg circle.s2 { fill: var(--three); }
+svg line.s3 { stroke: var(--four); stroke-width: 2.5; } svg circle.s3 { fill: var(--four); }
+svg polyline { fill: none; stroke-width: 2; stroke-linejoin: round; } svg polyline.s0 { stroke: var(--one); }
+svg polyline.s1 { stroke: var(--two); } svg polyline.faint { stroke-width: 1; opacity: .35; }
+"""
 
 
 @dataclass(frozen=True)
@@ -64,7 +81,7 @@ def intervals(
             parts.append(f'<circle class="{name}" cx="{at(point.mean):.1f}" cy="{y}" r="4"/>')
         right = LABEL_WIDTH + PLOT_WIDTH + 12
         parts.append(f'<text class="value" x="{right}" y="{middle + 4:.1f}">{escape(words[place])}</text>')
-    return _svg(width, height, parts, "; ".join(label for label, _ in rows))
+    return drawing(width, height, parts, "; ".join(label for label, _ in rows))
 
 
 def stacked(parts: Sequence[tuple[str, str, int]]) -> str:
@@ -84,15 +101,26 @@ def stacked(parts: Sequence[tuple[str, str, int]]) -> str:
         words = f"{label} {count}"
         drawn.append(f'<text x="{x + 18:.1f}" y="65">{escape(words)}</text>')
         x += 40 + 8.5 * len(words)
-    return _svg(width, height, drawn, ", ".join(f"{label} {count}" for _, label, count in shown))
+    return drawing(width, height, drawn, ", ".join(f"{label} {count}" for _, label, count in shown))
 
 
 def _percent(value: float, zero: float | None) -> str:
     return f"{value:+.0%}" if zero is not None and value != zero else f"{value:.0%}"
 
 
-def _svg(width: float, height: float, parts: Sequence[str], label: str) -> str:
+def drawing(width: float, height: float, parts: Sequence[str], label: str) -> str:
+    """The SVG element of its parts, for a page that has the styles."""
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label, quote=True)}" '
         f'xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
+    )
+
+
+def as_file(drawn: str, width: float, height: float) -> str:
+    """A drawing as a file of its own: with its size, plain colours on white, which every viewer can show."""
+    style = re.sub(r"var\(--(\w+)\)", lambda name: LIGHT[name[1]], SVG_STYLE)
+    begin, _, rest = drawn.partition(">")
+    return (
+        f'{begin} width="{width}" height="{height}"><style>svg {{ font-family: system-ui, sans-serif; }}{style}</style>'
+        f'<rect width="100%" height="100%" fill="{LIGHT["page"]}"/>{rest}\n'
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from ryorin.errors import InvalidInput
 from ryorin.prompt import Message
-from ryorin_train.data import Example, Row, trimmed
+from ryorin_train.data import Example, Rating, Row, trimmed
 from ryorin_train.datasets.store import Given
 from ryorin_train.lint.repeats import content_key
 
@@ -83,6 +83,8 @@ def _trimmed(row: Row) -> Row:
     messages = _messages(row.messages)
     if isinstance(row, Example):
         return replace(row, messages=messages)
+    if isinstance(row, Rating):
+        return replace(row, messages=messages, answer=trimmed(row.answer))
     return replace(row, messages=messages, chosen=trimmed(row.chosen), rejected=trimmed(row.rejected))
 
 

@@ -45,5 +45,5 @@ def _as_examples(row: Row) -> list[Example]:
     learned = (*(False for _ in row.messages), True)
     return [
         Example(row.line, (*row.messages, {"role": "assistant", "content": text}), learned, row.passages)
-        for text in (row.chosen, row.rejected)
+        for text in row.answers
     ]

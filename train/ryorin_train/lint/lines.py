@@ -52,8 +52,8 @@ def spaces(rows: Sequence[Row]) -> list[Finding]:
     lines = []
     for row in rows:
         texts = [message["content"] for message in row.messages]
-        if isinstance(row, Preference):
-            texts += [row.chosen, row.rejected]
+        if not isinstance(row, Example):
+            texts += row.answers
         if any(trimmed(text) != text for text in texts):
             lines.append(row.line)
     if not lines:
@@ -82,7 +82,7 @@ def trivial(turns: Sequence[Turn]) -> list[Finding]:
     seen = set()
     for turn in turns:
         row = turn.row
-        if isinstance(row, Example) or row.line in seen:
+        if not isinstance(row, Preference) or row.line in seen:
             continue
         seen.add(row.line)
         if trimmed(row.chosen) == trimmed(row.rejected):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-from ryorin_train.data import Preference, Row
+from ryorin_train.data import Example, Row
 from ryorin_train.lint.findings import ERROR, WARNING, Finding
 from ryorin_train.lint.personal import ADDRESS, CARD, EMAIL, MY_NUMBER, PHONE, SECRET, masked, values_in
 
@@ -20,8 +20,8 @@ def personal_data(rows: Sequence[Row]) -> list[Finding]:
     found: dict[str, list[tuple[int, str]]] = {}
     for row in rows:
         said = "\n".join(message["content"] for message in row.messages)
-        if isinstance(row, Preference):
-            said += f"\n{row.chosen}\n{row.rejected}"
+        if not isinstance(row, Example):
+            said = "\n".join([said, *row.answers])
         given = "\n".join(f"{passage.title}\n{passage.text}" for passage in row.passages or ())
         plain = unicodedata.normalize("NFKC", given)
         for kind, value in values_in(said):

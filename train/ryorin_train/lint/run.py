@@ -9,7 +9,7 @@ from ryorin.errors import InvalidInput, RyorinError
 from ryorin.prompt import Prompt
 from ryorin_train.data import Row
 from ryorin_train.datasets.store import Given
-from ryorin_train.lint import grounding, length, lines, privacy, repeats, shapes, tone
+from ryorin_train.lint import grounding, length, lines, privacy, ratings, repeats, shapes, tone
 from ryorin_train.lint.findings import Report, in_order
 from ryorin_train.lint.turns import turns_of
 
@@ -39,6 +39,7 @@ def lint(
     findings += lines.spaces(rows)
     findings += lines.trivial(turns)
     findings += repeats.duplicates(rows)
+    findings += ratings.thumbs(rows)
     findings += repeats.same_questions(turns, on_row)
     if held_out:
         findings += repeats.leakage(rows, held_out, on_row)

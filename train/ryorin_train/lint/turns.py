@@ -18,7 +18,7 @@ from typing import Any
 
 from ryorin.digests import digest_of
 from ryorin.prompt import MARKER, Message, PromptPassage
-from ryorin_train.data import Example, Row
+from ryorin_train.data import Example, Rating, Row
 
 MAX_LABEL_CHARACTERS = 24
 _NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?|(?<=[^\W\d_a-zA-Z])\d[\d,]*(?:\.\d+)?")
@@ -129,11 +129,13 @@ class Said:
 
 
 def turns_of(rows: Sequence[Row]) -> list[Turn]:
-    """Every learned answer with its question, in order; of a preference the better answer."""
+    """Every learned answer with its question, in order; of a preference the better one, of ratings the good ones."""
     turns = []
     for row in rows:
         messages = row.messages
-        if not isinstance(row, Example):
+        if isinstance(row, Rating):
+            answers = [(len(messages), row.answer)] if row.good else []
+        elif not isinstance(row, Example):
             answers = [(len(messages), row.chosen)]
         else:
             pairs = enumerate(zip(messages, row.learned, strict=True))

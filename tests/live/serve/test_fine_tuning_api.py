@@ -9,13 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
+from lazily import Lazily
 from scripted_house import House, built, eventually
 from tiny_base import make_tiny_base
 
-from ryorin.catalog.tables import Job
+from ryorin.catalog.tables import Adapter, Job, Tenant
+from ryorin.catalog.tenants import current_prompt, set_prompt
+from ryorin.prompt import Prompt
+from ryorin_serve import routes_files
 from ryorin_serve.options import ServeOptions
+
+openai = Lazily("openai")
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +147,21 @@ def test_a_job_is_paused_resumed_and_cancelled(school: House) -> None:
     assert not any("successfully" in message for message in said)
 
 
-def test_a_file_that_cannot_be_learned_fails_the_job_with_its_line(school: House) -> None:
+def test_a_file_that_cannot_be_learned_says_so_when_it_comes_and_makes_no_job(school: House) -> None:
     client = school.client()
+    file = client.files.retrieve(upload(client, [chat(1), {"messages": []}]))
+    assert file.status == "error" and file.status_details is not None
+    assert file.status_details.startswith("rows.jsonl, line 2: ")
+    with pytest.raises(openai.BadRequestError, match=r"rows\.jsonl, line 2: ") as refused:
+        client.fine_tuning.jobs.create(model="tiny", training_file=file.id)
+    assert (refused.value.code, refused.value.param) == ("invalid_training_file", "training_file")
+
+
+def test_a_gateway_without_the_trainer_leaves_the_check_to_the_job(
+    school: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = school.client()
+    monkeypatch.setattr(routes_files, "CHECKER", ("not_installed_here.formats", "what_is_wrong"))
     job = client.fine_tuning.jobs.create(model="tiny", training_file=upload(client, [chat(1), {"messages": []}]))
     failed = ended(client, job.id)
     assert failed.status == "failed" and failed.fine_tuned_model is None
@@ -154,7 +172,7 @@ def test_a_file_that_cannot_be_learned_fails_the_job_with_its_line(school: House
 
 def test_one_idempotency_key_makes_one_job(school: House) -> None:
     client = school.client("people")
-    training = upload(client, [{"messages": []}])
+    training = upload(client, [chat(1)] * 4)
     before = len(list(client.fine_tuning.jobs.list()))
     headers = {"Idempotency-Key": "the same"}
 
@@ -167,6 +185,41 @@ def test_one_idempotency_key_makes_one_job(school: House) -> None:
     assert len(list(client.fine_tuning.jobs.list())) == before + 1
     with pytest.raises(openai.BadRequestError, match="used for another job"):
         client.fine_tuning.jobs.create(model="tiny", training_file=training, seed=7, extra_headers=headers)
+
+
+def test_a_replay_is_answered_although_what_it_names_is_gone(school: House) -> None:
+    client = school.client()
+    wanted: dict[str, Any] = {
+        "model": "tiny",
+        "training_file": upload(client, [chat(number) for number in range(4)]),
+        "extra_headers": {"Idempotency-Key": "sent twice"},
+    }
+    job = client.fine_tuning.jobs.create(**wanted)
+    ended(client, job.id)
+    client.files.delete(wanted["training_file"])
+    assert client.fine_tuning.jobs.create(**wanted).id == job.id
+
+
+def test_a_job_is_trained_for_the_prompt_that_was_the_tenants_when_it_was_created(school: House) -> None:
+    client = school.client()
+    with school.catalog.session() as session:
+        tenant = session.query(Tenant).filter_by(name="support").one()
+        before = current_prompt(session, tenant)
+        asked = before.digest, Prompt.from_spec(before.spec)
+    held = client.fine_tuning.jobs.create(model="tiny", training_file=upload(client, [chat(1)] * 4))
+    client.fine_tuning.jobs.pause(held.id)
+    try:
+        with school.catalog.session() as session:
+            set_prompt(session, session.get_one(Tenant, tenant.id), Prompt(system="Answer otherwise."))
+        client.fine_tuning.jobs.resume(held.id)
+        assert ended(client, held.id).status == "succeeded"
+    finally:
+        with school.catalog.session() as session:
+            set_prompt(session, session.get_one(Tenant, tenant.id), asked[1])
+    with school.catalog.session() as session:
+        made = session.get_one(Job, held.id).result
+        assert made is not None
+        assert session.query(Adapter).filter_by(name=made["adapter"]).one().prompt_digest == asked[0]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +258,7 @@ def test_a_file_of_another_purpose_or_tenant_is_refused(school: House) -> None:
     other = upload(client, [chat(1)], "user_data")
     with pytest.raises(openai.BadRequestError, match="has purpose 'user_data'"):
         client.fine_tuning.jobs.create(model="tiny", training_file=other)
-    job = client.fine_tuning.jobs.create(model="tiny", training_file=upload(client, [{"messages": []}]))
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=upload(client, [chat(1)] * 4))
     stranger = school.client("people")
     calls = stranger.fine_tuning.jobs
     for call in (calls.retrieve, calls.cancel, calls.pause, calls.resume, calls.list_events, calls.checkpoints.list):

@@ -7,7 +7,7 @@ While there is a file 'embedder-away' in the home, the embedder does not answer.
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "index"))
 
 from word_embedder import WordEmbedder, fake_embedder
 

@@ -1,0 +1,185 @@
+"""
+What a user waits while an adapter is trained on the same machine, against the same server with training held.
+
+`ryorin serve` with real vLLM answers streaming requests that come at random moments, as people's do; its own worker
+trains an adapter for `/v1/fine_tuning/jobs` from the demo's rows. Blocks of requests with the training process running
+and held (SIGSTOP) take turns, so that whatever else the machine does hits both. The value is the ratio of the 99th
+percentiles of the time to the first token; the medians are told too. Each request's text is its own, so no cache of
+prefixes answers it. Training runs with the kernel's idle priority (ryorin_train/child.py); with --equal it gets the
+usual one, for comparison.
+
+    python bench/interference.py [--quick] [--equal]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openai
+import psutil
+from common import report
+
+from ryorin.child_server import ChildServer, ryorin_command
+from ryorin.models.registry import DEFAULT_BASE
+
+REPOSITORY = Path(__file__).parents[1]
+ROWS = REPOSITORY / "demo/ryorin_demo/datasets/support.train.jsonl"
+TENANT = "bench"
+BLOCK = 20  # requests
+GAP_S = (0.1, 0.6)
+WORDS = 200  # of a request
+TARGET = 1.5
+
+
+def ryorin(home: Path, *words: object) -> Any:
+    """What a command prints with --json."""
+    done = subprocess.run(
+        [*ryorin_command(), *map(str, words), "--json"],
+        env=os.environ | {"RYORIN_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def prepared(home: Path) -> str:
+    """A home with a tenant whose release is the base model; the tenant's key."""
+    home.mkdir()
+    ryorin(REPOSITORY / ".ryorin", "models", "pull", DEFAULT_BASE)
+    (home / "models").symlink_to(REPOSITORY / ".ryorin" / "models", target_is_directory=True)
+    prompt = home / "prompt.txt"
+    prompt.write_text("You answer questions about a company's rules.")
+    ryorin(home, "tenant", "create", TENANT)
+    ryorin(home, "prompt", "set", prompt, "--tenant", TENANT)
+    ryorin(home, "release", "create", "--tenant", TENANT, "--adapter", "none", "--no-store", "--promote")
+    return str(ryorin(home, "key", "create", "--tenant", TENANT)["key"])
+
+
+def first_token_s(client: openai.OpenAI, draw: random.Random) -> float:
+    """The time from asking to the first piece of text, in seconds."""
+    vocabulary = ("rule", "limit", "days", "order", "manager", "refund", "office", "letter", "answer", "month")
+    text = " ".join(f"{draw.choice(vocabulary)}{draw.randrange(1000)}" for _ in range(WORDS // 2))
+    began = time.perf_counter()
+    stream = client.chat.completions.create(
+        model=TENANT, messages=[{"role": "user", "content": text}], max_tokens=8, temperature=0, stream=True
+    )
+    first = 0.0
+    for chunk in stream:
+        if not first and chunk.choices and chunk.choices[0].delta.content:
+            first = time.perf_counter() - began
+    if not first:
+        raise SystemExit("an answer was empty; there is no first token to wait for")
+    return first
+
+
+def block(client: openai.OpenAI, draw: random.Random) -> list[float]:
+    """The times of some requests, one after another."""
+    times = []
+    for _ in range(BLOCK):
+        time.sleep(draw.uniform(*GAP_S))
+        times.append(first_token_s(client, draw))
+    return times
+
+
+def training_process(client: openai.OpenAI, job: str) -> psutil.Process:
+    """The process that trains, once it takes steps."""
+    while not any("Step" in event.message for event in client.fine_tuning.jobs.list_events(job)):
+        state = client.fine_tuning.jobs.retrieve(job)
+        if state.status not in ("validating_files", "queued", "running"):
+            raise SystemExit(f"the training job is {state.status}: {state.error}")
+        time.sleep(1)
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "ryorin_train.child" in process.cmdline():
+                return process
+    raise SystemExit("no training process is found")
+
+
+def as_others(process: psutil.Process) -> None:
+    """Give all threads of a process the usual priority."""
+    for thread in process.threads():
+        os.sched_setscheduler(thread.id, os.SCHED_OTHER, os.sched_param(0))
+
+
+def cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def percentile(times: Sequence[float], share: float) -> float:
+    return float(np.percentile(np.asarray(times), share))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="120 requests instead of 800")
+    parser.add_argument("--equal", action="store_true", help="train with the usual priority")
+    options = parser.parse_args()
+    pairs = 3 if options.quick else 20
+    draw = random.Random(0)
+    idle: list[float] = []
+    beside: list[float] = []
+    worked, beside_s = 0.0, 0.0
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Path(scratch) / "home"
+        key = prepared(home)
+        os.environ["RYORIN_HOME"] = str(home)
+        with ChildServer(
+            "--port", "0", "--max-model-len", "2048", say=lambda line: print(line, file=sys.stderr)
+        ) as server:
+            client = openai.OpenAI(base_url=server.url, api_key=key, timeout=120)
+            block(client, draw)  # nothing is cold
+            with ROWS.open("rb") as rows:
+                file = client.files.create(file=rows, purpose="fine-tune")
+            job = client.fine_tuning.jobs.create(
+                model=DEFAULT_BASE,
+                training_file=file.id,
+                method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 50}}},
+            )
+            process = training_process(client, job.id)
+            if options.equal:
+                as_others(process)
+            for number in range(pairs):
+                process.send_signal(signal.SIGSTOP)
+                idle += block(client, draw)
+                process.send_signal(signal.SIGCONT)
+                time.sleep(1)
+                before, began = cpu_s(process), time.monotonic()
+                beside += block(client, draw)
+                worked, beside_s = worked + cpu_s(process) - before, beside_s + time.monotonic() - began
+                print(f"{number + 1}/{pairs} pairs of blocks", file=sys.stderr)
+            client.fine_tuning.jobs.cancel(job.id)
+    shares = {
+        name: round(percentile(beside, each) / percentile(idle, each), 3) for name, each in (("p50", 50), ("p90", 90))
+    }
+    report(
+        "time to first token while an adapter is trained on the same machine, 99th percentile",
+        percentile(beside, 99) / percentile(idle, 99),
+        "times the same without training",
+        f"<= {TARGET}",
+        "the same server with the training process held",
+        len(beside),
+        ratios=shares,
+        idle_ms={f"p{each}": round(1000 * percentile(idle, each), 1) for each in (50, 99)},
+        beside_ms={f"p{each}": round(1000 * percentile(beside, each), 1) for each in (50, 99)},
+        training_cores=round(worked / beside_s, 2),
+        priority="usual" if options.equal else "idle",
+    )
+
+
+if __name__ == "__main__":
+    main()
