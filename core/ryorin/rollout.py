@@ -30,7 +30,7 @@ from ryorin.release import (
 )
 from ryorin.release_parts import NONE, adapter_by_name, parts_like
 from ryorin.settings import LOAD_WAIT_S
-from ryorin.traffic import CANARY, LIVE, SHADOW, check_canary, check_shadow, set_canary, set_shadow
+from ryorin.traffic import CANARY, LIVE, SHADOW, beside, check_beside, set_beside
 
 LOOK_S = 0.1
 NOT_LOADED = "release_not_loaded"
@@ -62,13 +62,13 @@ class Arrangement:
 
 
 def point(session: Session, tenant: Tenant, wish: Arrangement) -> None:
-    """Change the tenant's row as wished. Raises as `promote`, `set_canary` and `set_shadow`."""
+    """Change the tenant's row as wished. Raises as `promote` and `set_beside`."""
     if wish.live is not None:
         promote(session, tenant, get_release(session, tenant, wish.live))
-    for beside, put in ((wish.canary, set_canary), (wish.shadow, set_shadow)):
-        if beside is not None:
-            version, share = beside
-            put(session, tenant, None if version is None else get_release(session, tenant, version), share)
+    for part, wished in ((CANARY, wish.canary), (SHADOW, wish.shadow)):
+        if wished is not None:
+            version, share = wished
+            set_beside(session, tenant, part, None if version is None else get_release(session, tenant, version), share)
 
 
 class Rollout:
@@ -150,12 +150,12 @@ class Rollout:
         return self.promote(tenant_name, release.version)
 
     def canary(self, tenant_name: str, version: int | None, share: float | None = None) -> Moved:
-        """Give a release a share of the traffic; None ends the canary. Raises as `promote` and `set_canary`."""
-        return self._beside(tenant_name, CANARY, version, share, check_canary, set_canary)
+        """Give a release a share of the traffic; None ends the canary. Raises as `promote` and `set_beside`."""
+        return self._beside(tenant_name, CANARY, version, share)
 
     def shadow(self, tenant_name: str, version: int | None, share: float | None = None) -> Moved:
-        """Let a release answer a share of the requests unseen; None ends it. Raises as `promote` and `set_shadow`."""
-        return self._beside(tenant_name, SHADOW, version, share, check_shadow, set_shadow)
+        """Let a release answer a share of the requests unseen; None ends it. Raises as `promote` and `set_beside`."""
+        return self._beside(tenant_name, SHADOW, version, share)
 
     def arrange(self, tenant_name: str, wish: Arrangement) -> None:
         """
@@ -180,28 +180,20 @@ class Rollout:
         with self._catalog.session() as session:
             point(session, get_tenant(session, tenant_name), wish)
 
-    def _beside(
-        self,
-        tenant_name: str,
-        part: str,
-        version: int | None,
-        share: float | None,
-        check: Callable[[Tenant, Release, float], None],
-        put: Callable[[Session, Tenant, Release | None, float | None], bool],
-    ) -> Moved:
+    def _beside(self, tenant_name: str, part: str, version: int | None, share: float | None) -> Moved:
         loaded, release = 0, None
         with self._catalog.session() as session:
             tenant = get_tenant(session, tenant_name)
-            present: str | None = getattr(tenant, f"{part}_release_id")
+            present, _ = beside(tenant, part)
             before = _version(session, present)
             if version is not None:
                 release = get_release(session, tenant, version)
-                check(tenant, release, share or 0.0)
+                check_beside(tenant, part, release, share or 0.0)
                 check_usable(session, tenant, release)
         if release is not None and release.id != present:  # another share of the same needs no loading
             loaded = self._load(tenant, release, part)
         with self._catalog.session() as session:
-            changed = put(session, get_tenant(session, tenant_name), release, share)
+            changed = set_beside(session, get_tenant(session, tenant_name), part, release, share)
         return Moved(tenant_name, part, version, before, changed, share if release else None, loaded)
 
     def _load(self, tenant: Tenant, release: Release, part: str) -> int:
@@ -214,7 +206,7 @@ class Rollout:
             if running and not fitting:
                 served = ", ".join(sorted({one.base_digest[:12] for one in running}))
                 raise Conflict(
-                    f"{self._unchanged(tenant, release, part)}: it is for base model {release.base_digest[:12]}, and "
+                    f"{_unchanged(tenant, release, part)}: it is for base model {release.base_digest[:12]}, and "
                     f"the running gateways serve {served}; start one "
                     "with 'ryorin serve --base', or do not ask them (--wait 0, or wait_s: 0 in a request)",
                     code=NOT_LOADED,
@@ -239,7 +231,7 @@ class Rollout:
             for row in rows:
                 if row.status == gateways.FAILED:
                     raise Conflict(
-                        f"{self._unchanged(tenant, release, part)}: {fitting[row.gateway_id].place} could not load it: "
+                        f"{_unchanged(tenant, release, part)}: {fitting[row.gateway_id].place} could not load it: "
                         f"{row.reason}",
                         code=NOT_LOADED,
                     )
@@ -252,15 +244,16 @@ class Rollout:
             if time.monotonic() - began > self._wait_s:
                 late = waiting[0]
                 raise Unavailable(
-                    f"{self._unchanged(tenant, release, part)}: {fitting[late.gateway_id].place} did not load it "
+                    f"{_unchanged(tenant, release, part)}: {fitting[late.gateway_id].place} did not load it "
                     f"within {self._wait_s:g} s ({late.reason or 'it does not say why'}); repeat it, "
                     "allow more time (--wait SECONDS, or wait_s in a request), or do not ask it (0)",
                     code=NOT_LOADED,
                 )
             time.sleep(LOOK_S)
 
-    def _unchanged(self, tenant: Tenant, release: Release, part: str) -> str:
-        return f"release {release.version} of tenant {tenant.name!r} was not made {part}, and nothing has changed"
+
+def _unchanged(tenant: Tenant, release: Release, part: str) -> str:
+    return f"release {release.version} of tenant {tenant.name!r} was not made {part}, and nothing has changed"
 
 
 def _version(session: Session, release_id: str | None) -> int | None:

@@ -51,55 +51,13 @@ def shown_share(share: float) -> str:
     return f"{share * 100:g}%"
 
 
-def check_canary(tenant: Tenant, release: Release, share: float) -> None:
+def check_beside(tenant: Tenant, part: str, release: Release, share: float) -> None:
     """
-    Raise Conflict when the release cannot be the tenant's canary because of what is live, InvalidInput for a share of
-    everything, which is what promoting is for.
+    Raise Conflict when the release cannot be the tenant's `part` (CANARY or SHADOW) because of what is live,
+    InvalidInput for a canary's share of everything, which is what promoting is for.
     """
-    if parse_share(share) >= 1:
+    if parse_share(share) >= 1 and part == CANARY:
         raise InvalidInput("share is 100%; a canary gets less than all: promote the release instead", param="share")
-    _check_beside_live(tenant, release, CANARY)
-
-
-def check_shadow(tenant: Tenant, release: Release, share: float) -> None:
-    """Raise Conflict when the release cannot be the tenant's shadow because of what is live."""
-    parse_share(share)
-    _check_beside_live(tenant, release, SHADOW)
-
-
-def set_canary(session: Session, tenant: Tenant, release: Release | None, share: float | None = None) -> bool:
-    """
-    Give `release` a share of the tenant's traffic in place of any canary before; None ends the canary.
-
-    Returns whether anything changed. Raises as `check_canary`, and Conflict when the release's adapter was deleted.
-    """
-    lock_tenant(session, tenant)
-    if release is not None:
-        check_canary(tenant, release, share or 0.0)
-        check_usable(session, tenant, release)
-    before = (tenant.canary_release_id, tenant.canary_share)
-    tenant.canary_release_id, tenant.canary_share = (release.id, share) if release else (None, None)
-    session.flush()
-    return before != (tenant.canary_release_id, tenant.canary_share)
-
-
-def set_shadow(session: Session, tenant: Tenant, release: Release | None, share: float | None = 1.0) -> bool:
-    """
-    Let `release` answer a share of the tenant's requests once more, unseen; None ends the shadow.
-
-    Returns whether anything changed. Raises as `check_shadow`, and Conflict when the release's adapter was deleted.
-    """
-    lock_tenant(session, tenant)
-    if release is not None:
-        check_shadow(tenant, release, share or 0.0)
-        check_usable(session, tenant, release)
-    before = (tenant.shadow_release_id, tenant.shadow_share)
-    tenant.shadow_release_id, tenant.shadow_share = (release.id, share) if release else (None, None)
-    session.flush()
-    return before != (tenant.shadow_release_id, tenant.shadow_share)
-
-
-def _check_beside_live(tenant: Tenant, release: Release, part: str) -> None:
     check_own(tenant, release)
     if tenant.live_release_id is None:
         raise Conflict(
@@ -110,6 +68,32 @@ def _check_beside_live(tenant: Tenant, release: Release, part: str) -> None:
         raise Conflict(
             f"release {release.version} of tenant {tenant.name!r} is live; a {part} must be another", param="version"
         )
+
+
+def set_beside(
+    session: Session, tenant: Tenant, part: str, release: Release | None, share: float | None = None
+) -> bool:
+    """
+    Give `release` a share of the tenant's traffic as its `part`, in place of any before; None ends it.
+
+    A CANARY answers the share, a SHADOW answers it once more, unseen. Returns whether anything changed. Raises as
+    `check_beside`, and Conflict when the release's adapter was deleted.
+    """
+    lock_tenant(session, tenant)
+    if release is not None:
+        check_beside(tenant, part, release, share or 0.0)
+        check_usable(session, tenant, release)
+    before = beside(tenant, part)
+    pointed = (release.id, share) if release else (None, None)
+    setattr(tenant, f"{part}_release_id", pointed[0])
+    setattr(tenant, f"{part}_share", pointed[1])
+    session.flush()
+    return before != pointed
+
+
+def beside(tenant: Tenant, part: str) -> tuple[str | None, float | None]:
+    """The release that is the tenant's `part` (CANARY or SHADOW) and its share; (None, None) when there is none."""
+    return getattr(tenant, f"{part}_release_id"), getattr(tenant, f"{part}_share")
 
 
 @dataclass(frozen=True)
@@ -160,8 +144,8 @@ def traffic_status(session: Session, tenant: Tenant, since_s: float) -> list[Par
     passed = {str(row[0]): row[1] for row in session.execute(passes.group_by(log.passed_release_id))}
     pointers = {
         LIVE: (tenant.live_release_id, None),
-        CANARY: (tenant.canary_release_id, tenant.canary_share),
-        SHADOW: (tenant.shadow_release_id, tenant.shadow_share),
+        CANARY: beside(tenant, CANARY),
+        SHADOW: beside(tenant, SHADOW),
     }
     now = {(part, release_id): share for part, (release_id, share) in pointers.items() if release_id}
     found = []

@@ -19,6 +19,7 @@ from ryorin.catalog.tables import Release
 from ryorin.digests import new_id
 from ryorin.errors import RyorinError, Unavailable
 from ryorin.models.registry import BaseModel
+from ryorin.release import Retrieval
 from ryorin_index.search import Searcher
 from ryorin_index.store import live_stores
 from ryorin_serve.adapters import Adapters
@@ -112,7 +113,12 @@ class Presence:
         with self._catalog.session() as session:
             row = session.get_one(Release, release_id)
             release = pinned(session, row)
-        if release.store_ids and release.retrieval.enabled:
-            stores = live_stores(self._catalog, row.tenant_id, release.store_ids)
-            self._searcher.warm(row.tenant_id, stores, release.retrieval)
+        warm_stores(self._catalog, self._searcher, row)
         return release
+
+
+def warm_stores(catalog: Catalog, searcher: Searcher, release: Release) -> None:
+    """Load the stores that the release searches, and their embedder, into memory. Blocking. Raises as a search does."""
+    retrieval = Retrieval.stored(release.retrieval)
+    if release.store_ids and retrieval.enabled:
+        searcher.warm(release.tenant_id, live_stores(catalog, release.tenant_id, release.store_ids), retrieval)

@@ -27,12 +27,12 @@ from ryorin.catalog.tables import Release, Tenant
 from ryorin.errors import Conflict, InvalidInput
 from ryorin.models.registry import BaseModel, get_base
 from ryorin.prompt_tokens import TokenCounter
-from ryorin.release import Retrieval
 from ryorin.worker import Worker, installed_kinds
 from ryorin_index.search import Searcher
 from ryorin_serve.app import Gateway
 from ryorin_serve.engine import Engine, Policy
 from ryorin_serve.options import ServeOptions
+from ryorin_serve.presence import warm_stores
 from ryorin_serve.vllm import on_cpu, vllm_command, vllm_environment
 
 SERVED_AS = "ryorin-base"
@@ -171,11 +171,10 @@ def _warm(catalog: Catalog, searcher: Searcher, say: Callable[[str], None]) -> N
     with catalog.session() as session:
         releases = session.scalars(select(Release).join(Tenant, pointed)).all()
     for release in releases:
-        if release.store_ids and release.retrieval.get("top_k"):
-            try:
-                searcher.warm(release.tenant_id, release.store_ids, Retrieval.stored(release.retrieval))
-            except Exception as error:  # whoever asks will be told; the others are served
-                say(f"warning: the stores of release {release.id} cannot be searched: {error}")
+        try:
+            warm_stores(catalog, searcher, release)
+        except Exception as error:  # whoever asks will be told; the others are served
+            say(f"warning: the stores of release {release.id} cannot be searched: {error}")
 
 
 def _workers(catalog: Catalog, *, train: bool) -> list[Worker]:

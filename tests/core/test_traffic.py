@@ -17,7 +17,7 @@ from ryorin.digests import new_id
 from ryorin.errors import Conflict, InvalidInput
 from ryorin.prompt import Prompt
 from ryorin.release import create_release, get_release, promote, rollback
-from ryorin.traffic import falls_into, parse_share, set_canary, set_shadow, traffic_status
+from ryorin.traffic import CANARY, SHADOW, falls_into, parse_share, set_beside, traffic_status
 
 BASE = "b" * 64
 
@@ -62,9 +62,9 @@ def test_shares_that_are_none(text: Any) -> None:
 def test_a_canary_stands_beside_the_live_release_until_it_is_live(catalog: Catalog) -> None:
     with catalog.session() as session:
         tenant, (_, second, third) = tenant_with(session, 3)
-        assert set_canary(session, tenant, second, 0.1) and not set_canary(session, tenant, second, 0.1)
-        assert set_canary(session, tenant, second, 0.2)
-        assert set_shadow(session, tenant, third, 0.5)
+        assert set_beside(session, tenant, CANARY, second, 0.1) and not set_beside(session, tenant, CANARY, second, 0.1)
+        assert set_beside(session, tenant, CANARY, second, 0.2)
+        assert set_beside(session, tenant, SHADOW, third, 0.5)
     with catalog.session() as session:
         tenant = get_tenant(session, "support")
         assert (tenant.canary_release_id, tenant.canary_share) == (second.id, 0.2)
@@ -73,15 +73,15 @@ def test_a_canary_stands_beside_the_live_release_until_it_is_live(catalog: Catal
         promote(session, tenant, second)
         assert (tenant.live_release_id, tenant.canary_release_id, tenant.canary_share) == (second.id, None, None)
         assert rollback(session, tenant).release_id == third.id
-        assert set_canary(session, tenant, second, 0.1) and set_canary(session, tenant, None)
-        assert not set_canary(session, tenant, None)
+        assert set_beside(session, tenant, CANARY, second, 0.1) and set_beside(session, tenant, CANARY, None)
+        assert not set_beside(session, tenant, CANARY, None)
 
 
 def test_a_release_that_is_rolled_back_to_is_no_canary_any_longer(catalog: Catalog) -> None:
     with catalog.session() as session:
         tenant, (first, second) = tenant_with(session, 2)
         promote(session, tenant, second)
-        set_canary(session, tenant, first, 0.1)
+        set_beside(session, tenant, CANARY, first, 0.1)
         rollback(session, tenant)
         assert (tenant.live_release_id, tenant.canary_release_id) == (first.id, None)
 
@@ -91,17 +91,17 @@ def test_what_cannot_be_a_canary_or_a_shadow(catalog: Catalog) -> None:
     with catalog.session() as session:
         tenant, (first, second) = tenant_with(session, 2)
         other, (foreign,) = tenant_with(session, 1, "people", live=None)
-        for put in (set_canary, set_shadow):
+        for part in (CANARY, SHADOW):
             with pytest.raises(Conflict, match="release 1 of tenant 'support' is live"):
-                put(session, tenant, first, 0.1)
+                set_beside(session, tenant, part, first, 0.1)
             with pytest.raises(InvalidInput, match="does not belong"):
-                put(session, tenant, foreign, 0.1)
+                set_beside(session, tenant, part, foreign, 0.1)
             with pytest.raises(InvalidInput, match="share"):
-                put(session, tenant, second, 0.0)
+                set_beside(session, tenant, part, second, 0.0)
             with pytest.raises(Conflict, match="no live release"):
-                put(session, other, foreign, 0.1)
+                set_beside(session, other, part, foreign, 0.1)
         with pytest.raises(InvalidInput, match="promote the release instead"):
-            set_canary(session, tenant, second, 1.0)
+            set_beside(session, tenant, CANARY, second, 1.0)
         assert tenant.canary_release_id is None and tenant.shadow_release_id is None
 
 
@@ -124,7 +124,7 @@ def test_how_the_parts_fare(catalog: Catalog) -> None:
 
     with catalog.session() as session:
         tenant, (first, second, third) = tenant_with(session, 3)
-        set_canary(session, tenant, second, 0.1)
+        set_beside(session, tenant, CANARY, second, 0.1)
         session.add_all([row(first, "live", ms=ms, first_token_ms=ms / 10) for ms in range(1, 101)])
         session.add_all([row(first, "live", "error", ms=9999), row(first, "live", passed_release_id=second.id, ms=50)])
         session.add_all([row(second, "canary", ms=7), row(third, "shadow", "dropped"), row(first, None)])

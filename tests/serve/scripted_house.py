@@ -381,7 +381,7 @@ class House:
         """A release as the tenant's canary, unannounced."""
         with self.catalog.session() as session:
             tenant = tenants.get_tenant(session, tenant_name)
-            traffic.set_canary(session, tenant, releases.get_release(session, tenant, version), share)
+            traffic.set_beside(session, tenant, traffic.CANARY, releases.get_release(session, tenant, version), share)
 
     def askers(self, version: int, share: float, field: str = "user", *, inside: bool, count: int = 2) -> list[str]:
         """Values of a request's field that fall into a share of a release of `support`, or do not."""
@@ -396,7 +396,7 @@ class House:
         """A release as the tenant's shadow, unannounced."""
         with self.catalog.session() as session:
             tenant = tenants.get_tenant(session, tenant_name)
-            traffic.set_shadow(session, tenant, releases.get_release(session, tenant, version), share)
+            traffic.set_beside(session, tenant, traffic.SHADOW, releases.get_release(session, tenant, version), share)
 
     def adapter_folder(self, name: str, *, rank: int = 16) -> Path:
         """A folder as training leaves it."""

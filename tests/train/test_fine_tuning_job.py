@@ -62,6 +62,42 @@ def test_events_that_the_database_does_not_take_come_with_the_next(
     assert said(sqlite) == ["one", "two", "three", "four", "five"]
 
 
+def test_a_cancelled_job_is_told_nothing_more_and_its_training_ends_with_the_next_step(
+    sqlite: Any, job_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+
+    @contextmanager
+    def child(*_: Any) -> Iterator[queue.Queue[Any]]:
+        """A training process whose job is cancelled after a step; it would not be missed before a heartbeat."""
+        lines: queue.Queue[Any] = queue.Queue()
+        lines.put({"say": "a step"})
+        with sqlite.session() as session:
+            assert jobs.end(session, session.get_one(Job, job_id).tenant_id, job_id)
+        lines.put({"say": "a step too many"})
+        try:
+            yield lines
+        finally:
+            ended.append(job_id)
+
+    monkeypatch.setattr(fine_tuning, "_child", child)
+    monkeypatch.setattr(fine_tuning.FineTune, "_asked", lambda *_: {})
+    Worker(sqlite, kinds=[KIND], lease_s=3600, poll_s=0.01).run(drain=True)
+    assert ended == [job_id]
+    assert said(sqlite) == ["Fine-tuning job started"]
+
+
+def test_a_job_that_was_cancelled_before_its_worker_began_is_not_told_to_have_started(sqlite: Any, job_id: str) -> None:
+    with sqlite.session() as session:
+        lease = jobs.claim(session, [KIND], 60)
+    assert lease is not None
+    with sqlite.session() as session:
+        jobs.end(session, lease.tenant_id, job_id)
+    with pytest.raises(jobs.LeaseLost):
+        fine_tuning.Events(sqlite, lease).add("Fine-tuning job started")
+    assert said(sqlite) == []
+
+
 def test_what_a_library_prints_is_no_line_of_the_training_process(tmp_path: Path) -> None:
     printed = [
         "0 of 3 shards", "5", "null", '"kept"', '["kept", 4]', "[1]", "true", '{"level": "info"}', '{"exit": 0}', "{"

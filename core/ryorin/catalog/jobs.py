@@ -122,6 +122,15 @@ def unfinished(session: Session, kinds: Collection[str]) -> bool:
     return bool(found)
 
 
+def check(session: Session, lease: Lease) -> None:
+    """
+    That the job is still ours, until the session's transaction ends: what is told of a job has the lease's fence too.
+
+    Raises LeaseLost.
+    """
+    _write(session, lease, status="running")  # a write, because on SQLite a read holds nobody back
+
+
 def heartbeat(session: Session, lease: Lease, lease_s: float, progress: dict[str, Any] | None = None) -> None:
     """Hold the job for another `lease_s` seconds, and say how far it is. Raises LeaseLost."""
     more = {} if progress is None else {"progress": progress}
