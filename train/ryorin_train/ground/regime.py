@@ -49,7 +49,7 @@ def refusals_of(texts: Sequence[str], prompt: Prompt) -> Refusals:
         if not text:
             raise InvalidInput("a refusal is empty; write what is answered when the documents do not", param="refusal")
         if language in found:
-            raise InvalidInput(f"two refusals are for {language or 'every language'!r}; give one", param="refusal")
+            raise InvalidInput(f"two refusals are for {language or 'every language'}; give one", param="refusal")
         if MARKER.search(text):
             raise InvalidInput(f"the refusal cites a passage: {text!r}; it must cite none", param="refusal")
         _check_schema(text, prompt)
