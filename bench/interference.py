@@ -5,10 +5,9 @@ What a user waits while an adapter is trained on the same machine, against the s
 trains an adapter for `/v1/fine_tuning/jobs` from the demo's rows. Blocks of requests with the training process running
 and held (SIGSTOP) take turns, so that whatever else the machine does hits both. The value is the ratio of the 99th
 percentiles of the time to the first token; the medians are told too. Each request's text is its own, so no cache of
-prefixes answers it. Training runs with the kernel's idle priority (ryorin_train/child.py); with --equal it gets the
-usual one, for comparison.
+prefixes answers it. Training runs with the kernel's idle priority (ryorin_train/child.py).
 
-    python bench/interference.py [--quick] [--equal]
+    python bench/interference.py [--quick]
 """
 
 from __future__ import annotations
@@ -38,7 +37,6 @@ from ryorin.models.registry import DEFAULT_BASE
 REPOSITORY = Path(__file__).parents[1]
 ROWS = REPOSITORY / "demo/ryorin_demo/datasets/support.train.jsonl"
 TENANT = "bench"
-BLOCK = 20  # requests
 GAP_S = (0.1, 0.6)
 WORDS = 200  # of a request
 TARGET = 1.5
@@ -86,10 +84,10 @@ def first_token_s(client: openai.OpenAI, draw: random.Random) -> float:
     return first
 
 
-def block(client: openai.OpenAI, draw: random.Random) -> list[float]:
+def block(client: openai.OpenAI, draw: random.Random, count: int) -> list[float]:
     """The times of some requests, one after another."""
     times = []
-    for _ in range(BLOCK):
+    for _ in range(count):
         time.sleep(draw.uniform(*GAP_S))
         times.append(first_token_s(client, draw))
     return times
@@ -109,12 +107,6 @@ def training_process(client: openai.OpenAI, job: str) -> psutil.Process:
     raise SystemExit("no training process is found")
 
 
-def as_others(process: psutil.Process) -> None:
-    """Give all threads of a process the usual priority."""
-    for thread in process.threads():
-        os.sched_setscheduler(thread.id, os.SCHED_OTHER, os.sched_param(0))
-
-
 def cpu_s(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
@@ -126,10 +118,9 @@ def percentile(times: Sequence[float], share: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="120 requests instead of 800")
-    parser.add_argument("--equal", action="store_true", help="train with the usual priority")
+    parser.add_argument("--quick", action="store_true", help="32 requests instead of 800")
     options = parser.parse_args()
-    pairs = 3 if options.quick else 20
+    pairs, count = (2, 8) if options.quick else (20, 20)
     draw = random.Random(0)
     idle: list[float] = []
     beside: list[float] = []
@@ -142,7 +133,7 @@ def main() -> None:
             "--port", "0", "--max-model-len", "2048", say=lambda line: print(line, file=sys.stderr)
         ) as server:
             client = openai.OpenAI(base_url=server.url, api_key=key, timeout=120)
-            block(client, draw)  # nothing is cold
+            block(client, draw, count)  # nothing is cold
             with ROWS.open("rb") as rows:
                 file = client.files.create(file=rows, purpose="fine-tune")
             job = client.fine_tuning.jobs.create(
@@ -151,15 +142,13 @@ def main() -> None:
                 method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 50}}},
             )
             process = training_process(client, job.id)
-            if options.equal:
-                as_others(process)
             for number in range(pairs):
                 process.send_signal(signal.SIGSTOP)
-                idle += block(client, draw)
+                idle += block(client, draw, count)
                 process.send_signal(signal.SIGCONT)
                 time.sleep(1)
                 before, began = cpu_s(process), time.monotonic()
-                beside += block(client, draw)
+                beside += block(client, draw, count)
                 worked, beside_s = worked + cpu_s(process) - before, beside_s + time.monotonic() - began
                 print(f"{number + 1}/{pairs} pairs of blocks", file=sys.stderr)
             client.fine_tuning.jobs.cancel(job.id)
@@ -177,7 +166,6 @@ def main() -> None:
         idle_ms={f"p{each}": round(1000 * percentile(idle, each), 1) for each in (50, 99)},
         beside_ms={f"p{each}": round(1000 * percentile(beside, each), 1) for each in (50, 99)},
         training_cores=round(worked / beside_s, 2),
-        priority="usual" if options.equal else "idle",
     )
 
 

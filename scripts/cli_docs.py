@@ -19,7 +19,8 @@ WIDTH = 100
 HEAD = """# The command line
 
 Made from the commands' own help by `make docs`; do not edit. Every command prints its result as JSON with `--json`,
-says its progress on standard error, and ends with exit code 0, with 2 and `error: …`, or with 130 after Ctrl-C.
+says its progress on standard error, and ends with exit code 0, with 2 and `error: …`, or with 130 after Ctrl-C;
+`ryorin apply --dry-run` ends with 1 when something differs.
 """
 
 

@@ -31,7 +31,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "adapter",
         "Adapters: list, show, compare, import, export, merge, delete.",
     ),
-    "release": ("ryorin.commands.release", "release", "Releases: create, list, promote, roll back."),
+    "release": ("ryorin.commands.release", "release", "Releases: create, promote, roll back, canary, shadow."),
+    "apply": ("ryorin_index.commands.apply", "apply_command", "Make tenants what a YAML file says; show what differs."),
     "diagnose": (
         "ryorin_train.judging.cli",
         "diagnose_command",

@@ -35,7 +35,7 @@ def read_prompt_file(path: Path) -> Prompt:
         return _from_json(text, str(path))
     if not text.strip():
         raise InvalidInput(f"{path}: the system text is empty; write what the model is to do", param="system")
-    return _checked(text, None, str(path))
+    return prompt_of(text, None, str(path))
 
 
 def _from_json(text: str, source: str) -> Prompt:
@@ -55,14 +55,15 @@ def _from_json(text: str, source: str) -> Prompt:
         raise InvalidInput(
             f"{source}: unknown field {unknown[0]!r}; a prompt has {' and '.join(FIELDS)}", param=unknown[0]
         )
-    return _checked(value.get("system"), value.get("answer_schema"), source)
+    return prompt_of(value.get("system"), value.get("answer_schema"), source)
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _checked(system: Any, answer_schema: Any, source: str) -> Prompt:
+def prompt_of(system: Any, answer_schema: Any, source: str) -> Prompt:
+    """The prompt of these two values; errors name `source`. Raises InvalidInput."""
     if not isinstance(system, str) or (system and not system.strip()):
         raise InvalidInput(
             f'{source}: the system text is missing or blank; write what the model is to do, or "" for nothing',

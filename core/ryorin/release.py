@@ -1,8 +1,9 @@
 """
 The release: base model, adapter, knowledge, prompt and retrieval, pinned and switched as one.
 
-A release never changes. A tenant's `live_release_id` is the one mutable pointer: promoting and rolling back move it and
-append a line to the promotions. Requests read the pointer once, when they come in, and finish on what they read.
+A release never changes. A tenant's row points to the live one: promoting and rolling back move that pointer and append
+a line to the promotions. Requests read it once, when they come in, and finish on what they read. Beside it may stand a
+canary and a shadow (`ryorin.traffic`), which end when they become live.
 """
 
 from __future__ import annotations
@@ -95,9 +96,10 @@ def create_release(
     evidence: dict[str, Any] | None = None,
     note: str = "",
     allow_prompt_mismatch: bool = False,
+    release_id: str | None = None,
 ) -> Release:
     """
-    A new release of the tenant, not yet live.
+    A new release of the tenant, not yet live; its id is a new one unless given.
 
     Raises Conflict when the adapter was deleted, was trained on another base model, or for another prompt unless
     `allow_prompt_mismatch`; InvalidInput when a part belongs to another tenant, retrieval has no store, or the adapter
@@ -115,19 +117,7 @@ def create_release(
         raise InvalidInput("retrieval is on but the release has no vector store; name one or set top_k to 0")
     if len({(store.embedder, store.dimensions) for store in stores}) > 1:
         raise InvalidInput("the stores of a release must share one embedder, or their scores cannot be compared")
-    if adapter is not None:
-        check_answers(adapter.name, adapter.manifest)
-        if adapter.base_digest != base_digest:
-            raise Conflict(
-                f"adapter {adapter.name} was trained on base {adapter.base_digest[:12]}, "
-                f"the release names {base_digest[:12]}; retrain it or choose its base"
-            )
-        if adapter.prompt_digest != prompt.digest and not allow_prompt_mismatch:
-            trained = f"prompt {adapter.prompt_digest[:12]}" if adapter.prompt_digest else "a prompt that is not known"
-            raise Conflict(
-                f"adapter {adapter.name} was trained for {trained}, "
-                f"the release names {prompt.digest[:12]}; retrain it, or pass --allow-prompt-mismatch"
-            )
+    _check_fits(adapter, base_digest, prompt, allow_prompt_mismatch)
     lock_tenant(session, tenant)
     if adapter is not None:  # read anew: whoever deletes an adapter holds the tenant too
         here = select(Adapter.id).where(Adapter.id == adapter.id, Adapter.deleted_at.is_(None))
@@ -135,10 +125,10 @@ def create_release(
             raise Conflict(f"adapter {adapter.name} was deleted; choose another, or import or train it again")
     latest = session.scalar(select(func.max(Release.version)).where(Release.tenant_id == tenant.id)) or 0
     release = Release(
-        id=new_id("rel_"),
+        id=release_id or new_id("rel_"),
         tenant_id=tenant.id,
         version=latest + 1,
-        digest=_digest(base_digest, prompt, adapter, stores, retrieval),
+        digest=release_digest(base_digest, prompt, adapter, stores, retrieval),
         base_digest=base_digest,
         adapter_id=adapter.id if adapter else None,
         prompt_id=prompt.id,
@@ -162,17 +152,20 @@ def ensure_release(
     stores: Sequence[VectorStore],
     retrieval: Retrieval,
     note: str,
+    allow_prompt_mismatch: bool = True,
 ) -> Release:
     """
     The tenant's first release of exactly these parts, or a new one with this note; never promoted by it.
 
-    An adapter of another prompt is taken: evaluation asks what an adapter does away from home. Otherwise as
-    `create_release`.
+    An adapter of another prompt is taken unless told otherwise: evaluation asks what an adapter does away from home.
+    Otherwise as `create_release`.
     """
     lock_tenant(session, tenant)
-    digest = _digest(base_digest, prompt, adapter, stores, retrieval)
+    digest = release_digest(base_digest, prompt, adapter, stores, retrieval)
     mine = select(Release).where(Release.tenant_id == tenant.id, Release.digest == digest)
     known = session.scalar(mine.order_by(Release.version).limit(1))
+    if known is not None:
+        _check_fits(adapter, base_digest, prompt, allow_prompt_mismatch)
     return known or create_release(
         session,
         tenant,
@@ -182,13 +175,31 @@ def ensure_release(
         stores=stores,
         retrieval=retrieval,
         note=note,
-        allow_prompt_mismatch=True,
+        allow_prompt_mismatch=allow_prompt_mismatch,
     )
 
 
-def _digest(
+def _check_fits(adapter: Adapter | None, base_digest: str, prompt: Prompt, allow_prompt_mismatch: bool) -> None:
+    if adapter is None:
+        return
+    check_answers(adapter.name, adapter.manifest)
+    if adapter.base_digest != base_digest:
+        raise Conflict(
+            f"adapter {adapter.name} was trained on base {adapter.base_digest[:12]}, "
+            f"the release names {base_digest[:12]}; retrain it or choose its base"
+        )
+    if adapter.prompt_digest != prompt.digest and not allow_prompt_mismatch:
+        trained = f"prompt {adapter.prompt_digest[:12]}" if adapter.prompt_digest else "a prompt that is not known"
+        raise Conflict(
+            f"adapter {adapter.name} was trained for {trained}, "
+            f"the release names {prompt.digest[:12]}; retrain it, or pass --allow-prompt-mismatch"
+        )
+
+
+def release_digest(
     base_digest: str, prompt: Prompt, adapter: Adapter | None, stores: Sequence[VectorStore], retrieval: Retrieval
 ) -> str:
+    """What names the parts of a release, whenever and with whatever note it was made."""
     return digest_of(
         {
             "base": base_digest,
@@ -246,8 +257,7 @@ def promote(session: Session, tenant: Tenant, release: Release) -> Promotion | N
 
     Raises InvalidInput for another tenant's release, Conflict when its adapter was deleted.
     """
-    if release.tenant_id != tenant.id:
-        raise InvalidInput(f"release {release.id} does not belong to tenant {tenant.name!r}")
+    check_own(tenant, release)
     lock_tenant(session, tenant)
     return None if tenant.live_release_id == release.id else _switch(session, tenant, release.id, "promote")
 
@@ -259,6 +269,11 @@ def rollback(session: Session, tenant: Tenant) -> Promotion:
     Raises Conflict when there is none, or when its adapter was deleted.
     """
     lock_tenant(session, tenant)
+    return _switch(session, tenant, before_live(session, tenant).id, "rollback")
+
+
+def before_live(session: Session, tenant: Tenant) -> Release:
+    """The release that a rollback would make live. Raises Conflict when there is none."""
     depth = 0  # promotions undone by rollbacks that followed them
     history = session.scalars(select(Promotion).where(Promotion.tenant_id == tenant.id).order_by(Promotion.id.desc()))
     for line in history:
@@ -269,7 +284,7 @@ def rollback(session: Session, tenant: Tenant) -> Promotion:
         elif line.previous_release_id is None:
             break
         else:
-            return _switch(session, tenant, line.previous_release_id, "rollback")
+            return session.get_one(Release, line.previous_release_id)
     raise Conflict(f"tenant {tenant.name!r} has no earlier live release to roll back to")
 
 
@@ -284,14 +299,30 @@ def check_present(adapter: Adapter, release: Release) -> None:
         )
 
 
-def _switch(session: Session, tenant: Tenant, release_id: str, kind: str) -> Promotion:
-    release = session.get_one(Release, release_id)
+def check_own(tenant: Tenant, release: Release) -> None:
+    """Raise InvalidInput when the release is another tenant's."""
+    if release.tenant_id != tenant.id:
+        raise InvalidInput(f"release {release.id} does not belong to tenant {tenant.name!r}")
+
+
+def check_usable(session: Session, tenant: Tenant, release: Release) -> None:
+    """Raise InvalidInput when the release is another tenant's, Conflict when its adapter was deleted."""
+    check_own(tenant, release)
     if release.adapter_id is not None:
         check_present(session.get_one(Adapter, release.adapter_id, populate_existing=True), release)
+
+
+def _switch(session: Session, tenant: Tenant, release_id: str, kind: str) -> Promotion:
+    release = session.get_one(Release, release_id)
+    check_usable(session, tenant, release)
     promotion = Promotion(
         tenant_id=tenant.id, release_id=release_id, previous_release_id=tenant.live_release_id, kind=kind
     )
     tenant.live_release_id = release_id
+    if tenant.canary_release_id == release_id:
+        tenant.canary_release_id = tenant.canary_share = None
+    if tenant.shadow_release_id == release_id:
+        tenant.shadow_release_id = tenant.shadow_share = None
     session.add(promotion)
     session.flush()
     return promotion

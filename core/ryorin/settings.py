@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HOME_NAME = ".ryorin"
+LOAD_WAIT_S = 120.0  # that running gateways get to load a release before it is given traffic
 
 
 def find_home(start: Path) -> Path:

@@ -81,7 +81,7 @@ class Work:
 
     def renew(self, session: Session) -> None:
         """What was done so far need not be done again, so the job's attempts count anew. Raises LeaseLost."""
-        self.lease = jobs.renew(session, self.lease)
+        self.lease = jobs.renew(session, self.lease, self.progress)
 
     def finish(self, session: Session, result: dict[str, Any] | None = None) -> None:
         """The job succeeded; with the session's transaction. Raises LeaseLost, and nothing of it must be written."""
@@ -113,8 +113,8 @@ class Worker:
     Does jobs until it is stopped. Several may run, in one process or in many.
 
     kinds: what it does; all of `KINDS` that is installed unless given. handlers: who does which kind, instead of those
-    that `KINDS` names. lease_s: after so many seconds without a sign of life
-    another worker takes over. retry_delay_s: the pause after a first failure; it doubles with each further one.
+    that `KINDS` names. lease_s: after so many seconds without a sign of life another worker takes over.
+    retry_delay_s: the pause after a first failure; it doubles with each further one.
     """
 
     def __init__(

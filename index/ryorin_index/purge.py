@@ -167,7 +167,7 @@ def delete_store(catalog: Catalog, store: VectorStore, *, force: bool = False) -
     """
     with catalog.session() as session:
         next_generation(session, store)  # holds the row: writers are done, or find that the store is gone
-        _check_releases(session, store, force)
+        check_releases(session, store, force)
         blobs = list(session.scalars(select(Snapshot.sha256).where(Snapshot.store_id == store.id)))
         for table in (Tombstone, Passage, Document, Snapshot, Source, FileBatch):
             session.execute(
@@ -190,7 +190,8 @@ def _hold(session: Session, tenant_id: str) -> None:
         session.execute(update(Tenant).where(Tenant.id == tenant_id).values(name=Tenant.name))
 
 
-def _check_releases(session: Session, store: VectorStore, force: bool) -> None:
+def check_releases(session: Session, store: VectorStore, force: bool) -> None:
+    """Raise Conflict when the store cannot be deleted because of the releases that name it."""
     tenant = session.get_one(Tenant, store.tenant_id)
     releases = session.scalars(select(Release).where(Release.tenant_id == tenant.id).order_by(Release.version))
     named = [release for release in releases if store.id in release.store_ids]

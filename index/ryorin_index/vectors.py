@@ -75,7 +75,8 @@ def embed_held(session: Session, store: VectorStore, texts: Mapping[str, str], e
     """
     The same in a transaction of the caller's, which has written already: until it ends no vector of the tenant goes.
 
-    For texts whose vectors were purged between two looks, time and again; others that purge wait for the embedder.
+    For texts whose vectors were purged between two looks, time and again; others that purge wait for the embedder, on
+    SQLite all that write.
     """
     if session.get_bind().dialect.name == "postgresql":  # SQLite has one writer at a time
         session.execute(

@@ -29,6 +29,7 @@ from ryorin.catalog import Catalog
 from ryorin.errors import NotFound, RyorinError
 from ryorin.models.registry import BaseModel
 from ryorin.prompt_tokens import TokenCounter
+from ryorin.traffic import SHADOW
 from ryorin.worker import Worker
 from ryorin_index.search import Hit, Searcher
 from ryorin_serve.adapters import Adapters, EngineHandle
@@ -40,13 +41,17 @@ from ryorin_serve.files import clear_away
 from ryorin_serve.front_door import FrontDoor, on_http_error, on_ryorin_error, stopping
 from ryorin_serve.log import LogWriter
 from ryorin_serve.options import DEFAULTS, ServeOptions
-from ryorin_serve.prepare import Prepared, Preparer
+from ryorin_serve.prepare import PinnedRelease, Prepared, Preparer
+from ryorin_serve.presence import Presence
 from ryorin_serve.relay import AdapterMissing, StreamRelay, Upstream, error_event
 from ryorin_serve.requests import base_url, read_json
 from ryorin_serve.routes_files import FileRoutes
 from ryorin_serve.routes_fine_tuning import FineTuningRoutes
+from ryorin_serve.routes_releases import ReleaseRoutes
 from ryorin_serve.routes_store_files import StoreFileRoutes
 from ryorin_serve.routes_vector_stores import StoreRoutes
+from ryorin_serve.shadow import DROPPED, Shadows
+from ryorin_serve.traffic import Traffic
 
 CLEAR_EVERY_S = 600.0  # expired files; they are not found any longer from the moment on
 THREADS = 8  # of blocking work; below the catalog's pool of connections
@@ -78,6 +83,7 @@ class Gateway:
         counter: TokenCounter,
         options: ServeOptions = DEFAULTS,
         workers: Sequence[Worker] = (),
+        shadows_beside: bool = True,
     ) -> None:
         self._catalog = catalog
         self._searcher = searcher
@@ -87,6 +93,7 @@ class Gateway:
         self._options = options
         self._base = base
         self._workers = workers
+        self._shadows_beside = shadows_beside
         self._pepper = catalog.settings.pepper()
         self._preparer = Preparer(catalog, searcher, counter, base, options)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway")
@@ -94,6 +101,8 @@ class Gateway:
         self._log: LogWriter
         self._upstream: Upstream
         self._adapters: Adapters
+        self._traffic: Traffic
+        self._shadows: Shadows
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -109,6 +118,7 @@ class Gateway:
                 *StoreRoutes(context).routes(),
                 *StoreFileRoutes(context).routes(),
                 *FineTuningRoutes(context, self._preparer, self._base).routes(),
+                *ReleaseRoutes(context, self._base).routes(),
             ],
             exception_handlers={
                 RyorinError: on_ryorin_error,
@@ -131,6 +141,17 @@ class Gateway:
             self._adapters = Adapters(
                 self._engine, http, self._catalog.settings.adapters_dir, self._options.max_lora_rank
             )
+            self._traffic = Traffic(self._catalog, self._preparer, self._adapters, self._in_thread)
+            self._shadows = Shadows(
+                self._preparer,
+                beside=self._shadows_beside,
+                in_flight=lambda: len(self._open_turns),
+                waiting=self._upstream.waiting,
+                ask=self._ask_unseen,
+                write=self._write_log,
+            )
+            presence = Presence(self._catalog, self._searcher, self._adapters, self._base)
+            await presence.start()
             clearing = asyncio.create_task(self._clear_away())
             for worker in self._workers:
                 worker.start()
@@ -138,10 +159,12 @@ class Gateway:
                 yield
             finally:
                 clearing.cancel()
+                await presence.stop()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(UNWIND_S):
                         while self._open_turns:
                             await asyncio.sleep(0.01)
+                await self._shadows.drain(UNWIND_S)
                 await asyncio.gather(*(asyncio.to_thread(worker.stop) for worker in self._workers))
                 await asyncio.to_thread(self._log.close)
                 self._threads.shutdown(wait=False, cancel_futures=True)
@@ -195,8 +218,9 @@ class Gateway:
         """A chat completion, whole or streamed."""
         asked = parse_chat(await read_json(request, self._options.max_body_bytes))
         self._upstream.check()
+        self._shadows.make_way()
         turn = Turn(request.state.request_id, request.state.caller, asked, base_url(request))
-        turn.prepared = await self._in_thread(self._preparer.prepare, turn.caller, asked)
+        turn.prepared = await self._traffic.prepare(turn.caller, asked)
         self._open_turns.add(turn)
         if asked.stream:
             return await self._stream(request, turn)
@@ -207,12 +231,7 @@ class Gateway:
         status = "error"
         try:
             answer = await _unless_gone(request, self._with_adapter(turn, body, self._upstream.complete))
-            answer["model"] = turn.request.model
-            for choice in answer["choices"]:
-                text = choice["message"].get("content") or ""
-                choice["message"].update(turn.addition(text))
-                turn.texts[choice["index"]] = text
-            turn.usage = answer.get("usage") or {}
+            turn.take(answer)
             status = "ok"
             return Response(orjson.dumps(answer), media_type="application/json")
         except (ClientGone, asyncio.CancelledError):
@@ -272,7 +291,10 @@ class Gateway:
                 self._adapters.forget(adapter.name)
         raise AssertionError("unreachable")
 
-    def _write_log(self, turn: Turn, status: str) -> None:
+    async def _ask_unseen(self, turn: Turn) -> dict[str, Any]:
+        return await self._with_adapter(turn, self._engine_body(turn), self._upstream.complete)
+
+    def _write_log(self, turn: Turn, status: str, reason: str | None = None) -> None:
         self._open_turns.discard(turn)
         prepared = turn.prepared
         texts = [text for _, text in sorted(turn.texts.items())]
@@ -282,7 +304,7 @@ class Gateway:
             key_id=turn.caller.key_id,
             release_id=prepared.release.id,
             created_at=turn.created_at,
-            messages=turn.request.conversation,
+            messages=[] if status == DROPPED else turn.request.conversation,  # they stand in the row it would shadow
             answer="\n\n".join(texts),
             passages=[
                 {"passage_id": hit.passage_id, "document_id": hit.document_id, "score": round(hit.score, 6)}
@@ -294,13 +316,20 @@ class Gateway:
             first_token_ms=turn.first_token_ms,
             total_ms=(time.perf_counter() - turn.began) * 1000,
             status=status,
+            part=prepared.part,
+            passed_release_id=prepared.passed.release_id if prepared.passed else None,
+            reason=prepared.passed.reason if prepared.passed else reason,
+            shadow_of=turn.shadow_of,
         )
+        if status == "ok" and turn.shadow_of is None:
+            self._shadows.offer(turn)
 
 
 class Turn:
     """One request on its way: what was asked by whom, what was prepared, what came back."""
 
     prepared: Prepared
+    shadow_of: str | None = None
 
     def __init__(self, request_id: str, caller: Caller, request: ChatRequest, base_url: str) -> None:
         self.request_id = request_id
@@ -317,6 +346,22 @@ class Turn:
         """Note when the first text came."""
         if self.first_token_ms is None:
             self.first_token_ms = (time.perf_counter() - self.began) * 1000
+
+    def take(self, answer: dict[str, Any]) -> None:
+        """Take over the engine's whole answer, and give it what it lacks: the model's public name, citations."""
+        answer["model"] = self.request.model
+        for choice in answer["choices"]:
+            text = choice["message"].get("content") or ""
+            choice["message"].update(self.addition(text))
+            self.texts[choice["index"]] = text
+        self.usage = answer.get("usage") or {}
+
+    def again(self, request_id: str, release: PinnedRelease) -> Turn:
+        """The same request once more, for a shadow."""
+        turn = Turn(request_id, self.caller, self.request, self.base_url)
+        turn.shadow_of = self.request_id
+        turn.prepared = Prepared(release, [], None, prompt_tokens=0, max_tokens=0, retrieval_ms=0.0, part=SHADOW)
+        return turn
 
     def addition(self, text: str) -> dict[str, Any]:
         """What a message with this text gets: its citations, when passages were looked for."""

@@ -7,7 +7,7 @@ It is an allowlist. Every field is either honoured, or accepted because ignoring
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,9 @@ PASSED_ON: dict[str, tuple[Check, str]] = {
     ),
 }
 
+# Who asks, the first that is given; else the conversation speaks for itself.
+ASKERS = ("safety_identifier", "user", "prompt_cache_key")
+
 # Accepted, and nothing is to be done about them.
 HARMLESS: dict[str, tuple[Check, str]] = {
     "user": (_text, "a string"),
@@ -92,6 +95,7 @@ class ChatRequest:
     model: what was asked, `<tenant>` or `<tenant>@<version>`. conversation: text messages, oldest first.
     sampling: fields for vLLM as they came. max_tokens: limit of the answer; None when the request names none.
     top_k: passages at most, 0 for no retrieval; None leaves it to the release.
+    asker: who asks, in the client's words, or what the conversation begins with: the same asker gets the same release.
     """
 
     model: str
@@ -101,6 +105,7 @@ class ChatRequest:
     stream: bool
     include_usage: bool
     top_k: int | None
+    asker: str = ""
 
 
 def parse_chat(body: Any) -> ChatRequest:
@@ -138,7 +143,14 @@ def parse_chat(body: Any) -> ChatRequest:
         stream=stream,
         include_usage=include_usage,
         top_k=top_k,
+        asker=asker_of(body, conversation),
     )
+
+
+def asker_of(body: Mapping[str, Any], conversation: Sequence[Message]) -> str:
+    """Who asks: by the first of `ASKERS` in the body, else by the conversation's first message of the user."""
+    named = next((f"{name}:{body[name]}" for name in ASKERS if body.get(name)), None)
+    return named or "conversation:" + next(each["content"] for each in conversation if each["role"] == "user")
 
 
 def _take(fields: dict[str, Any], name: str, check: Check, right: str) -> Any:

@@ -61,6 +61,8 @@ class Prepared:
 
     hits: the passages in the prompt, in their order there; None when retrieval was off.
     prompt_tokens: by the gateway's own count. max_tokens: limit of the answer.
+    part: of the tenant's traffic. passed: the canary that should have answered, and why it could not.
+    shadow: what answers the request once more.
     """
 
     release: PinnedRelease
@@ -69,6 +71,17 @@ class Prepared:
     prompt_tokens: int
     max_tokens: int
     retrieval_ms: float
+    part: str
+    passed: Passed | None = None
+    shadow: PinnedRelease | None = None
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A canary that was passed over."""
+
+    release_id: str
+    reason: str
 
 
 class Preparer:
@@ -83,14 +96,13 @@ class Preparer:
         self._base = base
         self._options = options
 
-    def prepare(self, caller: Caller, request: ChatRequest) -> Prepared:
+    def prepare(self, caller: Caller, request: ChatRequest, release: PinnedRelease, part: str) -> Prepared:
         """
-        Everything the engine needs for `request`.
+        Everything the engine needs for `request`, answered by `release`.
 
-        Raises NotFound for a model the caller does not have, Conflict when its release is for another base model,
-        InvalidInput when the conversation does not fit into the context.
+        Raises Conflict when the release is for another base model, InvalidInput when the conversation does not fit into
+        the context.
         """
-        release = self.pin(caller, request.model)
         if release.base_digest != self._base.digest:
             raise Conflict(
                 f"release {caller.tenant_name}@{release.version} is for base model {release.base_digest[:12]}, this "
@@ -132,6 +144,7 @@ class Preparer:
             prompt_tokens=made.prompt_tokens,
             max_tokens=made.max_tokens,
             retrieval_ms=retrieval_ms,
+            part=part,
         )
 
     def pin(self, caller: Caller, model: str) -> PinnedRelease:
@@ -169,7 +182,7 @@ class Preparer:
                     )
             if release is None:
                 raise unknown
-            return _pinned(session, release)
+            return pinned(session, release)
 
     def models(self, caller: Caller) -> list[tuple[str, float]]:
         """The caller's models as (name, created at): the alias when a release is live, releases, fine-tuned ones."""
@@ -185,7 +198,8 @@ class Preparer:
         return [*alias, *models, *tuned]
 
 
-def _pinned(session: Session, release: Release) -> PinnedRelease:
+def pinned(session: Session, release: Release) -> PinnedRelease:
+    """A release with all that a request needs of it. Raises Conflict when its adapter was deleted."""
     prompt = session.get_one(PromptRow, release.prompt_id)
     adapter = session.get_one(Adapter, release.adapter_id) if release.adapter_id else None
     if adapter is not None:

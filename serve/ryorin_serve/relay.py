@@ -9,6 +9,8 @@ is the text whole. The usage event is asked for always (the log wants it) and sh
 from __future__ import annotations
 
 import logging
+import re
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -20,6 +22,8 @@ from ryorin_serve.adapters import EngineHandle
 from ryorin_serve.errors import error_object
 
 DONE = b"data: [DONE]\n\n"
+COUNTED_S = 1.0  # vLLM takes milliseconds to write its metrics, in the process that sends the streams
+WAITING = re.compile(rb"^vllm:num_requests_waiting\{[^\n]*\} (\S+)", re.MULTILINE)  # a line for each of its engines
 
 _logger = logging.getLogger("ryorin.serve")
 
@@ -34,6 +38,7 @@ class Upstream:
     def __init__(self, engine: EngineHandle, http: aiohttp.ClientSession) -> None:
         self._engine = engine
         self._http = http
+        self._counted = (float("-inf"), 0)
 
     def check(self) -> None:
         """Raise Unavailable unless the engine is ready."""
@@ -70,6 +75,22 @@ class Upstream:
         except (TimeoutError, aiohttp.ClientError, orjson.JSONDecodeError) as error:
             raise self.gone() from error
         return answer
+
+    async def waiting(self) -> int:
+        """How many requests wait in the engine, by its own count; as it was up to `COUNTED_S` ago."""
+        counted_at, waiting = self._counted
+        if time.monotonic() - counted_at < COUNTED_S:
+            return waiting
+        self.check()
+        try:
+            async with self._http.get(f"{self._engine.url}/metrics") as response:
+                counts = WAITING.findall(await response.read())
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise self.gone() from error
+        if not counts:
+            raise self.gone("The engine does not say how many requests wait.")
+        self._counted = (time.monotonic(), int(sum(map(float, counts))))
+        return self._counted[1]
 
     def _refusal(self, status: int, text: bytes, model: str) -> RyorinError:
         try:

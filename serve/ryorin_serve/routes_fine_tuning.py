@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import orjson
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -64,6 +64,7 @@ HYPERPARAMETERS = {"supervised": COMMON, "dpo": (*COMMON, "beta")}
 SUFFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MAX_SEED = 2**31 - 1
 FOLLOW_S = 0.5
+LAST_EVENT = "Last-Event-ID"
 LATE_S = 60.0  # an event is seen when its transaction ends, which may be after that of a later one
 
 
@@ -121,11 +122,16 @@ class FineTuningRoutes:
         return response
 
     async def events(self, request: Request) -> Response:
-        """What happened to a job, the newest first; with `stream=true` all of it as it happens, the oldest first."""
+        """
+        What happened to a job, the newest first; with `stream=true` all of it as it happens, the oldest first.
+
+        A stream that broke off goes on behind the event that the header Last-Event-ID names, as server-sent events do:
+        https://html.spec.whatwg.org/multipage/server-sent-events.html#the-last-event-id-header
+        """
         page = read_page(request, ("stream",))
         if choice(request.query_params.get("stream", "false"), "stream", ("true", "false")) == "true":
-            await self._context.in_thread(self._job_of, request)
-            return StreamingResponse(self._follow(request), media_type="text/event-stream")
+            since, told = await self._context.in_thread(self._told, request)
+            return StreamingResponse(self._follow(request, since, told), media_type="text/event-stream")
         return JSONResponse(await self._context.in_thread(self._events, request, page))
 
     async def checkpoints(self, request: Request) -> Response:
@@ -217,15 +223,31 @@ class FineTuningRoutes:
             rows, more = rows_of(session, statement, JobEvent.created_at, JobEvent.id, page, find)
             return list_object([event_object(event) for event in rows], more)
 
-    async def _follow(self, request: Request) -> AsyncIterator[bytes]:
-        told: set[str] = set()  # of those that are looked at again
-        since = 0.0
+    def _told(self, request: Request) -> tuple[float, set[str]]:
+        """From when on a stream looks for events, and which of those its reader has. Raises InvalidInput."""
+        job = self._job_of(request)
+        last = request.headers.get(LAST_EVENT)
+        if not last:
+            return 0.0, set()
+        with self._context.catalog.session() as session:
+            event = session.scalar(select(JobEvent).where(JobEvent.job_id == job.id, JobEvent.id == last))
+            if event is None:
+                raise InvalidInput(
+                    f"{LAST_EVENT} is {last!r}; use the id of an event of {job.id}, or leave it out to hear all.",
+                    param=LAST_EVENT,
+                )
+            since = event.created_at - LATE_S
+            before = tuple_(JobEvent.created_at, JobEvent.id) <= (event.created_at, event.id)
+            known = select(JobEvent.id).where(JobEvent.job_id == job.id, JobEvent.created_at >= since, before)
+            return since, set(session.scalars(known))
+
+    async def _follow(self, request: Request, since: float, told: set[str]) -> AsyncIterator[bytes]:
         over = False
         while not over:
             over, events = await self._context.in_thread(self._news, request, since)
             for event in events:
                 if event.id not in told:
-                    yield b"data: " + orjson.dumps(event_object(event)) + b"\n\n"
+                    yield b"id: " + event.id.encode() + b"\ndata: " + orjson.dumps(event_object(event)) + b"\n\n"
             told = {event.id for event in events}
             if events:
                 since = events[-1].created_at - LATE_S

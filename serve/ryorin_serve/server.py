@@ -20,20 +20,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from ryorin.catalog import Catalog, fine_tuning
 from ryorin.catalog.tables import Release, Tenant
 from ryorin.errors import Conflict, InvalidInput
 from ryorin.models.registry import BaseModel, get_base
 from ryorin.prompt_tokens import TokenCounter
-from ryorin.release import Retrieval
 from ryorin.worker import Worker, installed_kinds
 from ryorin_index.search import Searcher
 from ryorin_serve.app import Gateway
 from ryorin_serve.engine import Engine, Policy
 from ryorin_serve.options import ServeOptions
-from ryorin_serve.vllm import vllm_command, vllm_environment
+from ryorin_serve.presence import warm_stores
+from ryorin_serve.vllm import on_cpu, vllm_command, vllm_environment
 
 SERVED_AS = "ryorin-base"
 
@@ -127,6 +127,7 @@ async def _serve(
         counter=counter,
         options=options,
         workers=_workers(catalog, train=options.train),
+        shadows_beside=not on_cpu(),
     )
     server = QuietServer(
         uvicorn.Config(
@@ -161,15 +162,19 @@ async def _serve(
 
 
 def _warm(catalog: Catalog, searcher: Searcher, say: Callable[[str], None]) -> None:
-    """Load the embedder and the live releases' stores while vLLM starts, so that the first question does not wait."""
+    """Load the embedder and the stores with traffic while vLLM starts, so that the first question does not wait."""
+    pointed = or_(
+        Tenant.live_release_id == Release.id,
+        Tenant.canary_release_id == Release.id,
+        Tenant.shadow_release_id == Release.id,
+    )
     with catalog.session() as session:
-        live = session.scalars(select(Release).join(Tenant, Tenant.live_release_id == Release.id)).all()
-    for release in live:
-        if release.store_ids and release.retrieval.get("top_k"):
-            try:
-                searcher.warm(release.tenant_id, release.store_ids, Retrieval.stored(release.retrieval))
-            except Exception as error:  # whoever asks will be told; the others are served
-                say(f"warning: the stores of release {release.id} cannot be searched: {error}")
+        releases = session.scalars(select(Release).join(Tenant, pointed)).all()
+    for release in releases:
+        try:
+            warm_stores(catalog, searcher, release)
+        except Exception as error:  # whoever asks will be told; the others are served
+            say(f"warning: the stores of release {release.id} cannot be searched: {error}")
 
 
 def _workers(catalog: Catalog, *, train: bool) -> list[Worker]:

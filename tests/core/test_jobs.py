@@ -92,6 +92,7 @@ def test_of_two_holders_only_the_later_one_writes(catalog: Catalog, tenant_id: s
     taker = take(catalog)
     assert (taker.job_id, taker.attempt) == (job_id, 2)
     for write in (
+        lambda session: jobs.check(session, late),
         lambda session: jobs.heartbeat(session, late, 60),
         lambda session: jobs.finish(session, late),
         lambda session: jobs.fail(session, late, "no"),
@@ -101,6 +102,7 @@ def test_of_two_holders_only_the_later_one_writes(catalog: Catalog, tenant_id: s
         with pytest.raises(LeaseLost, match=job_id), catalog.session() as session:
             write(session)
     with catalog.session() as session:
+        jobs.check(session, taker)
         jobs.heartbeat(session, taker, 60, {"done": 1})
         jobs.finish(session, taker, {"counted": 3})
     found = row(catalog, job_id)

@@ -95,6 +95,57 @@ def test_promote_and_roll_back_without_a_restart(live: Server):
     assert psutil.pid_exists(live.ready["engine_pid"])
 
 
+def test_an_adapter_with_other_files_is_not_promoted(live: Server):
+    before = text(live, "support")
+    folder = live.home / "adapters" / live.adapters["support"]
+    weights = folder / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    for damage, words in ((whole[:-7], "not what was trained"), (None, "lacks adapter_model.safetensors")):
+        weights.unlink()
+        if damage is not None:
+            weights.write_bytes(damage)
+        ryorin(live.home, "release", "promote", "1", "--tenant", "support")
+        with pytest.raises(subprocess.CalledProcessError):
+            ryorin(live.home, "release", "promote", "2", "--tenant", "support")
+        refused = httpx.post(
+            f"{live.url}/ryorin/v1/releases/2/promote",
+            headers={"authorization": f"Bearer {live.keys['support']}"},
+            timeout=60,
+        )
+        assert refused.status_code == 409 and words in refused.json()["error"]["message"]
+        assert text(live, "support") == text(live, "support@1")
+        weights.unlink(missing_ok=True)
+        weights.write_bytes(whole)
+        ryorin(live.home, "release", "promote", "2", "--tenant", "support")
+        assert text(live, "support") == before
+
+
+def test_a_canary_and_a_shadow_on_the_real_engine(live: Server):
+    tuned, base = text(live, "support"), text(live, "support@1")
+    ryorin(live.home, "release", "canary", "1", "--share", "50%", "--tenant", "support")
+    answers: dict[str, str] = {}
+    while len(set(answers.values())) < 2:
+        user = f"user {len(answers)}"
+        answers[user] = text(live, "support", user=user)
+        assert len(answers) < 40
+    assert set(answers.values()) == {tuned, base}
+    assert {user: text(live, "support", user=user) for user in answers} == answers
+    ryorin(live.home, "release", "canary", "--off", "--tenant", "support")
+    ryorin(live.home, "release", "shadow", "1", "--tenant", "support")
+    assert text(live, "support") == tuned
+    shadow = eventually(lambda: shadowed(live), 60)
+    assert (shadow.status, shadow.answer, shadow.reason) == ("ok", base, None)
+    ryorin(live.home, "release", "shadow", "--off", "--tenant", "support")
+
+
+def shadowed(live: Server) -> RequestLog | None:
+    catalog = open_catalog(Settings(live.home, f"sqlite:///{live.home / 'catalog.db'}"))
+    with catalog.session() as session:
+        row = session.scalar(select(RequestLog).where(RequestLog.part == "shadow"))
+    catalog.close()
+    return row
+
+
 def test_documents_reach_the_prompt(live: Server, tmp_path: Path):
     page = tmp_path / "refunds.md"
     page.write_text("# Refunds\n\nA refund is paid within 30 days of the return.\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import shutil
 import socket
@@ -23,6 +24,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from ryorin import release as releases
+from ryorin import traffic
 from ryorin.adapter_files import adapter_digest
 from ryorin.catalog import Catalog, open_catalog, tenants
 from ryorin.catalog.tables import Adapter, RequestLog, VectorStore
@@ -93,7 +95,7 @@ class Engine:
     script: says what to answer to a request's body, in place of `pieces`; whole answers only, a choice each time asked.
     gate: held closed, a stream stops before its second piece. cut_after: the connection breaks after so many pieces.
     refuse, refuse_load: answer every question, every adapter with this status and message. health: the status of
-    /health. It also plays the supervisor's handle.
+    /health. waiting: the requests that wait, by /metrics. It also plays the supervisor's handle.
     """
 
     def __init__(self) -> None:
@@ -103,6 +105,7 @@ class Engine:
         self.script: Callable[[dict[str, Any]], str] | None = None
         self.pieces: list[str] = ["Refunds take 30 days ", "[", "2]", "."]
         self.requests: list[dict[str, Any]] = []
+        self.loading: list[str] = []
         self.loads: list[str] = []
         self.adapters: set[str] = set()
         self.load_delay_s = 0.0
@@ -112,6 +115,7 @@ class Engine:
         self.refuse: tuple[int, str] | None = None
         self.refuse_load: tuple[int, str] | None = None
         self.health = 200
+        self.waiting, self.counted = 0, 0
         self.closed_early = threading.Event()
         self.url = ""
         self._running: Any = None
@@ -123,6 +127,7 @@ class Engine:
                 routes=[
                     Route("/v1/chat/completions", self._chat, methods=["POST"]),
                     Route("/v1/load_lora_adapter", self._load, methods=["POST"]),
+                    Route("/metrics", self._metrics),
                     Route("/health", lambda _: Response(status_code=self.health)),
                 ]
             )
@@ -143,9 +148,19 @@ class Engine:
         self.start()
         self.generation += 1
 
+    async def _metrics(self, request: Request) -> Response:
+        assert request.headers["authorization"] == "Bearer engine-key"
+        self.counted += 1
+        name, label = "vllm:num_requests_waiting", 'engine="0",model_name="ryorin-base"'
+        return Response(
+            f"# TYPE {name} gauge\n{name}{{{label}}} {float(self.waiting)}\n"
+            f'{name}_by_reason{{{label},reason="capacity"}} 7.0\n'
+        )
+
     async def _load(self, request: Request) -> Response:
         assert request.headers["authorization"] == "Bearer engine-key"
         body = await request.json()
+        self.loading.append(body["lora_name"])
         await asyncio.sleep(self.load_delay_s)
         if self.refuse_load:
             status, message = self.refuse_load
@@ -237,6 +252,8 @@ class Shelf:
     def __init__(self) -> None:
         self.hits: dict[str, list[Hit]] = {}
         self.queries: list[tuple[str, list[str], str, int]] = []
+        self.warmed: list[tuple[str, list[str]]] = []
+        self.refuse_warm: Exception | None = None
 
     def put(self, tenant_id: str, *texts: str) -> None:
         start = sum(map(len, self.hits.values())) + 1
@@ -250,6 +267,11 @@ class Shelf:
     ) -> list[Hit]:
         self.queries.append((tenant_id, list(store_ids), query, retrieval.top_k))
         return self.hits.get(tenant_id, [])[: retrieval.top_k]
+
+    def warm(self, tenant_id: str, store_ids: Sequence[str], retrieval: Retrieval) -> None:
+        self.warmed.append((tenant_id, list(store_ids)))
+        if self.refuse_warm:
+            raise self.refuse_warm
 
     def passage(self, tenant_id: str, passage_id: int) -> Hit:
         for hit in self.hits.get(tenant_id, []):
@@ -313,9 +335,15 @@ class House:
         self.release(name)
 
     def release(
-        self, tenant_name: str, *, adapter: str | None = None, system: str = "", top_k: int | None = None
+        self,
+        tenant_name: str,
+        *,
+        adapter: str | None = None,
+        system: str = "",
+        top_k: int | None = None,
+        promote: bool = True,
     ) -> int:
-        """A new live release of the tenant; its version."""
+        """A new release of the tenant, live unless not to be promoted; its version."""
         with self.catalog.session() as session:
             tenant = tenants.get_tenant(session, tenant_name)
             prompt = tenants.set_prompt(session, tenant, Prompt(system=system or f"You are the {tenant_name} desk."))
@@ -345,8 +373,30 @@ class House:
                 stores=stores,
                 allow_prompt_mismatch=True,
             )
-            releases.promote(session, tenant, made)
+            if promote:
+                releases.promote(session, tenant, made)
             return made.version
+
+    def canary(self, version: int, share: float, tenant_name: str = "support") -> None:
+        """A release as the tenant's canary, unannounced."""
+        with self.catalog.session() as session:
+            tenant = tenants.get_tenant(session, tenant_name)
+            traffic.set_beside(session, tenant, traffic.CANARY, releases.get_release(session, tenant, version), share)
+
+    def askers(self, version: int, share: float, field: str = "user", *, inside: bool, count: int = 2) -> list[str]:
+        """Values of a request's field that fall into a share of a release of `support`, or do not."""
+        with self.catalog.session() as session:
+            release = releases.get_release(session, tenants.get_tenant(session, "support"), version)
+        names = (f"asker {n}" for n in itertools.count())
+        key = self.key_ids["support"]
+        fitting = (n for n in names if traffic.falls_into(share, f"{key}\0{field}:{n}", release.id) == inside)
+        return list(itertools.islice(fitting, count))
+
+    def shadow(self, version: int, share: float = 1.0, tenant_name: str = "support") -> None:
+        """A release as the tenant's shadow, unannounced."""
+        with self.catalog.session() as session:
+            tenant = tenants.get_tenant(session, tenant_name)
+            traffic.set_beside(session, tenant, traffic.SHADOW, releases.get_release(session, tenant, version), share)
 
     def adapter_folder(self, name: str, *, rank: int = 16) -> Path:
         """A folder as training leaves it."""
@@ -375,6 +425,7 @@ def built(
     kind: type[QuietServer] = PromptServer,
     embed: Embed | None = None,
     base_folder: Path | None = None,
+    shadows_beside: bool = True,
 ) -> Iterator[House]:
     """
     The house, with everything in it running; the gateway on a server of this kind.
@@ -382,6 +433,7 @@ def built(
     database: an empty catalog on SQLite, to be copied, or the address of one on PostgreSQL.
     embed: in place of the shelf stand a real searcher and a real worker, with this embedder.
     base_folder: a real base model, for which a real worker trains.
+    shadows_beside: as on a GPU.
     """
     home.mkdir()
     if isinstance(database, Path):
@@ -415,6 +467,7 @@ def built(
         counter=WordCounter(),  # type: ignore[arg-type]
         options=options,
         workers=workers,
+        shadows_beside=shadows_beside,
     )
     with running(gateway.app(), kind) as house.url:
         yield house

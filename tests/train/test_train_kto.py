@@ -139,6 +139,39 @@ def test_loss_kl_and_gradients_are_those_of_trl(
         assert scores["eval_reward_margin"] == pytest.approx(margin, rel=1e-4)
 
 
+def test_a_step_in_parts_moves_as_far_as_a_whole_one(tiny_base: Path, tokenizer: Any, tmp_path: Path) -> None:
+    """How far the model moved is estimated from all parts, before any of them is judged by it."""
+    from ryorin_train.packing import PackedRows, register_attention, shared_tokens
+    from ryorin_train.training import build_trainer, lora_config
+
+    rows = token_ratings([True, False, True, True, False])
+    found = []
+    for longest, parts in ((100_000, 1), (45, 3)):
+        recipe = RatingRecipe(rank=8, alpha=16, beta=BETA, max_row_tokens=longest, good_weight=1.5, bad_weight=0.7)
+        packed = PackedRows(rows, shared_tokens(rows))
+        model = adapted(tiny_base, register_attention())
+        weights = {name: value.clone() for name, value in model.state_dict().items() if "lora_" in name}
+        recipe = replace(recipe, targets=("q_proj", "v_proj", "up_proj"))
+        config = lora_config(recipe, 3, tiny_base)
+        trainer = build_trainer(model.unload(), tokenizer, packed, None, recipe, config, 1, tmp_path)
+        trainer.current_gradient_accumulation_steps = 1  # what `train` would set
+        trainer.prepare()
+        trainer.model.load_state_dict(weights, strict=False)
+        step = packed.step(range(5), recipe.part_tokens)
+        assert len(step) == parts
+        loss = trainer.training_step(trainer.model, step)
+        told = {name: sum(values) for name, values in trainer._metrics["train"].items()}
+        got = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+        found.append((loss.item(), got, told))
+    (whole_loss, whole, whole_told), (loss, got, told) = found
+    assert loss == pytest.approx(whole_loss, rel=1e-5)
+    assert whole_told["kl"] > 0.05 and told["kl"] == pytest.approx(whole_told["kl"], rel=1e-4)
+    assert told["reward_accuracy"] == pytest.approx(whole_told["reward_accuracy"])
+    assert whole.keys() == got.keys() and len(got) == 18
+    for name, gradient in whole.items():
+        assert torch.allclose(gradient, got[name], atol=1e-6, rtol=1e-4), name
+
+
 def test_each_answer_stands_behind_another_prompt_and_no_row_gets_too_long() -> None:
     rows = token_ratings([True, False, True])
     assert [row.rejected for row in rows] == [rows[2].chosen, rows[0].chosen, rows[1].chosen]

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from peft import get_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from ryorin.adapter_files import WEIGHTS_FILE
 from ryorin.blobs import sync_folder
+from ryorin.errors import RyorinError
 from ryorin_train.checkpoints import Checkpoints
 from ryorin_train.processes import follows
 from ryorin_train.progress import Progress
@@ -32,7 +34,8 @@ class BestEpoch(TrainerCallback):
     """
     Keeps the best epoch's weights, and stops after `patience` epochs without a better one.
 
-    It must be called after the epoch was scored: add it behind ProgressReporter.
+    It must be called after the epoch was scored: add it behind ProgressReporter. Raises RyorinError when the weights
+    cannot be written, on a full disk for one: without them the run would end with nothing to keep.
     """
 
     def __init__(self, trainer: Any, progress: Progress, checkpoints: Checkpoints, patience: int) -> None:
@@ -55,7 +58,13 @@ class BestEpoch(TrainerCallback):
         """Keep the weights, or count."""
         best, last = self.line, self._progress.scored[-1]
         if best is last and not follows():
-            self._keep()
+            try:
+                self._keep()
+            except (OSError, SafetensorError) as error:
+                raise RyorinError(
+                    f"the weights of epoch {best['epoch']}, the best so far, cannot be kept: {error}. Make room on the "
+                    "disk and run the same again: it goes on from the last checkpoint"
+                ) from error
         elif last["epoch"] - best["epoch"] >= self._patience and last["epoch"] < self._progress.epochs:
             control.should_training_stop = True
             self._progress.say(

@@ -26,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from ryorin.blobs import check_blob
-from ryorin.catalog import Catalog
+from ryorin.catalog import Catalog, jobs
 from ryorin.catalog.files import get_file
 from ryorin.catalog.fine_tuning import FineTuning, add_event, model_name
 from ryorin.catalog.jobs import Lease
@@ -77,7 +77,7 @@ def recipe_of(wanted: FineTuning) -> Wanted:
 class Events:
     """
     The events of a job, in order. What the database does not take now is written with the next: progress that cannot be
-    told is no reason to end a training.
+    told is no reason to end a training. Of a job that is another's by now nothing is told.
     """
 
     def __init__(self, catalog: Catalog, lease: Lease) -> None:
@@ -86,7 +86,7 @@ class Events:
         self._failed_at: float | None = None
 
     def add(self, message: str, data: dict[str, Any] | None = None) -> None:
-        """Write an event, now or later. data: of a step or an epoch."""
+        """Write an event, now or later. data: of a step or an epoch. Raises LeaseLost."""
         self._waiting.append((message, data))
         if self._failed_at is not None and time.monotonic() - self._failed_at < EVENTS_AGAIN_S:
             return
@@ -102,7 +102,8 @@ class Events:
             self._failed_at = None
 
     def write(self, session: Session) -> None:
-        """Write what waits, with the session's transaction."""
+        """Write what waits, with the session's transaction. Raises LeaseLost."""
+        jobs.check(session, self._lease)
         for message, data in self._waiting:
             add_event(session, self._lease.tenant_id, self._lease.job_id, message, data=data)
 
@@ -126,8 +127,8 @@ class FineTune:
             release = self._release(session, tenant, lease, wanted, finished["adapter"])
             name = model_name(wanted.base, tenant.name, wanted.suffix, lease.job_id)
             result = {**finished, "release_version": release.version, "fine_tuned_model": name}
-            work.finish(session, result)
             events.write(session)
+            work.finish(session, result)
             add_event(session, lease.tenant_id, lease.job_id, f"New fine-tuned model created: {name}")
             add_event(
                 session,

@@ -2,8 +2,8 @@
 One run by several processes, a GPU each: `accelerate launch` starts them, PyTorch's DDP averages their gradients.
 
 Every process reads the data and comes to the same plan; each computes its part of every step (`TokenBatches`), so that
-loss and gradients are those of one process (tests/train/test_train_processes.py). The first process alone keeps the
-job, the checkpoints, the loss curve and the adapter; the others follow it.
+loss and gradients are those of one process (tests/live/train/test_train_processes.py). The first process alone keeps
+the job, the checkpoints, the loss curve and the adapter; the others follow it.
 
 It imports torch and accelerate only inside functions.
 """

@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from ryorin.catalog.jobs import DatabaseClock
+from ryorin.catalog.clock import NowS
 from ryorin.catalog.tables import Job, JobEvent
 from ryorin.digests import new_id
 from ryorin.errors import NotFound
@@ -115,7 +115,7 @@ def add_event(
     clocks of the machines say.
     """
     newest = select(func.max(JobEvent.created_at)).where(JobEvent.job_id == job_id).scalar_subquery()
-    now, last = session.execute(select(DatabaseClock(), newest)).one()
+    now, last = session.execute(select(NowS(), newest)).one()
     session.add(
         JobEvent(
             id=new_id("ftevent-"),

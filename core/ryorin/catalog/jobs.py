@@ -16,13 +16,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Float, and_, exists, null, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, null, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
-from sqlalchemy.sql.functions import FunctionElement
 
+from ryorin.catalog.clock import NowS
 from ryorin.catalog.tables import Job
 from ryorin.digests import new_id
 from ryorin.errors import Conflict
@@ -32,23 +31,6 @@ FINISHED = ("succeeded", "failed", "cancelled")
 
 class LeaseLost(Conflict):
     """The job was cancelled, or its lease ran out and another worker has it."""
-
-
-class DatabaseClock(FunctionElement[float]):
-    """The database's clock, in Unix seconds: the one clock that all machines share."""
-
-    type = Float()
-    inherit_cache = True
-
-
-@compiles(DatabaseClock, "sqlite")
-def _now_on_sqlite(_element: DatabaseClock, _compiler: Any, **_options: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"
-
-
-@compiles(DatabaseClock, "postgresql")
-def _now_on_postgresql(_element: DatabaseClock, _compiler: Any, **_options: Any) -> str:
-    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
 
 
 @dataclass(frozen=True)
@@ -126,7 +108,7 @@ def claim(session: Session, kinds: Collection[str], lease_s: float) -> Lease | N
     job = session.execute(
         update(Job)
         .where(Job.id == first.scalar_subquery())
-        .values(status="running", lease_token=token, lease_until=DatabaseClock() + lease_s, attempts=Job.attempts + 1)
+        .values(status="running", lease_token=token, lease_until=NowS() + lease_s, attempts=Job.attempts + 1)
         .returning(Job.id, Job.tenant_id, Job.kind, Job.params, Job.attempts)
         .execution_options(synchronize_session=False)
     ).one_or_none()
@@ -140,15 +122,29 @@ def unfinished(session: Session, kinds: Collection[str]) -> bool:
     return bool(found)
 
 
+def check(session: Session, lease: Lease) -> None:
+    """
+    That the job is still ours, until the session's transaction ends: what is told of a job has the lease's fence too.
+
+    Raises LeaseLost.
+    """
+    _write(session, lease, status="running")  # a write, because on SQLite a read holds nobody back
+
+
 def heartbeat(session: Session, lease: Lease, lease_s: float, progress: dict[str, Any] | None = None) -> None:
     """Hold the job for another `lease_s` seconds, and say how far it is. Raises LeaseLost."""
     more = {} if progress is None else {"progress": progress}
-    _write(session, lease, lease_until=DatabaseClock() + lease_s, **more)
+    _write(session, lease, lease_until=NowS() + lease_s, **more)
 
 
-def renew(session: Session, lease: Lease) -> Lease:
-    """Count the job's attempts anew, with this as the first: what it has done so far is kept. Raises LeaseLost."""
-    _write(session, lease, attempts=1)
+def renew(session: Session, lease: Lease, progress: dict[str, Any] | None = None) -> Lease:
+    """
+    Count the job's attempts anew, with this as the first: what it has done so far is kept. Raises LeaseLost.
+
+    progress: how far it is, written with it: an attempt that dies now and gets no further must not be renewed again.
+    """
+    more = {} if progress is None else {"progress": progress}
+    _write(session, lease, attempts=1, **more)
     return replace(lease, attempt=1)
 
 
@@ -164,7 +160,7 @@ def fail(session: Session, lease: Lease, error: str) -> None:
 
 def retry(session: Session, lease: Lease, error: str, delay_s: float) -> None:
     """The job goes back into the queue and is not claimed before `delay_s` have passed. Raises LeaseLost."""
-    _write(session, lease, status="queued", error=error, lease_token=None, lease_until=DatabaseClock() + delay_s)
+    _write(session, lease, status="queued", error=error, lease_token=None, lease_until=NowS() + delay_s)
 
 
 def release(session: Session, lease: Lease) -> None:
@@ -210,7 +206,7 @@ _NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_until": None}
 
 def _claimable() -> ColumnElement[bool]:
     """Queued and not to be waited for any longer, or left by a worker whose lease ran out."""
-    over = Job.lease_until <= DatabaseClock()
+    over = Job.lease_until <= NowS()
     return or_(and_(Job.status == "queued", or_(Job.lease_until.is_(None), over)), and_(Job.status == "running", over))
 
 

@@ -22,7 +22,10 @@ class Base(DeclarativeBase):
 
 
 class Tenant(Base):
-    """A department. `live_release_id` is the one mutable pointer of the system."""
+    """
+    A department, and the pointers to what it answers with, which alone are mutable: live, canary (a share of the
+    traffic, above 0 and below 1) and shadow (a share that is answered once more, unseen; above 0, up to 1).
+    """
 
     __tablename__ = "tenants"
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -32,6 +35,10 @@ class Tenant(Base):
     # No foreign keys here: prompts and releases point to their tenant already, and a cycle cannot be created in one go.
     prompt_id: Mapped[str | None] = mapped_column(String(64))
     live_release_id: Mapped[str | None] = mapped_column(String(64))
+    canary_release_id: Mapped[str | None] = mapped_column(String(64))
+    canary_share: Mapped[float | None]
+    shadow_release_id: Mapped[str | None] = mapped_column(String(64))
+    shadow_share: Mapped[float | None]
 
 
 class ApiKey(Base):
@@ -404,8 +411,41 @@ class Promotion(Base):
     created_at: Mapped[float] = mapped_column(default=time.time)
 
 
+class Gateway(Base):
+    """A running gateway. `seen_at`, by the database's clock, says that it lives; `place` is for people."""
+
+    __tablename__ = "gateways"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    place: Mapped[str] = mapped_column(Text)
+    base_digest: Mapped[str] = mapped_column(String(64))
+    started_at: Mapped[float] = mapped_column(default=time.time)
+    seen_at: Mapped[float]
+
+
+class Load(Base):
+    """
+    A wish that a gateway loads a release before traffic goes to it. `status`: wanted, done or failed; `reason`: why it
+    failed, or what it waits for. Who wished deletes it.
+    """
+
+    __tablename__ = "loads"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    release_id: Mapped[str] = mapped_column(ForeignKey("releases.id"))
+    gateway_id: Mapped[str] = mapped_column(String(64), index=True)
+    created_at: Mapped[float] = mapped_column(default=time.time)
+    status: Mapped[str] = mapped_column(String(16), default="wanted")
+    reason: Mapped[str | None] = mapped_column(Text)
+
+
 class RequestLog(Base):
-    """One answered request: what was asked, which release answered, from which passages; append-only."""
+    """
+    One answered request: what was asked, which release answered, from which passages; append-only.
+
+    `part`: live, canary, shadow or pinned; None in rows from before there were parts. `shadow_of`: the request that a
+    shadow's row belongs to. `passed_release_id`: a canary that should have answered and could not; `reason` says why,
+    as it does of a shadow that failed.
+    """
 
     __tablename__ = "request_logs"
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -422,3 +462,7 @@ class RequestLog(Base):
     first_token_ms: Mapped[float | None]
     total_ms: Mapped[float] = mapped_column(default=0.0)
     status: Mapped[str] = mapped_column(String(16))
+    part: Mapped[str | None] = mapped_column(String(16))
+    shadow_of: Mapped[str | None] = mapped_column(String(64))
+    passed_release_id: Mapped[str | None] = mapped_column(String(64))
+    reason: Mapped[str | None] = mapped_column(Text)

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ryorin.commands.common import catalog_session, json_option, print_json, print_rows, say, tenant_option
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sqlalchemy.orm import Session
-
-    from ryorin.catalog.tables import Adapter, Promotion, Release, Tenant, VectorStore
-
-LATEST, NONE = "latest", "none"
+from ryorin.commands.common import (
+    catalog_session,
+    json_option,
+    opened_catalog,
+    print_json,
+    print_rows,
+    say,
+    tenant_option,
+)
+from ryorin.commands.traffic import (
+    canary_command,
+    diff_command,
+    print_moved,
+    rollout,
+    say_moved,
+    shadow_command,
+    status_command,
+    swap_adapter_command,
+    wait_option,
+)
 
 
 @click.group()
@@ -64,6 +74,7 @@ def release() -> None:
 @click.option("--note", default="", metavar="TEXT", help="What is new in it, for people.")
 @click.option("--allow-prompt-mismatch", is_flag=True, help="Take an adapter that was trained for another prompt.")
 @click.option("--promote", "promote_now", is_flag=True, help="Make it live at once.")
+@wait_option
 @json_option
 def create_command(
     tenant_name: str,
@@ -83,6 +94,7 @@ def create_command(
     note: str,
     allow_prompt_mismatch: bool,
     promote_now: bool,
+    wait_s: float,
     as_json: bool,
 ) -> None:
     """
@@ -93,28 +105,17 @@ def create_command(
         ryorin release create --tenant support --note "new returns policy" --promote
         ryorin release create --tenant support --adapter none --top-k 5 --score-floor 0.8
     """
-    from ryorin.catalog.tenants import current_prompt, get_tenant
-    from ryorin.models.registry import DEFAULT_BASE, get_base
-    from ryorin.release import Retrieval, create_release, promote
+    from ryorin.catalog.tenants import get_tenant
+    from ryorin.release import create_release, get_release
+    from ryorin.release_parts import Wanted, find_parts
+    from ryorin.release_view import documents_of, release_rows
 
     if no_store and store_names:
         raise click.UsageError("--store and --no-store exclude each other.")
-    with catalog_session() as (catalog, session):
-        tenant = get_tenant(session, tenant_name)
-        prompt = current_prompt(session, tenant)
-        named = None if adapter_name in (None, LATEST, NONE) else _adapter_by_name(session, tenant, str(adapter_name))
-        if named is not None and base_name is None:
-            base_digest = named.base_digest
-        else:
-            base_digest = get_base(catalog.settings, base_name or DEFAULT_BASE).digest
-        adapter = named
-        if adapter_name in (None, LATEST):
-            wanted_prompt = None if allow_prompt_mismatch else prompt.digest
-            adapter = _newest_adapter(session, tenant, base_digest, wanted_prompt, must_exist=adapter_name == LATEST)
-        stores = [] if no_store else _stores(session, tenant, store_names)
-        if top_k is None:
-            top_k = Retrieval.top_k if stores else 0
-        chosen: dict[str, Any] = {
+    wanted = Wanted(
+        adapter=adapter_name,
+        stores=[] if no_store else store_names or None,
+        retrieval={
             "top_k": top_k,
             "score_floor": score_floor,
             "mode": mode,
@@ -124,29 +125,29 @@ def create_command(
             **_reranker(reranker),
             "context": context,
             "filters": _filters(filters),
-        }
-        created = create_release(
-            session,
-            tenant,
-            base_digest=base_digest,
-            prompt=prompt,
-            adapter=adapter,
-            stores=stores,
-            retrieval=Retrieval(**{name: value for name, value in chosen.items() if value is not None}),
-            note=note,
-            allow_prompt_mismatch=allow_prompt_mismatch,
-        )
-        promotion = promote(session, tenant, created) if promote_now else None
-        before = _previous_version(session, promotion) if promotion else None
-        row = _rows(session, tenant, [created])[0]
+        },
+        base=base_name,
+        allow_prompt_mismatch=allow_prompt_mismatch,
+    )
+    with opened_catalog() as catalog:
+        with catalog.session() as session:
+            tenant = get_tenant(session, tenant_name)
+            parts = find_parts(session, catalog.settings, tenant, wanted)
+            created = create_release(session, tenant, **parts, note=note, allow_prompt_mismatch=allow_prompt_mismatch)
+            version = created.version
+        if promote_now:
+            moved = rollout(catalog, wait_s).promote(tenant_name, version)
+        with catalog.session() as session:
+            tenant = get_tenant(session, tenant_name)
+            row = release_rows(session, tenant, [get_release(session, tenant, version)])[0]
     if as_json:
         print_json(row)
         return
-    say(f"release {row['version']} of tenant {tenant_name}: adapter {row['adapter'] or 'none'}, {_documents(row)}")
+    say(f"release {version} of tenant {tenant_name}: adapter {row['adapter'] or 'none'}, {documents_of(row)}")
     if promote_now:
-        _say_switched(tenant_name, row["version"], before)
+        say_moved(moved)
     else:
-        say(f"make it live with: ryorin release promote {row['version']} --tenant {tenant_name}")
+        say(f"make it live with: ryorin release promote {version} --tenant {tenant_name}")
 
 
 @release.command("list")
@@ -162,15 +163,19 @@ def list_command(tenant_name: str, as_json: bool) -> None:
     """
     from ryorin.catalog.tenants import get_tenant
     from ryorin.release import list_releases
+    from ryorin.release_view import documents_of, release_rows
+    from ryorin.traffic import shown_share
 
     with catalog_session() as (_, session):
         tenant = get_tenant(session, tenant_name)
-        rows = _rows(session, tenant, list_releases(session, tenant))
+        rows = release_rows(session, tenant, list_releases(session, tenant))
     if not as_json:
-        rows = [row | {"live": "live" if row["live"] else "", "documents": _documents(row)} for row in rows]
+        for row in rows:
+            share = f" {shown_share(row['share'])}" if row["share"] else ""
+            row |= {"traffic": f"{row['traffic'] or ''}{share}", "documents": documents_of(row)}
     print_rows(
         rows,
-        ["version", "live", "adapter", "documents", "note", "created_at"],
+        ["version", "traffic", "adapter", "documents", "note", "created_at"],
         as_json=as_json,
         empty=f"tenant {tenant_name} has no releases yet; make one with 'ryorin release create --tenant {tenant_name}'",
     )
@@ -190,10 +195,11 @@ def show_command(version: int, tenant_name: str, as_json: bool) -> None:
     """
     from ryorin.catalog.tenants import get_tenant
     from ryorin.release import get_release
+    from ryorin.release_view import release_rows
 
     with catalog_session() as (_, session):
         tenant = get_tenant(session, tenant_name)
-        row = _rows(session, tenant, [get_release(session, tenant, version)])[0]
+        row = release_rows(session, tenant, [get_release(session, tenant, version)])[0]
     if as_json:
         print_json(row)
         return
@@ -204,35 +210,27 @@ def show_command(version: int, tenant_name: str, as_json: bool) -> None:
 @release.command("promote")
 @click.argument("version", type=int)
 @tenant_option
+@wait_option
 @json_option
-def promote_command(version: int, tenant_name: str, as_json: bool) -> None:
+def promote_command(version: int, tenant_name: str, wait_s: float, as_json: bool) -> None:
     """
     Make release VERSION live: the next request uses it, requests in flight finish on the old one.
+
+    Running gateways load it first. If one cannot, the old release stays live and the error says why.
 
     \b
     Example:
         ryorin release promote 3 --tenant support
     """
-    from ryorin.catalog.tenants import get_tenant
-    from ryorin.release import get_release, promote
-
-    with catalog_session() as (_, session):
-        tenant = get_tenant(session, tenant_name)
-        promotion = promote(session, tenant, get_release(session, tenant, version))
-        changed = promotion is not None
-        before = _previous_version(session, promotion) if promotion else version
-    if as_json:
-        print_json({"tenant": tenant_name, "live": version, "previous": before, "changed": changed})
-    elif changed:
-        _say_switched(tenant_name, version, before)
-    else:
-        say(f"release {version} of tenant {tenant_name} is live already; nothing changed")
+    with opened_catalog() as catalog:
+        print_moved(rollout(catalog, wait_s).promote(tenant_name, version), as_json)
 
 
 @release.command("rollback")
 @tenant_option
+@wait_option
 @json_option
-def rollback_command(tenant_name: str, as_json: bool) -> None:
+def rollback_command(tenant_name: str, wait_s: float, as_json: bool) -> None:
     """
     Make the release live again that was live before; once more goes one further back.
 
@@ -240,19 +238,13 @@ def rollback_command(tenant_name: str, as_json: bool) -> None:
     Example:
         ryorin release rollback --tenant support
     """
-    from ryorin.catalog.tables import Release
-    from ryorin.catalog.tenants import get_tenant
-    from ryorin.release import rollback
-
-    with catalog_session() as (_, session):
-        promotion = rollback(session, get_tenant(session, tenant_name))
-        version = session.get_one(Release, promotion.release_id).version
-        before = _previous_version(session, promotion)
+    with opened_catalog() as catalog:
+        moved = rollout(catalog, wait_s).rollback(tenant_name)
     if as_json:
-        print_json({"tenant": tenant_name, "live": version, "previous": before, "changed": True})
+        print_moved(moved, as_json)
     else:
-        say(f"release {version} of tenant {tenant_name} is live again; before: {before}")
-        say(f"to undo: ryorin release promote {before} --tenant {tenant_name}")
+        say(f"release {moved.version} of tenant {tenant_name} is live again; before: {moved.before}")
+        say(f"to undo: ryorin release promote {moved.before} --tenant {tenant_name}")
 
 
 def _reranker(name: str | None) -> dict[str, str]:
@@ -276,116 +268,5 @@ def _filters(text: str | None) -> dict[str, Any] | None:
         raise InvalidInput(f"--filter is not an object in JSON: {error}", param="filters") from error
 
 
-def _adapter_by_name(session: Session, tenant: Tenant, name: str) -> Adapter:
-    from sqlalchemy import select
-
-    from ryorin.catalog.tables import Adapter
-    from ryorin.errors import NotFound
-
-    adapters = session.scalars(
-        select(Adapter)
-        .where(Adapter.tenant_id == tenant.id, Adapter.deleted_at.is_(None))
-        .order_by(Adapter.created_at.desc())
-    ).all()
-    for adapter in adapters:
-        if adapter.name == name:
-            return adapter
-    known = ", ".join(adapter.name for adapter in adapters) or "none yet"
-    raise NotFound(f"tenant {tenant.name!r} has no adapter {name!r} (known: {known})", param="adapter")
-
-
-def _newest_adapter(
-    session: Session, tenant: Tenant, base_digest: str, prompt_digest: str | None, *, must_exist: bool
-) -> Adapter | None:
-    """The newest adapter of that base and prompt (any prompt when None)."""
-    from sqlalchemy import select
-
-    from ryorin.catalog.tables import Adapter
-    from ryorin.errors import NotFound
-
-    query = select(Adapter).where(
-        Adapter.tenant_id == tenant.id, Adapter.base_digest == base_digest, Adapter.deleted_at.is_(None)
-    )
-    if prompt_digest is not None:
-        query = query.where(Adapter.prompt_digest == prompt_digest)
-    adapter = session.scalar(query.order_by(Adapter.created_at.desc(), Adapter.id).limit(1))
-    if adapter is None and must_exist:
-        raise NotFound(
-            f"tenant {tenant.name!r} has no adapter that fits base {base_digest[:12]} and the current prompt; "
-            f"train one with 'ryorin train sft --tenant {tenant.name} --data FILE.jsonl'",
-            param="adapter",
-        )
-    return adapter
-
-
-def _stores(session: Session, tenant: Tenant, names: Sequence[str]) -> list[VectorStore]:
-    """The named stores in the order given, or all of the tenant's by name."""
-    from sqlalchemy import select
-
-    from ryorin.catalog.tables import VectorStore
-    from ryorin.errors import NotFound
-
-    stores = session.scalars(
-        select(VectorStore).where(VectorStore.tenant_id == tenant.id).order_by(VectorStore.name)
-    ).all()
-    if not names:
-        return list(stores)
-    by_name = {store.name: store for store in stores}
-    for name in names:
-        if name not in by_name:
-            raise NotFound(
-                f"tenant {tenant.name!r} has no vector store {name!r} (known: {', '.join(by_name) or 'none yet'}); "
-                f"create it with 'ryorin index create {name} --tenant {tenant.name}'",
-                param="store",
-            )
-    return [by_name[name] for name in dict.fromkeys(names)]
-
-
-def _rows(session: Session, tenant: Tenant, releases: Sequence[Release]) -> list[dict[str, Any]]:
-    """Releases as they are printed: names instead of ids."""
-    from sqlalchemy import select
-
-    from ryorin.catalog.tables import Adapter, Prompt, VectorStore
-
-    adapters = {row.id: row.name for row in session.scalars(select(Adapter).where(Adapter.tenant_id == tenant.id))}
-    prompts = {row.id: row.digest for row in session.scalars(select(Prompt).where(Prompt.tenant_id == tenant.id))}
-    stores = {
-        row.id: row.name for row in session.scalars(select(VectorStore).where(VectorStore.tenant_id == tenant.id))
-    }
-    return [
-        {
-            "version": release.version,
-            "live": release.id == tenant.live_release_id,
-            "adapter": adapters[release.adapter_id] if release.adapter_id else None,
-            "stores": [stores.get(store_id, store_id) for store_id in release.store_ids],
-            "retrieval": release.retrieval,
-            "base": release.base_digest,
-            "prompt": prompts[release.prompt_id],
-            "digest": release.digest,
-            "evidence": release.evidence,
-            "note": release.note,
-            "created_at": release.created_at,
-            "id": release.id,
-        }
-        for release in releases
-    ]
-
-
-def _documents(row: dict[str, Any]) -> str:
-    if not row["stores"] or not row["retrieval"]["top_k"]:
-        return "no documents"
-    return f"{row['retrieval']['top_k']} passages of {', '.join(row['stores'])}"
-
-
-def _previous_version(session: Session, promotion: Promotion) -> int | None:
-    from ryorin.catalog.tables import Release
-
-    if promotion.previous_release_id is None:
-        return None
-    return session.get_one(Release, promotion.previous_release_id).version
-
-
-def _say_switched(tenant_name: str, version: int, before: int | None) -> None:
-    say(f"release {version} of tenant {tenant_name} is live; before: {before if before is not None else 'nothing'}")
-    if before is not None:
-        say(f"to undo: ryorin release rollback --tenant {tenant_name}")
+for command in (canary_command, shadow_command, status_command, diff_command, swap_adapter_command):
+    release.add_command(command)

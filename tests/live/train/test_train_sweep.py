@@ -125,6 +125,38 @@ def test_an_interrupted_run_with_patience_ends_as_one_that_was_not(
     assert not list((home / "checkpoints").iterdir())
 
 
+def test_a_disk_that_has_no_room_for_the_best_weights_ends_the_run_with_the_reason(
+    run: Callable[..., Any], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import resource
+
+    from ryorin_train.best import BestEpoch
+
+    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
+    keep, limit, tried = BestEpoch._keep, resource.getrlimit(resource.RLIMIT_FSIZE), []
+
+    def full(self: Any) -> None:
+        tried.append(1)
+        room = limit[0] if len(tried) == 1 else 1000  # bytes: the second better epoch finds a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))
+        try:
+            keep(self)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+    words = ("sft", "--epochs", "4", "--patience", "4", "--learning-rate", "0.02")
+    with monkeypatch.context() as patch:
+        patch.setattr(BestEpoch, "_keep", full)
+        ran = run(*words)
+    assert ran.code not in (0, 130) and len(tried) == 2
+    assert "the best so far, cannot be kept: " in ran.err and "Make room on the disk" in ran.err
+    assert "Traceback" not in ran.err
+    assert len(list(home.glob("checkpoints/*/best-*/adapter_model.safetensors"))) == 1
+    again, whole = run(*words), run(*words, tenant="other")
+    assert "continued at step" in again.err
+    assert json.loads(again.out)["digest"] == json.loads(whole.out)["digest"]
+
+
 def test_patience_needs_held_out_rows(run: Callable[..., Any]) -> None:
     for verb, *more in (("sft", "--patience", "2"), ("sweep", "--learning-rate", "0.01")):
         ran = run(verb, *more, "--held-out", "0")

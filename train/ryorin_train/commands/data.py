@@ -20,6 +20,7 @@ from ryorin.commands.common import (
     stopping_in_order,
     tenant_option,
 )
+from ryorin_train.commands.ground import ground_command, grounded_lines
 from ryorin_train.commands.options import purpose_option, read_purpose, reading_options
 from ryorin_train.datasets.formats import FORMATS, Reading, load
 from ryorin_train.datasets.store import (
@@ -31,7 +32,9 @@ from ryorin_train.datasets.store import (
     find_dataset,
     lineage_of,
     list_datasets,
+    made_from,
     open_data,
+    purpose_given,
     purpose_of,
     set_purpose,
 )
@@ -168,6 +171,8 @@ def show_command(dataset: str, tenant_name: str, as_json: bool) -> None:
         click.echo(f"from {lineage['origin']}: {printable(file['name'])}{digest}")
     for parent in lineage.get("parents", []):
         click.echo(f"made from dataset {parent[:12]} ({lineage['origin']})")
+    for line in grounded_lines(lineage):
+        click.echo(line)
     if lineage.get("note"):
         click.echo(f"note: {printable(lineage['note'])}")
     _show_purpose(purpose)
@@ -258,7 +263,7 @@ def lint_command(
         with catalog.session() as session:
             tenant = get_tenant(session, tenant_name)
         given = open_data(catalog, tenant, source, reading, strict=False)
-        stated = _purpose(catalog, given)
+        stated = purpose_given(catalog, given)
         fixed: Fixed | None = None
         made: dict[str, Any] | None = None
         if mend:
@@ -315,7 +320,7 @@ def split_command(source: str, tenant_name: str, reading: Reading, share: float,
                 f"no row of {given.name} can be held out: its {len(given.rows)} rows make {parted.groups} group(s)",
                 param="data",
             )
-        purpose = _purpose(catalog, given)
+        purpose = purpose_given(catalog, given)
         parent, _ = add_dataset(catalog, tenant, given.name, given.rows, given.lineage, purpose)
         result: dict[str, Any] = {"rows": len(given.rows), "groups": parted.groups, "seed": seed, "share": share}
         for side, numbers in (("training", parted.training), ("held_out", parted.held_out)):
@@ -334,6 +339,9 @@ def split_command(source: str, tenant_name: str, reading: Reading, share: float,
     say(f"{result['rows']} rows in {result['groups']} groups")
     for side in ("training", "held_out"):
         click.echo(f"{side.replace('_', '-'):8}  {result[side]['dataset'][:12]}  {result[side]['rows']} rows")
+
+
+data.add_command(ground_command)
 
 
 @data.command("export")
@@ -370,16 +378,6 @@ def export_command(dataset: str, out: Path, tenant_name: str, format_name: str |
         say(f"{len(rows)} rows as {written} in {out}")
 
 
-def _purpose(catalog: Catalog, given: Given) -> Purpose | None:
-    """The purpose of the dataset that was given; None of a file."""
-    from ryorin.catalog.tables import Dataset
-
-    if given.dataset_id is None:
-        return None
-    with catalog.session() as session:
-        return purpose_of(session, session.get_one(Dataset, given.dataset_id))
-
-
 def _keep_fixed(catalog: Catalog, tenant: Tenant, given: Given, fixed: Fixed) -> tuple[dict[str, Any] | None, Given]:
     """The new dataset as JSON and as what is linted next; None and what was given when nothing had to be mended."""
     from ryorin.errors import InvalidInput
@@ -388,19 +386,8 @@ def _keep_fixed(catalog: Catalog, tenant: Tenant, given: Given, fixed: Fixed) ->
         return None, given
     if not fixed.rows:
         raise InvalidInput(f"no row of {given.name} is left; nothing was kept", param="data")
-    parents = []
-    if given.dataset_id is not None:
-        with catalog.session() as session:
-            parents = [find_dataset(session, tenant, given.dataset_id).digest]
-    lineage = {
-        **given.lineage,
-        "origin": "fix",
-        "parents": parents,
-        "files": [] if parents else given.lineage["files"],
-        "note": "",
-        "fixed": fixed.as_json(),
-    }
-    row, _ = add_dataset(catalog, tenant, given.name, fixed.rows, lineage, _purpose(catalog, given))
+    lineage = made_from(catalog, given, "fix") | {"fixed": fixed.as_json()}
+    row, _ = add_dataset(catalog, tenant, given.name, fixed.rows, lineage, purpose_given(catalog, given))
     return {"id": row.id, "digest": row.digest, "rows": row.rows}, _kept(catalog, row)
 
 

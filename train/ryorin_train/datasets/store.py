@@ -71,6 +71,18 @@ def lineage_of(
     return {"origin": origin, "files": files, "parents": list(parents), "note": note}
 
 
+def made_from(catalog: Catalog, given: Given, origin: str) -> dict[str, Any]:
+    """The lineage of rows that were made from those given: it names their dataset, or their files."""
+    parents = []
+    if given.dataset_id is not None:
+        from ryorin.catalog.tables import Dataset
+
+        with catalog.session() as session:
+            parents = [session.get_one(Dataset, given.dataset_id).digest]
+    files = [] if parents else given.lineage["files"]
+    return {**given.lineage, "origin": origin, "parents": parents, "files": files, "note": ""}
+
+
 def open_data(
     catalog: Catalog, tenant: Tenant, reference: str, reading: Reading | None = None, *, strict: bool = True
 ) -> Given:
@@ -211,6 +223,16 @@ def purpose_of(session: Session, dataset: Dataset) -> Purpose | None:
         .limit(1)
     )
     return None if row is None else Purpose.from_spec(row.statement)
+
+
+def purpose_given(catalog: Catalog, given: Given) -> Purpose | None:
+    """The purpose of the dataset that was given; None of a file."""
+    from ryorin.catalog.tables import Dataset
+
+    if given.dataset_id is None:
+        return None
+    with catalog.session() as session:
+        return purpose_of(session, session.get_one(Dataset, given.dataset_id))
 
 
 def dataset_json(row: Dataset, purpose: Purpose | None) -> dict[str, Any]:

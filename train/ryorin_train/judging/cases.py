@@ -180,6 +180,11 @@ def plain(text: str) -> str:
     return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", squeezed)
 
 
+def language_of(question: str) -> str:
+    """The language in which a question is answered, one of `LANGUAGES`: 'ja' where it has Japanese letters."""
+    return "ja" if _JAPANESE.search(question) else "en"
+
+
 def _once(seen: dict[str, int], case: Case) -> None:
     first = seen.setdefault(case.digest, case.line)
     if first != case.line:
@@ -197,7 +202,7 @@ def _case(line: int, row: dict[str, Any]) -> Case:
     split = row.get("split", "held_out")
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}")
-    language = row.get("language") or ("ja" if _JAPANESE.search(messages[-1]["content"]) else "en")
+    language = row.get("language") or language_of(messages[-1]["content"])
     if language not in LANGUAGES:
         raise ValueError(f"language is {language!r}; answers are judged in {' and '.join(LANGUAGES)}")
     expected = row.get("expected")

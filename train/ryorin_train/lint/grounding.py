@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from ryorin.prompt import MARKER
 from ryorin_train.lint.findings import ERROR, NOTE, WARNING, Finding, shown
-from ryorin_train.lint.turns import Turn, numbers_in
+from ryorin_train.lint.turns import Said, Turn, numbers_in
 
 LEAST_ROWS = 20  # answers from passages, from which on a kind that is missing is told
 LEAST_LIMITS = 10  # questions with a number that meets a limit in the passages
@@ -129,7 +129,7 @@ def missing_cases(turns: Sequence[Turn]) -> list[Finding]:
 
 def _states(turn: Turn) -> bool:
     """Whether an answer says more than a greeting: it has a number, a quote or a decision for."""
-    return bool(turn.said.numbers or _quotes(turn) or turn.said.labels.get("decision") in ("YES", "TRUE"))
+    return bool(turn.said.numbers or quotes_in(turn.said) or turn.said.labels.get("decision") in ("YES", "TRUE"))
 
 
 def _lacking(turn: Turn) -> str:
@@ -137,7 +137,7 @@ def _lacking(turn: Turn) -> str:
     before = [turn.question, *(message["content"] for message in turn.earlier)]
     before += [f"{passage.title} {passage.text}" for passage in turn.passages or ()]
     ground = _squeezed(" ".join(before))
-    for quote in _quotes(turn):
+    for quote in quotes_in(turn.said):
         if _squeezed(quote).rstrip(".。") not in ground:
             return quote
     known = numbers_in("\n".join(before))
@@ -147,14 +147,14 @@ def _lacking(turn: Turn) -> str:
     return ""
 
 
-def _quotes(turn: Turn) -> list[str]:
+def quotes_in(said: Said) -> list[str]:
     """What an answer quotes: between quotation marks, and in a JSON field named for it."""
-    text = "\n".join(turn.said.texts)
+    text = "\n".join(said.texts)
     quotes = [next(filter(None, match.groups())) for match in _QUOTE.finditer(text)]
-    if isinstance(turn.said.value, dict):
+    if isinstance(said.value, dict):
         quotes += [
             value
-            for name, value in turn.said.value.items()
+            for name, value in said.value.items()
             if name in ("fact", "quote", "evidence", "excerpt") and isinstance(value, str)
         ]
     return quotes
@@ -166,6 +166,11 @@ def _from_limit(turn: Turn) -> float | None:
     limits = _measures("\n".join(passage.text for passage in turn.passages or ()))
     distances = [abs(value - limit) / _step(limit) for unit, value in asked for other, limit in limits if unit == other]
     return min(distances, default=None)
+
+
+def amounts_in(text: str) -> list[str]:
+    """The numbers of a text that have a unit, each with it: '30 days', '1,500 yen', '5日'."""
+    return [match[0].strip() for match in _MEASURED.finditer(unicodedata.normalize("NFKC", text))]
 
 
 def _measures(text: str) -> list[tuple[str, float]]:

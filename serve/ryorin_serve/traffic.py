@@ -1,0 +1,111 @@
+"""
+Which release answers a request: the live one, the canary for its share of the askers, or the version that was named.
+
+A canary never costs an answer: when it cannot be used, the live release answers, the request's row says which release
+was passed over and why, and a canary that cannot be loaded is left alone for `LEFT_ALONE_S` before it is tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+
+from ryorin.catalog import Catalog
+from ryorin.catalog.tables import Release, Tenant
+from ryorin.errors import Conflict, RyorinError
+from ryorin.traffic import CANARY, LIVE, PINNED, SHADOW, falls_into
+from ryorin_serve.adapters import Adapters
+from ryorin_serve.auth import Caller
+from ryorin_serve.chat import ChatRequest
+from ryorin_serve.context import InThread
+from ryorin_serve.prepare import Passed, PinnedRelease, Prepared, Preparer, pinned
+
+LEFT_ALONE_S = 30.0
+
+_logger = logging.getLogger("ryorin.serve")
+
+
+@dataclass(frozen=True)
+class Route:
+    """Who answers. canary: asked in place of `release`. passed: a canary that is out of the question already."""
+
+    release: PinnedRelease
+    part: str
+    canary: PinnedRelease | None = None
+    passed: Passed | None = None
+    shadow: PinnedRelease | None = None
+
+
+class Traffic:
+    """Routes requests to releases and prepares them."""
+
+    def __init__(self, catalog: Catalog, preparer: Preparer, adapters: Adapters, in_thread: InThread) -> None:
+        self._catalog = catalog
+        self._preparer = preparer
+        self._adapters = adapters
+        self._in_thread = in_thread
+        self._left_alone: dict[str, tuple[float, str]] = {}
+
+    async def prepare(self, caller: Caller, request: ChatRequest) -> Prepared:
+        """
+        The request as the engine is asked, with the release that answers it.
+
+        Raises NotFound for a model the caller does not have, and what `Preparer.prepare` raises for the live release
+        or the version that was named.
+        """
+        route, prepared = await self._in_thread(self._routed, caller, request)
+        adapter = prepared.release.adapter
+        if prepared.part == CANARY and adapter is not None:
+            try:
+                await self._adapters.ensure(adapter.name, adapter.digest)
+            except Exception as error:
+                route = self._without_canary(route, error)
+                prepared = await self._in_thread(self._preparer.prepare, caller, request, route.release, LIVE)
+        shadow = route.shadow if route.shadow and route.shadow.id != prepared.release.id else None
+        return replace(prepared, passed=route.passed, shadow=shadow)
+
+    def _routed(self, caller: Caller, request: ChatRequest) -> tuple[Route, Prepared]:
+        route = self._route(caller, request)
+        if route.canary is not None:
+            try:
+                return route, self._preparer.prepare(caller, request, route.canary, CANARY)
+            except Exception as error:
+                route = self._without_canary(route, error)
+        return route, self._preparer.prepare(caller, request, route.release, route.part)
+
+    def _route(self, caller: Caller, request: ChatRequest) -> Route:
+        if request.model != caller.tenant_name:
+            return Route(self._preparer.pin(caller, request.model), PINNED)
+        with self._catalog.session() as session:
+            tenant = session.get_one(Tenant, caller.tenant_id)
+            if tenant.live_release_id is None:
+                return Route(self._preparer.pin(caller, request.model), LIVE)  # raises: there is none
+            route = Route(pinned(session, session.get_one(Release, tenant.live_release_id)), LIVE)
+            asker = f"{caller.key_id}\0{request.asker}"
+            for part, release_id, share in (
+                (CANARY, tenant.canary_release_id, tenant.canary_share),
+                (SHADOW, tenant.shadow_release_id, tenant.shadow_share),
+            ):
+                if release_id is None or not falls_into(share or 0.0, asker, release_id):
+                    continue
+                try:
+                    found = pinned(session, session.get_one(Release, release_id))
+                except RyorinError as error:  # its adapter was deleted
+                    if part == CANARY:
+                        route = replace(route, passed=Passed(release_id, error.message))
+                    continue
+                route = replace(route, canary=found) if part == CANARY else replace(route, shadow=found)
+        if route.canary is not None:
+            until, reason = self._left_alone.get(route.canary.id, (0.0, ""))
+            if time.monotonic() < until:
+                route = replace(route, canary=None, passed=Passed(route.canary.id, reason))
+        return route
+
+    def _without_canary(self, route: Route, error: Exception) -> Route:
+        assert route.canary is not None
+        reason = error.message if isinstance(error, RyorinError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, Conflict):  # of the release itself, not of this request
+            self._left_alone[route.canary.id] = (time.monotonic() + LEFT_ALONE_S, reason)
+        _logger.warning("canary %s was passed over: %s", route.canary.id, reason)
+        return replace(route, canary=None, passed=Passed(route.canary.id, reason))
