@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -167,7 +167,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 def grade(sample, item):
     victim, path = item["victim"], item["path"].encode()
     reached = [
-        libc.socket(2, 1, 0), libc.open(path, 65, 0o600), libc.open(b"/etc/passwd", 0), libc.fork(), libc.kill(victim, 9),
+        libc.socket(2, 1, 0), libc.open(path, 65, 0o600), libc.open(b"/etc/passwd", 0), libc.fork(),
+        libc.kill(victim, 9),
         libc.execv(b"/bin/true", (ctypes.c_char_p * 2)(b"true", None)), libc.unlink(item["kept"].encode()),
         libc.setpriority(0, victim, 19), libc.syscall(310, victim, 0, 0, 0, 0, 0), libc.ptrace(16, victim, 0, 0),
     ]
@@ -203,7 +204,7 @@ def test_python_is_refused_where_it_cannot_be_confined(monkeypatch: pytest.Monke
 
 
 class Judge(http.server.BaseHTTPRequestHandler):
-    asked: list[dict[str, Any]] = []
+    asked: ClassVar[list[dict[str, Any]]] = []
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))

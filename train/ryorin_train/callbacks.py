@@ -90,8 +90,8 @@ def _check_finite(values: Mapping[str, float], state: Any) -> None:
 
 class CheckpointAsker(TrainerCallback):
     """
-    Asks for a checkpoint every while: after a step, or at an epoch's end once its line is written; not at the run's, and
-    not between the `rounds` steps that learn from the same answers.
+    Asks for a checkpoint every while: after a step, or at an epoch's end once its line is written; not at the run's,
+    and not between the `rounds` steps that learn from the same answers.
 
     One that cannot be written, on a full disk for one, is said once, and training goes on with the last good one.
     """

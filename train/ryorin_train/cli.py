@@ -37,8 +37,8 @@ METHODS: dict[str, type[Recipe]] = {"sft": Recipe, "dpo": PreferenceRecipe, "kto
 @click.group()
 def train() -> None:
     """
-    Train an adapter: from examples (sft), from pairs of a better and a worse answer (dpo, reward), from thumbs (kto), or
-    by what its own answers are worth (rl); judge it.
+    Train an adapter: from examples (sft), from pairs of a better and a worse answer (dpo, reward), from thumbs (kto),
+    or by what its own answers are worth (rl); judge it.
 
     \b
     Example:

@@ -29,11 +29,13 @@ class Listener:
     record: Callable[[dict[str, Any]], None] = lambda values: None
     kept: Callable[[int], None] = lambda step: None
 
+
 ALIKE_STEPS = 5
 OF_GRADES = {
-    "flat_groups": "all answers to a prompt got the same grade, and nothing is learned from them; see the grader, raise "
-    "--temperature or --answers, or begin with an adapter that is right at times (--start-from)",
-    "graders_failed": "a grader failed on every answer, so that its failure grade stands for all; try it with one answer",
+    "flat_groups": "all answers to a prompt got the same grade, and nothing is learned from them; see the grader, "
+    "raise --temperature or --answers, or begin with an adapter that is right at times (--start-from)",
+    "graders_failed": "a grader failed on every answer, so that its failure grade stands for all; try it with one "
+    "answer",
 }  # figures of a step that are 1 when its grades are worth nothing
 
 

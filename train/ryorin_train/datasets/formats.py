@@ -13,7 +13,8 @@ The formats, told by content unless one is forced:
     hf                     a directory of Hugging Face `datasets` (`save_to_disk`), its rows in one of the first five
 
 Reinforcement is never told by content: its rows look like chat rows that lack their answer. A row may carry `passages`
-and `source` in each of them. Of TRL's types only the conversational ones are read: a text without roles is no conversation (https://huggingface.co/docs/trl/dataset_formats).
+and `source` in each of them. Of TRL's types only the conversational ones are read: a text without roles is no
+conversation (https://huggingface.co/docs/trl/dataset_formats).
 """
 
 from __future__ import annotations

@@ -37,7 +37,9 @@ ASKED_AT_ONCE = 8
 @dataclass(frozen=True)
 class Sample:
     """
-    An answer to grade. item: the fields of its row. prompt, answer: both as tokens, which only reward models look at.
+    An answer to grade.
+
+    item: the fields of its row. prompt, answer: both as tokens, which only reward models look at.
     """
 
     item: Mapping[str, Any]
@@ -57,7 +59,9 @@ class Sample:
 @dataclass(frozen=True)
 class Mark:
     """
-    What an answer is worth. parts: of each grader that it is computed from, by name. failures: reasons, by name.
+    What an answer is worth.
+
+    parts: of each grader that it is computed from, by name. failures: reasons, by name.
     """
 
     grade: float

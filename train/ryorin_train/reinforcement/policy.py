@@ -4,8 +4,9 @@ Grades to a loss: group relative policy optimisation, GRPO (https://arxiv.org/ab
 An answer's advantage is its grade against those of the other answers to the same prompt, so no model of values is
 trained; of RLOO (https://arxiv.org/abs/2402.14740), which does so too, GRPO also has the clipped ratio that lets
 answers be learned from more than once. Each token counts alike, whichever answer it is in
-(https://arxiv.org/abs/2503.14476, eq. 8), since a mean an answer would favour long wrong ones. Both are TRL's defaults,
-and loss and gradients are those of its GRPOTrainer (tests/train/test_train_reinforcement.py).
+(https://arxiv.org/abs/2503.14476, eq. 8), since a mean an answer would favour long wrong ones; what holds to the start
+is weighed by the ratio too, which makes its gradient unbiased (https://arxiv.org/abs/2512.02556). All are TRL's
+defaults, and loss and gradients are those of its GRPOTrainer (tests/train/test_train_reinforcement.py).
 """
 
 from __future__ import annotations
@@ -62,6 +63,6 @@ def policy_loss(
     further = reference - log_probs
     kl = further.exp() - further - 1  # http://joschu.net/blog/kl-approx.html, k3
     if beta:
-        each = each + beta * kl
+        each = each + beta * kl * ratio
     clipped = ((ratio < 1 - epsilon) & (advantage < 0)) | ((ratio > 1 + epsilon) & (advantage > 0))
     return PolicyLoss(each.sum() / tokens, kl.detach(), clipped)
