@@ -232,7 +232,8 @@ def what_is_wrong(name: str, lines: Iterator[bytes]) -> str | None:
     """
     Why `load_bytes` could not use all of an uploaded file, naming its first bad lines; None when it could.
 
-    lines: of the file, with their ends. JSONL is read a line at a time and never held as a whole.
+    lines: of the file, with their ends. JSONL is read a line at a time and never held as a whole. It is for
+    reinforcement when the conversation in its first line ends before the answer.
     """
     from ryorin_train.datasets.columns import is_csv
 
@@ -246,8 +247,10 @@ def what_is_wrong(name: str, lines: Iterator[bytes]) -> str | None:
             return None
         errors: list[RowError] = []
         empty = True
+        forced = "openai-reinforcement" if _is_task(first) else None
         numbered = enumerate(chain([first], lines), start=1)
-        parsed = _parsed(name, ((number, partial(parse_line, line)) for number, line in numbered if line.strip()), None)
+        given = ((number, partial(parse_line, line)) for number, line in numbered if line.strip())
+        parsed = _parsed(name, given, forced)
         for _, row in parsed:
             empty = False
             if isinstance(row, RowError):
@@ -269,6 +272,15 @@ def _take(loaded: Loaded, lines: Iterable[tuple[int, Any]], forced: str | None) 
         else:
             loaded.rows.append(row)
     loaded.format = loaded.format or forced or "openai-chat"
+
+
+def _is_task(line: bytes) -> bool:
+    """Whether a line holds a conversation that ends with its user."""
+    try:
+        messages = parse_line(line).get("messages")
+        return isinstance(messages, list) and bool(messages) and messages[-1].get("role") == "user"
+    except (ValueError, AttributeError):
+        return False
 
 
 def _parsed(
