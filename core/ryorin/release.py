@@ -16,9 +16,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ryorin.adapter_files import check_answers
+from ryorin.catalog import audit
 from ryorin.catalog.tables import Adapter, Promotion, Prompt, Release, Tenant, VectorStore
 from ryorin.catalog.tenants import lock_tenant
-from ryorin.digests import digest_of, new_id
+from ryorin.digests import SHORT, digest_of, new_id
 from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin.filters import parse_filter
 
@@ -139,6 +140,7 @@ def create_release(
     )
     session.add(release)
     session.flush()
+    audit.note(session, tenant.id, "release.create", f"{tenant.name}@{release.version}", digest=release.digest[:SHORT])
     return release
 
 
@@ -324,5 +326,6 @@ def _switch(session: Session, tenant: Tenant, release_id: str, kind: str) -> Pro
     if tenant.shadow_release_id == release_id:
         tenant.shadow_release_id = tenant.shadow_share = None
     session.add(promotion)
+    audit.note(session, tenant.id, f"release.{kind}", f"{tenant.name}@{release.version}")
     session.flush()
     return promotion

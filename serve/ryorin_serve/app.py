@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import re
 import time
@@ -26,25 +27,30 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ryorin.catalog import Catalog
+from ryorin.catalog.keys import keyed_hash
+from ryorin.catalog.logs import asker_hash, prune_logs
 from ryorin.errors import NotFound, RyorinError
 from ryorin.models.registry import BaseModel
 from ryorin.prompt_tokens import TokenCounter
+from ryorin.scopes import CHAT, KNOWLEDGE, SCOPES
 from ryorin.traffic import SHADOW
 from ryorin.worker import Worker
 from ryorin_index.search import Hit, Searcher
 from ryorin_serve.adapters import Adapters, EngineHandle
 from ryorin_serve.answer import citations, passage_url
-from ryorin_serve.auth import Caller, identify
+from ryorin_serve.auth import Caller, ScopedRoute, identify
 from ryorin_serve.chat import ChatRequest, parse_chat
 from ryorin_serve.context import Context
 from ryorin_serve.files import clear_away
 from ryorin_serve.front_door import FrontDoor, on_http_error, on_ryorin_error, stopping
+from ryorin_serve.limits import Quotas, counting
 from ryorin_serve.log import LogWriter
 from ryorin_serve.options import DEFAULTS, ServeOptions
 from ryorin_serve.prepare import PinnedRelease, Prepared, Preparer
 from ryorin_serve.presence import Presence
 from ryorin_serve.relay import AdapterMissing, StreamRelay, Upstream, error_event
 from ryorin_serve.requests import base_url, read_json
+from ryorin_serve.routes_admin import AdminRoutes
 from ryorin_serve.routes_files import FileRoutes
 from ryorin_serve.routes_fine_tuning import FineTuningRoutes
 from ryorin_serve.routes_releases import ReleaseRoutes
@@ -99,6 +105,7 @@ class Gateway:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway")
         self._open_turns: set[Turn] = set()
         self._log: LogWriter
+        self._quotas: Quotas
         self._upstream: Upstream
         self._adapters: Adapters
         self._traffic: Traffic
@@ -110,15 +117,16 @@ class Gateway:
         app = Starlette(
             routes=[
                 Route("/health", self.health),
-                Route("/v1/models", self.models),
-                Route("/v1/models/{model:path}", self.model),
-                Route("/v1/chat/completions", self.chat, methods=["POST"]),
-                Route("/ryorin/v1/passages/{passage_id}", self.passage),
+                ScopedRoute("/v1/models", self.models, *SCOPES),
+                ScopedRoute("/v1/models/{model:path}", self.model, *SCOPES),
+                ScopedRoute("/v1/chat/completions", self.chat, CHAT, methods=["POST"]),
+                ScopedRoute("/ryorin/v1/passages/{passage_id}", self.passage, CHAT, KNOWLEDGE),
                 *FileRoutes(context).routes(),
                 *StoreRoutes(context).routes(),
                 *StoreFileRoutes(context).routes(),
                 *FineTuningRoutes(context, self._preparer, self._base).routes(),
                 *ReleaseRoutes(context, self._base).routes(),
+                *AdminRoutes(context).routes(),
             ],
             exception_handlers={
                 RyorinError: on_ryorin_error,
@@ -137,6 +145,7 @@ class Gateway:
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(headers=headers, timeout=TIMEOUT, connector=connector) as http:
             self._log = LogWriter(self._catalog)
+            self._quotas = Quotas(self._catalog)
             self._upstream = Upstream(self._engine, http)
             self._adapters = Adapters(
                 self._engine, http, self._catalog.settings.adapters_dir, self._options.max_lora_rank
@@ -156,7 +165,8 @@ class Gateway:
             for worker in self._workers:
                 worker.start()
             try:
-                yield
+                async with counting(self._quotas):
+                    yield
             finally:
                 clearing.cancel()
                 await presence.stop()
@@ -170,20 +180,29 @@ class Gateway:
                 self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _in_thread(self, work: Callable[..., Result], *args: object) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args))
+        context = contextvars.copy_context()  # who acts
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(work, *args))
 
     def _wake(self) -> None:
         for worker in self._workers:
             worker.wake()
 
     async def _clear_away(self) -> None:
-        """Delete expired files, now and then."""
+        """Delete expired files and old logs, now and then."""
         while True:
             try:
                 await asyncio.to_thread(clear_away, self._catalog)
+                await asyncio.to_thread(self._prune_logs)
             except Exception:
-                _logger.exception("expired files could not be cleared away")
+                _logger.exception("expired files and logs could not be cleared away")
             await asyncio.sleep(CLEAR_EVERY_S)
+
+    def _prune_logs(self) -> None:
+        """Delete the rows of the log that are older than their tenants keep them."""
+        more = True
+        while more:
+            with self._catalog.session() as session:
+                more = bool(prune_logs(session))
 
     async def _identify(self, authorization: str | None) -> Caller:
         return await self._in_thread(identify, self._catalog, self._pepper, authorization)
@@ -218,6 +237,7 @@ class Gateway:
         """A chat completion, whole or streamed."""
         asked = parse_chat(await read_json(request, self._options.max_body_bytes))
         self._upstream.check()
+        request.state.headers = await self._quotas.admit(request.state.caller)
         self._shadows.make_way()
         turn = Turn(request.state.request_id, request.state.caller, asked, base_url(request))
         turn.prepared = await self._traffic.prepare(turn.caller, asked)
@@ -272,8 +292,12 @@ class Gateway:
             "model": adapter.name if adapter else self._base_served_as,
             "messages": prepared.messages,
             "max_tokens": prepared.max_tokens,
-            "cache_salt": turn.caller.tenant_id,  # the prefix cache of one tenant tells another nothing
+            "cache_salt": self._cache_salt(turn.caller),
         }
+
+    def _cache_salt(self, caller: Caller) -> str:
+        """The prefix cache of one tenant tells another nothing; nobody else can know the salt."""
+        return keyed_hash(self._pepper, f"cache\0{caller.tenant_id}")
 
     async def _with_adapter(
         self, turn: Turn, body: dict[str, Any], ask: Callable[[dict[str, Any], str], Awaitable[Result]]
@@ -320,9 +344,19 @@ class Gateway:
             passed_release_id=prepared.passed.release_id if prepared.passed else None,
             reason=prepared.passed.reason if prepared.passed else reason,
             shadow_of=turn.shadow_of,
+            asker=self._asker(turn),
         )
+        if turn.shadow_of is None:
+            usage = turn.usage
+            self._quotas.count_tokens(
+                turn.caller, (usage.get("prompt_tokens") or 0) + (usage.get("completion_tokens") or 0)
+            )
         if status == "ok" and turn.shadow_of is None:
             self._shadows.offer(turn)
+
+    def _asker(self, turn: Turn) -> str | None:
+        name = turn.request.user
+        return None if name is None else asker_hash(self._pepper, turn.caller.tenant_id, name)
 
 
 class Turn:

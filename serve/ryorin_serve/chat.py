@@ -70,7 +70,8 @@ PASSED_ON: dict[str, tuple[Check, str]] = {
 }
 
 # Who asks, the first that is given; else the conversation speaks for itself.
-ASKERS = ("safety_identifier", "user", "prompt_cache_key")
+PEOPLE = ("safety_identifier", "user")
+ASKERS = (*PEOPLE, "prompt_cache_key")
 
 # Accepted, and nothing is to be done about them.
 HARMLESS: dict[str, tuple[Check, str]] = {
@@ -96,6 +97,7 @@ class ChatRequest:
     sampling: fields for vLLM as they came. max_tokens: limit of the answer; None when the request names none.
     top_k: passages at most, 0 for no retrieval; None leaves it to the release.
     asker: who asks, in the client's words, or what the conversation begins with: the same asker gets the same release.
+    user: the person who asks, in the client's words.
     """
 
     model: str
@@ -106,6 +108,7 @@ class ChatRequest:
     include_usage: bool
     top_k: int | None
     asker: str = ""
+    user: str | None = None
 
 
 def parse_chat(body: Any) -> ChatRequest:
@@ -144,6 +147,7 @@ def parse_chat(body: Any) -> ChatRequest:
         include_usage=include_usage,
         top_k=top_k,
         asker=asker_of(body, conversation),
+        user=next((body[name] for name in PEOPLE if body.get(name)), None),
     )
 
 

@@ -19,7 +19,6 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
 
 from ryorin.catalog import jobs
 from ryorin.catalog.files import get_file
@@ -29,7 +28,8 @@ from ryorin.catalog.tenants import current_prompt
 from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin.graders import read_grader
 from ryorin.models.registry import BaseModel
-from ryorin_serve.auth import Caller
+from ryorin.scopes import TRAIN
+from ryorin_serve.auth import Caller, ScopedRoute
 from ryorin_serve.context import Context
 from ryorin_serve.paging import Page, list_object, read_page, rows_of
 from ryorin_serve.prepare import Preparer
@@ -83,17 +83,17 @@ class FineTuningRoutes:
         self._preparer = preparer
         self._base = base
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[ScopedRoute]:
         """What is served."""
         return [
-            Route(JOBS, self.create, methods=["POST"]),
-            Route(JOBS, self.list, methods=["GET"]),
-            Route(JOB, self.retrieve, methods=["GET"]),
-            Route(f"{JOB}/cancel", self.cancel, methods=["POST"]),
-            Route(f"{JOB}/pause", self.pause, methods=["POST"]),
-            Route(f"{JOB}/resume", self.resume, methods=["POST"]),
-            Route(f"{JOB}/events", self.events, methods=["GET"]),
-            Route(f"{JOB}/checkpoints", self.checkpoints, methods=["GET"]),
+            ScopedRoute(JOBS, self.create, TRAIN, methods=["POST"]),
+            ScopedRoute(JOBS, self.list, TRAIN),
+            ScopedRoute(JOB, self.retrieve, TRAIN),
+            ScopedRoute(f"{JOB}/cancel", self.cancel, TRAIN, methods=["POST"]),
+            ScopedRoute(f"{JOB}/pause", self.pause, TRAIN, methods=["POST"]),
+            ScopedRoute(f"{JOB}/resume", self.resume, TRAIN, methods=["POST"]),
+            ScopedRoute(f"{JOB}/events", self.events, TRAIN),
+            ScopedRoute(f"{JOB}/checkpoints", self.checkpoints, TRAIN),
         ]
 
     async def create(self, request: Request) -> Response:

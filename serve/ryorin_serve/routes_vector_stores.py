@@ -16,7 +16,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from ryorin.catalog.files import get_files
 from ryorin.catalog.tables import Document, VectorStore
@@ -25,11 +24,12 @@ from ryorin.errors import InvalidInput, NotFound, Unavailable
 from ryorin.filters import parse_filter
 from ryorin.models.registry import Embedder, get_embedder
 from ryorin.release import Retrieval
+from ryorin.scopes import KNOWLEDGE
 from ryorin_index.attach import Attachment, attach, stands_alone, take_store
 from ryorin_index.purge import delete_store
 from ryorin_index.search import MAX_QUERIES
 from ryorin_index.store import expires_at, is_expired
-from ryorin_serve.auth import Caller
+from ryorin_serve.auth import Caller, ScopedRoute
 from ryorin_serve.context import IDEMPOTENCY_S, POLL_AFTER, Context, own_store, require_live
 from ryorin_serve.paging import Page, list_object, read_page, rows_of
 from ryorin_serve.requests import (
@@ -59,15 +59,15 @@ class StoreRoutes:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[ScopedRoute]:
         """What is served."""
         return [
-            Route("/v1/vector_stores", self.create, methods=["POST"]),
-            Route("/v1/vector_stores", self.list, methods=["GET"]),
-            Route("/v1/vector_stores/{store_id}", self.retrieve, methods=["GET"]),
-            Route("/v1/vector_stores/{store_id}", self.modify, methods=["POST"]),
-            Route("/v1/vector_stores/{store_id}", self.delete, methods=["DELETE"]),
-            Route("/v1/vector_stores/{store_id}/search", self.search, methods=["POST"]),
+            ScopedRoute("/v1/vector_stores", self.create, KNOWLEDGE, methods=["POST"]),
+            ScopedRoute("/v1/vector_stores", self.list, KNOWLEDGE),
+            ScopedRoute("/v1/vector_stores/{store_id}", self.retrieve, KNOWLEDGE),
+            ScopedRoute("/v1/vector_stores/{store_id}", self.modify, KNOWLEDGE, methods=["POST"]),
+            ScopedRoute("/v1/vector_stores/{store_id}", self.delete, KNOWLEDGE, methods=["DELETE"]),
+            ScopedRoute("/v1/vector_stores/{store_id}/search", self.search, KNOWLEDGE, methods=["POST"]),
         ]
 
     async def create(self, request: Request) -> Response:

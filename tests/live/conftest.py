@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from live_server import BASE, EMBEDDER, Server, ended, make_adapter, ryorin, started
 
+from ryorin.scopes import SCOPES
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -41,11 +43,12 @@ def live(live_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     prompt = tmp_path_factory.mktemp("prompt") / "prompt.txt"
     prompt.write_text("You are a helpful assistant.")
     server = started(home, "--max-loras", "2", "--max-model-len", "1024")
+    every_scope = [word for scope in SCOPES for word in ("--scope", scope)]
     try:
         for seed, tenant in enumerate(("support", "people")):
             ryorin(home, "tenant", "create", tenant)
             ryorin(home, "prompt", "set", prompt, "--tenant", tenant)
-            server.keys[tenant] = ryorin(home, "key", "create", "--tenant", tenant)["key"]
+            server.keys[tenant] = ryorin(home, "key", "create", "--tenant", tenant, *every_scope)["key"]
             server.adapters[tenant] = make_adapter(home, tenant, seed)
             ryorin(home, "release", "create", "--tenant", tenant, "--adapter", "none", "--no-store")
             ryorin(

@@ -27,6 +27,7 @@ from ryorin import release as releases
 from ryorin import traffic
 from ryorin.adapter_files import adapter_digest
 from ryorin.catalog import Catalog, open_catalog, tenants
+from ryorin.catalog.keys import issue_key
 from ryorin.catalog.tables import Adapter, RequestLog, VectorStore
 from ryorin.digests import new_id
 from ryorin.errors import NotFound
@@ -34,6 +35,7 @@ from ryorin.models.install import add_folder
 from ryorin.models.registry import BaseModel, get_base
 from ryorin.prompt import Prompt
 from ryorin.release import Retrieval
+from ryorin.scopes import SCOPES
 from ryorin.settings import Settings
 from ryorin.worker import Worker
 from ryorin_index.attach_job import IndexFile
@@ -321,7 +323,7 @@ class House:
         """A tenant with a key, a store and a live release."""
         with self.catalog.session() as session:
             tenant = tenants.create_tenant(session, name)
-            key, self.keys[name] = tenants.issue_key(session, tenant, self.catalog.settings.pepper())
+            key, self.keys[name] = issue_key(session, tenant, self.catalog.settings.pepper(), scopes=SCOPES)
             self.ids[name], self.key_ids[name] = tenant.id, key.id
             store = VectorStore(
                 id=new_id("vs_"),

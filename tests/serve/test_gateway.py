@@ -13,7 +13,7 @@ import pytest
 from lazily import Lazily
 from scripted_house import NO_CERTIFICATES, House, built, eventually
 
-from ryorin.catalog import tenants
+from ryorin.catalog import keys, tenants
 from ryorin.errors import Conflict
 from ryorin.release import get_release, promote, rollback
 from ryorin_serve.server import QuietServer
@@ -79,7 +79,10 @@ def test_what_the_engine_is_asked(house: House):
     assert body["messages"][0]["role"] == "system"
     assert body["messages"][0]["content"].startswith("You are the support desk.\n\n<documents>\n[1] Handbook > 0")
     assert body["messages"][1:] == QUESTION
-    assert body["cache_salt"] == house.ids["support"]
+    salt = body["cache_salt"]
+    assert len(salt) == 64 and house.ids["support"] not in json.dumps(body)
+    ask(house, "people")
+    assert house.engine.requests.pop()["cache_salt"] != salt
     assert {name: body[name] for name in ("temperature", "seed", "stop", "max_tokens", "model")} == {
         "temperature": 0.5,
         "seed": 7,
@@ -230,7 +233,7 @@ def test_keys(house: House):
         assert caught.value.code == "invalid_api_key"
     house.client().models.list()
     with house.catalog.session() as session:
-        tenants.revoke_key(session, tenants.get_tenant(session, "support"), house.key_ids["support"])
+        keys.revoke_key(session, tenants.get_tenant(session, "support"), house.key_ids["support"])
     with pytest.raises(openai.AuthenticationError):
         house.client().models.list()
     assert house.client("people").models.list().data
