@@ -29,7 +29,7 @@ from starlette.types import Receive, Scope, Send
 from ryorin.catalog import Catalog
 from ryorin.catalog.keys import keyed_hash
 from ryorin.catalog.logs import asker_hash, prune_logs
-from ryorin.errors import NotFound, RyorinError
+from ryorin.errors import InvalidInput, NotFound, RyorinError
 from ryorin.models.registry import BaseModel
 from ryorin.prompt_tokens import TokenCounter
 from ryorin.scopes import CHAT, KNOWLEDGE, SCOPES
@@ -37,7 +37,7 @@ from ryorin.traffic import SHADOW
 from ryorin.worker import Worker
 from ryorin_index.search import Hit, Searcher
 from ryorin_serve.adapters import Adapters, EngineHandle
-from ryorin_serve.answer import citations, passage_url
+from ryorin_serve.answer import MarkerGate, citations, passage_url
 from ryorin_serve.auth import Caller, ScopedRoute, identify
 from ryorin_serve.chat import ChatRequest, parse_chat
 from ryorin_serve.context import Context
@@ -51,6 +51,7 @@ from ryorin_serve.presence import Presence
 from ryorin_serve.relay import AdapterMissing, StreamRelay, Upstream, error_event
 from ryorin_serve.requests import base_url, read_json
 from ryorin_serve.routes_admin import AdminRoutes
+from ryorin_serve.routes_embeddings import EmbeddingRoutes
 from ryorin_serve.routes_files import FileRoutes
 from ryorin_serve.routes_fine_tuning import FineTuningRoutes
 from ryorin_serve.routes_releases import ReleaseRoutes
@@ -113,7 +114,15 @@ class Gateway:
 
     def app(self) -> Starlette:
         """The ASGI application."""
-        context = Context(self._catalog, self._searcher, self._options, self._in_thread, self._wake)
+        context = Context(
+            self._catalog,
+            self._searcher,
+            self._options,
+            self._in_thread,
+            self._wake,
+            admit=lambda caller: self._quotas.admit(caller),
+            count_tokens=lambda caller, tokens: self._quotas.count_tokens(caller, tokens),
+        )
         app = Starlette(
             routes=[
                 Route("/health", self.health),
@@ -121,6 +130,7 @@ class Gateway:
                 ScopedRoute("/v1/models/{model:path}", self.model, *SCOPES),
                 ScopedRoute("/v1/chat/completions", self.chat, CHAT, methods=["POST"]),
                 ScopedRoute("/ryorin/v1/passages/{passage_id}", self.passage, CHAT, KNOWLEDGE),
+                *EmbeddingRoutes(context).routes(),
                 *FileRoutes(context).routes(),
                 *StoreRoutes(context).routes(),
                 *StoreFileRoutes(context).routes(),
@@ -236,6 +246,7 @@ class Gateway:
     async def chat(self, request: Request) -> Response:
         """A chat completion, whole or streamed."""
         asked = parse_chat(await read_json(request, self._options.max_body_bytes))
+        self._check_tools(asked)
         self._upstream.check()
         request.state.headers = await self._quotas.admit(request.state.caller)
         self._shadows.make_way()
@@ -245,6 +256,17 @@ class Gateway:
         if asked.stream:
             return await self._stream(request, turn)
         return await self._whole(request, turn)
+
+    def _check_tools(self, asked: ChatRequest) -> None:
+        """Raise InvalidInput when the model is to choose among tools, and vLLM cannot tell calls from text."""
+        chosen = asked.sampling.get("tool_choice", "auto")
+        if asked.sampling.get("tools") and chosen == "auto" and not self._options.tool_call_parser:
+            raise InvalidInput(
+                "tool_choice 'auto' needs a parser for this base model's calls, and the server was started without one "
+                "(ryorin serve --tool-call-parser); use 'required', a function by its name, or 'none'.",
+                code="unsupported_value",
+                param="tool_choice",
+            )
 
     async def _whole(self, request: Request, turn: Turn) -> Response:
         body = self._engine_body(turn)
@@ -274,6 +296,7 @@ class Gateway:
             model=turn.request.model,
             include_usage=turn.request.include_usage,
             addition=turn.addition,
+            gate=turn.gate_of if turn.is_gated else None,
             on_text=turn.saw_text,
         )
 
@@ -374,6 +397,7 @@ class Turn:
         self.began = time.perf_counter()
         self.first_token_ms: float | None = None
         self.texts: dict[int, str] = {}
+        self.gates: dict[int, MarkerGate] = {}
         self.usage: dict[str, Any] = {}
 
     def saw_text(self) -> None:
@@ -386,9 +410,22 @@ class Turn:
         answer["model"] = self.request.model
         for choice in answer["choices"]:
             text = choice["message"].get("content") or ""
+            if self.is_gated and text:
+                text = choice["message"]["content"] = self.gate_of(choice["index"])(text, True)
             choice["message"].update(self.addition(text))
             self.texts[choice["index"]] = text
         self.usage = answer.get("usage") or {}
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether markers that point to no passage are taken out: of prose; JSON may need a text in their place."""
+        form = self.request.sampling.get("response_format", {}).get("type", "text")
+        return self.prepared.hits is not None and self.prepared.release.prompt.answer_schema is None and form == "text"
+
+    def gate_of(self, choice: int) -> Callable[[str, bool], str]:
+        """What of a choice's text goes on."""
+        gate = self.gates.setdefault(choice, MarkerGate(len(self.prepared.hits or ())))
+        return gate.feed
 
     def again(self, request_id: str, release: PinnedRelease) -> Turn:
         """The same request once more, for a shadow."""
@@ -399,7 +436,13 @@ class Turn:
 
     def addition(self, text: str) -> dict[str, Any]:
         """What a message with this text gets: its citations, when passages were looked for."""
-        return {} if self.prepared.hits is None else citations(text, self.prepared.hits, self.base_url)
+        if self.prepared.hits is None:
+            return {}
+        found = citations(text, self.prepared.hits, self.base_url)
+        removed = sum(gate.removed for gate in self.gates.values())
+        if removed:
+            found["context"]["removed_markers"] = removed
+        return found
 
 
 class EventStream(StreamingResponse):

@@ -59,6 +59,11 @@ from ryorin_serve.options import DEFAULTS, ServeOptions
     help="Embedder of vector stores that are made through the API.",
 )
 @click.option(
+    "--tool-call-parser",
+    metavar="NAME",
+    help="vLLM's parser of the base model's tool calls; without it tools are called only when a request demands it.",
+)
+@click.option(
     "--train/--no-train",
     default=DEFAULTS.train,
     show_default=True,

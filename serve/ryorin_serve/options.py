@@ -22,6 +22,7 @@ class ServeOptions:
     max_answer_tokens: limit of an answer when the request names none.
     max_body_bytes: limit of a request's body. max_file_bytes: limit of an uploaded file.
     embedder: of vector stores that are made through the API.
+    tool_call_parser: vLLM's for the base model (`--tool-call-parser`); without it the model calls only tools it must.
     train: whether this server does fine-tuning jobs, or leaves them to 'ryorin worker' elsewhere.
     shutdown_grace_s: time that requests in flight get at the end.
     """
@@ -38,6 +39,7 @@ class ServeOptions:
     max_body_bytes: int = 4 * 2**20
     max_file_bytes: int = 512 * 2**20
     embedder: str = DEFAULT_EMBEDDER
+    tool_call_parser: str | None = None
     train: bool = True
     start_timeout_s: float = 600.0
     shutdown_grace_s: float = 15.0

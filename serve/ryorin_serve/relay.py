@@ -111,7 +111,8 @@ class StreamRelay:
     Relays one stream and keeps what the log and the citations need.
 
     texts: the answer of each choice so far. usage: as vLLM counted. finished: the stream came to its regular end.
-    addition: from a choice's whole text to what its last event gets (citations).
+    addition: from a choice's whole text to what its last event gets (citations). gate: of a choice's text, what of it
+    goes on; None lets all of it through as it came.
     """
 
     def __init__(
@@ -123,8 +124,10 @@ class StreamRelay:
         model: str,
         include_usage: bool,
         addition: Callable[[str], dict[str, Any]],
+        gate: Callable[[int], Callable[[str, bool], str]] | None,
         on_text: Callable[[], None],
     ) -> None:
+        self._gate = gate
         self._upstream = upstream
         self._response = response
         self._model = model
@@ -177,16 +180,23 @@ class StreamRelay:
             if not (self._include_usage and chunk.get("usage")):
                 return None
             return b"data: " + event.replace(*self._names, 1) + b"\n\n"
-        ended = False
+        changed = False
         for choice in choices:
             index, delta = choice["index"], choice["delta"]
-            if text := delta.get("content"):
+            ended = bool(choice.get("finish_reason"))
+            text = delta.get("content") or ""
+            if self._gate is not None and (text or ended):
+                let_through = self._gate(index)(text, ended)
+                if let_through != text:
+                    delta["content"] = text = let_through
+                    changed = True
+            if text:
                 self.texts[index] = self.texts.get(index, "") + text
                 self._on_text()
-            if choice.get("finish_reason"):
+            if ended:
                 delta.update(self._addition(self.texts.get(index, "")))
-                ended = True
-        if not ended:
+                changed = True
+        if not changed:
             return b"data: " + event.replace(*self._names, 1) + b"\n\n"
         chunk["model"] = self._model
         return _event(chunk)
