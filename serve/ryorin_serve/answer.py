@@ -14,8 +14,8 @@ from typing import Any
 from ryorin.prompt import MARKER, cited_numbers
 from ryorin_index.search import Hit
 
-_BEGINNING = re.compile(r" ?\[\d{0,3}\Z")  # of a marker
-_WITH_SPACE = re.compile(r" ?" + MARKER.pattern)  # what goes with one that is taken out
+BEGINNING = re.compile(r" ?\[\d{0,3}\Z| \Z")  # of a marker, with the space before it
+SPACED = re.compile(r" ?" + MARKER.pattern)  # a marker, and what goes with one that is taken out
 
 
 class MarkerGate:
@@ -34,10 +34,10 @@ class MarkerGate:
         """What of the answer is certain with this piece; the end of it that may begin a marker waits for the next."""
         text = self._held + piece
         at = len(text)
-        if not last and (beginning := _BEGINNING.search(text)):
+        if not last and (beginning := BEGINNING.search(text)):
             at = beginning.start()
         text, self._held = text[:at], text[at:]
-        return _WITH_SPACE.sub(self._kept, text) if "[" in text else text
+        return SPACED.sub(self._kept, text) if "[" in text else text
 
     def _kept(self, marker: re.Match[str]) -> str:
         if 1 <= int(marker[1]) <= self._given:

@@ -167,8 +167,12 @@ class ChatRequest:
     user: str | None = None
 
 
-def parse_chat(body: Any) -> ChatRequest:
-    """A request body as a ChatRequest. Raises InvalidInput naming the field."""
+def parse_chat(body: Any, knowledge: Knowledge | None = None) -> ChatRequest:
+    """
+    A request body as a ChatRequest. Raises InvalidInput naming the field.
+
+    knowledge: what was said of retrieval elsewhere than in `retrieval`.
+    """
     if not isinstance(body, dict):
         raise InvalidInput("The request body must be a JSON object.")
     fields = {name: value for name, value in body.items() if value is not None}  # null means absent, as in OpenAI's
@@ -178,7 +182,7 @@ def parse_chat(body: Any) -> ChatRequest:
     conversation = _conversation(fields.pop("messages", None))
     stream = _take(fields, "stream", _boolean, "true or false") or False
     include_usage = _stream_options(fields.pop("stream_options", None), stream)
-    knowledge = _retrieval(fields.pop("retrieval", None))
+    knowledge = knowledge or _retrieval(fields.pop("retrieval", None))
     if fields.get("tools") == []:
         del fields["tools"]
     limits = [

@@ -143,7 +143,7 @@ class StreamRelay:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The events for the client. A failure is one last event with an error, and no `[DONE]`."""
         try:
-            async for event in self._events():
+            async for event in events_of(self._response):
                 if event == b"[DONE]":
                     self.finished = True
                     yield DONE
@@ -152,27 +152,18 @@ class StreamRelay:
                     yield out
             raise aiohttp.ClientPayloadError("the stream ended before [DONE]")
         except Exception as error:
-            if not isinstance(error, OSError | aiohttp.ClientError | orjson.JSONDecodeError | _UpstreamError):
+            if not isinstance(error, OSError | aiohttp.ClientError | orjson.JSONDecodeError | UpstreamError):
                 _logger.exception("a stream could not be relayed")  # the client is owed an end all the same
             self.failed = True
             yield error_event(self._upstream.gone("The engine stopped in the middle of the answer; ask again."))
         finally:
             self._response.close()  # a connection cut in the middle is how vLLM learns to stop generating
 
-    async def _events(self) -> AsyncIterator[bytes]:
-        """The payload of each event; they end with an empty line, wherever the network cut them."""
-        rest = b""
-        async for data in self._response.content.iter_any():
-            *events, rest = (rest + data).split(b"\n\n")
-            for event in events:
-                if event.startswith(b"data:"):
-                    yield event[5:].strip()
-
     def _relayed(self, event: bytes) -> bytes | None:
         """What the client gets for an event, or None when it is not for the client."""
         chunk = orjson.loads(event)
         if "error" in chunk:
-            raise _UpstreamError
+            raise UpstreamError
         if chunk.get("usage"):
             self.usage = chunk["usage"]
         choices = chunk.get("choices")
@@ -202,8 +193,18 @@ class StreamRelay:
         return _event(chunk)
 
 
-class _UpstreamError(Exception):
+class UpstreamError(Exception):
     """An error event in vLLM's stream."""
+
+
+async def events_of(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """The payload of each event of a stream; they end with an empty line, wherever the network cut them."""
+    rest = b""
+    async for data in response.content.iter_any():
+        *events, rest = (rest + data).split(b"\n\n")
+        for event in events:
+            if event.startswith(b"data:"):
+                yield event[5:].strip()
 
 
 def error_event(error: RyorinError) -> bytes:

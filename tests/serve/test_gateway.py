@@ -632,7 +632,7 @@ def test_a_stream_that_breaks_ends_with_an_error_and_without_done(house: House):
     with pytest.raises(openai.APIError, match="stopped in the middle"):
         for chunk in ask(house, stream=True):
             seen.append(chunk.choices[0].delta.content)
-    assert "".join(seen) == "Refunds take 30 days "  # what may become a marker waits for its end
+    assert "".join(seen) == "Refunds take 30 days"  # what may become a marker waits for its end
     lines = post(house, {"model": "support", "messages": QUESTION, "stream": True}).text.split("\n\n")
     assert json.loads(lines[-2].removeprefix("data: "))["error"]["type"] == "server_error"
     assert lines[-1] == ""
@@ -640,7 +640,7 @@ def test_a_stream_that_breaks_ends_with_an_error_and_without_done(house: House):
 
 
 def test_a_stream_that_cannot_be_understood_ends_with_an_error_too(house: House, monkeypatch):
-    monkeypatch.setattr("ryorin_serve.app.citations", lambda *_: 1 / 0)
+    monkeypatch.setattr("ryorin_serve.turn.citations", lambda *_: 1 / 0)
     lines = post(house, {"model": "support", "messages": QUESTION, "stream": True}).text.split("\n\n")
     assert json.loads(lines[-2].removeprefix("data: "))["error"]["type"] == "server_error"
     assert [log.status for log in house.logs(1)] == ["error"]
