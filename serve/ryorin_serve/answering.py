@@ -17,12 +17,14 @@ from starlette.requests import Request
 
 from ryorin.catalog.keys import keyed_hash
 from ryorin.catalog.logs import asker_hash
-from ryorin.errors import InvalidInput
+from ryorin.errors import InvalidInput, OverLimit
 from ryorin_serve.adapters import Adapters
+from ryorin_serve.admission import Admission, Bounds
 from ryorin_serve.auth import Caller
 from ryorin_serve.chat import ChatRequest
 from ryorin_serve.limits import Quotas
 from ryorin_serve.log import LogWriter
+from ryorin_serve.metrics import Metrics
 from ryorin_serve.options import ServeOptions
 from ryorin_serve.relay import AdapterMissing, Upstream
 from ryorin_serve.requests import base_url
@@ -53,7 +55,11 @@ class Answering:
         base_served_as: str,
         options: ServeOptions,
         pepper: bytes,
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
+        bounds = Bounds(options.max_running, options.max_waiting, options.max_wait_s)
+        self.admission = Admission(bounds, metrics.refused, metrics.waited)
         self.upstream = upstream
         self._adapters = adapters
         self._traffic = traffic
@@ -68,10 +74,20 @@ class Answering:
         """Let a question in and prepare it. Raises what says that it cannot be answered now, or at all."""
         self._check_tools(asked)
         self.upstream.check()
-        request.state.headers = await self._quotas.admit(request.state.caller)
-        self.shadows.make_way()
+        try:
+            request.state.headers = await self._quotas.admit(request.state.caller)
+        except OverLimit as error:
+            self._metrics.refused(str(error.code))
+            raise
         turn = Turn(request.state.request_id, request.state.caller, asked, base_url(request))
-        turn.prepared = await self._traffic.prepare(turn.caller, asked)
+        place = await unless_gone(request, self.admission.enter(turn.caller.tenant_id))
+        try:
+            self.shadows.make_way()
+            turn.prepared = await unless_gone(request, self._traffic.prepare(turn.caller, asked))
+        except BaseException:
+            place.leave()
+            raise
+        turn.leave = place.leave
         self.open_turns.add(turn)
         return turn
 
@@ -107,7 +123,10 @@ class Answering:
     def end(self, turn: Turn, status: str, reason: str | None = None) -> None:
         """The turn is over: its row goes into the log, what it used is counted, a shadow may take it up."""
         self.open_turns.discard(turn)
+        turn.leave()
         prepared = turn.prepared
+        total_s = time.perf_counter() - turn.began
+        self._metrics.ended(turn, status, total_s)
         texts = [text for _, text in sorted(turn.texts.items())]
         self._log.write(
             id=turn.request_id,
@@ -125,7 +144,7 @@ class Answering:
             completion_tokens=turn.usage.get("completion_tokens") or 0,
             retrieval_ms=prepared.retrieval_ms,
             first_token_ms=turn.first_token_ms,
-            total_ms=(time.perf_counter() - turn.began) * 1000,
+            total_ms=total_s * 1000,
             status=status,
             part=prepared.part,
             passed_release_id=prepared.passed.release_id if prepared.passed else None,

@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 from ryorin.catalog import Catalog
 from ryorin.catalog.logs import prune_logs
-from ryorin.errors import NotFound, RyorinError
+from ryorin.errors import InvalidInput, NotFound, RyorinError
 from ryorin.models.registry import BaseModel
 from ryorin.prompt_tokens import TokenCounter
 from ryorin.scopes import CHAT, KNOWLEDGE, SCOPES
@@ -40,6 +40,7 @@ from ryorin_serve.files import clear_away
 from ryorin_serve.front_door import FrontDoor, on_http_error, on_ryorin_error
 from ryorin_serve.limits import Quotas, counting
 from ryorin_serve.log import LogWriter
+from ryorin_serve.metrics import Metrics
 from ryorin_serve.options import DEFAULTS, ServeOptions
 from ryorin_serve.prepare import Preparer
 from ryorin_serve.presence import Presence
@@ -63,7 +64,7 @@ THREADS = 8  # of blocking work; below the catalog's pool of connections
 UNWIND_S = 5.0  # for requests that were cut off at shutdown to write their row of the log
 PASSAGE_ID = re.compile(r"[0-9]{1,18}")  # what fits into the catalog's 64 bits
 # Of a healthy engine only the first byte may take long: it queues requests. A dead one closes its connections.
-TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5)
+CONNECT_S = 5
 
 _logger = logging.getLogger("ryorin.serve")
 Result = TypeVar("Result")
@@ -143,8 +144,9 @@ class Gateway:
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
         headers = {"authorization": f"Bearer {self._engine_key}"}
         connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(headers=headers, timeout=TIMEOUT, connector=connector) as http:
-            log = LogWriter(self._catalog)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=self._options.engine_silence_s)
+        async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector) as http:
+            log, metrics = LogWriter(self._catalog), Metrics()
             self._quotas = Quotas(self._catalog)
             upstream = Upstream(self._engine, http)
             adapters = Adapters(self._engine, http, self._catalog.settings.adapters_dir, self._options.max_lora_rank)
@@ -157,7 +159,13 @@ class Gateway:
                 base_served_as=self._base_served_as,
                 options=self._options,
                 pepper=self._pepper,
+                metrics=metrics,
             )
+            metrics.watch("running", lambda: answering.admission.running)
+            metrics.watch("waiting", lambda: answering.admission.waiting)
+            metrics.watch("engine_ready", lambda: self._engine.state == "ready")
+            metrics.watch("log_rows_dropped", lambda: log.dropped)
+            stop_metrics = self._serve_metrics(metrics)
             answering.shadows = Shadows(
                 self._preparer,
                 beside=self._shadows_beside,
@@ -176,6 +184,7 @@ class Gateway:
                     yield
             finally:
                 clearing.cancel()
+                await asyncio.to_thread(stop_metrics)
                 await presence.stop()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(UNWIND_S):
@@ -185,6 +194,17 @@ class Gateway:
                 await asyncio.gather(*(asyncio.to_thread(worker.stop) for worker in self._workers))
                 await asyncio.to_thread(log.close)
                 self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _serve_metrics(self, metrics: Metrics) -> Callable[[], None]:
+        """Serve the figures, if there is a port for them; how to stop."""
+        port = self._options.metrics_port
+        if port is None:
+            return lambda: None
+        try:
+            stop: Callable[[], None] = metrics.serve(self._options.metrics_host, port)
+        except OSError as error:
+            raise InvalidInput(f"metrics cannot be served on port {port}: {error}", param="metrics_port") from error
+        return stop
 
     async def _in_thread(self, work: Callable[..., Result], *args: object) -> Result:
         context = contextvars.copy_context()  # who acts

@@ -25,6 +25,9 @@ class ServeOptions:
     tool_call_parser: vLLM's for the base model (`--tool-call-parser`); without it the model calls only tools it must.
     train: whether this server does fine-tuning jobs, or leaves them to 'ryorin worker' elsewhere.
     shutdown_grace_s: time that requests in flight get at the end.
+    max_running, max_waiting, max_wait_s: requests answered at once, that wait for it, and how long (admission.py).
+    engine_silence_s: of an answer's stream; an engine that says nothing for longer is taken for dead.
+    metrics_port: of Prometheus' figures, on `metrics_host`; None has none.
     """
 
     host: str = "127.0.0.1"
@@ -43,6 +46,12 @@ class ServeOptions:
     train: bool = True
     start_timeout_s: float = 600.0
     shutdown_grace_s: float = 15.0
+    max_running: int = 64
+    max_waiting: int = 48  # three quarters of those answered: then an answer takes less than twice as long
+    max_wait_s: float = 60.0
+    engine_silence_s: float = 300.0
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
 
     @property
     def window(self) -> Window:

@@ -44,6 +44,7 @@ class Turn:
         self.texts: dict[int, str] = {}
         self.gates: dict[int, MarkerGate] = {}
         self.usage: dict[str, Any] = {}
+        self.leave: Callable[[], None] = lambda: None  # its place among those that are answered
 
     def saw_text(self) -> None:
         """Note when the first text came."""
@@ -84,10 +85,14 @@ class Turn:
         if self.prepared.hits is None:
             return {}
         found = citations(text, self.prepared.hits, self.base_url)
-        removed = sum(gate.removed for gate in self.gates.values())
-        if removed:
-            found["context"]["removed_markers"] = removed
+        if self.removed_markers:
+            found["context"]["removed_markers"] = self.removed_markers
         return found
+
+    @property
+    def removed_markers(self) -> int:
+        """How many markers that point to no passage were taken out."""
+        return sum(gate.removed for gate in self.gates.values())
 
 
 class EventStream(StreamingResponse):
