@@ -165,14 +165,14 @@ class Answering:
         return None if name is None else asker_hash(self._pepper, turn.caller.tenant_id, name)
 
     def _check_tools(self, asked: ChatRequest) -> None:
-        """Raise InvalidInput when the model is to choose among tools, and vLLM cannot tell calls from text."""
-        chosen = asked.sampling.get("tool_choice", "auto")
-        if asked.sampling.get("tools") and chosen == "auto" and not self._options.tool_call_parser:
+        """Raise InvalidInput when tools are to be called, and vLLM was not told how the base model writes calls."""
+        calls = asked.sampling.get("tools") and asked.sampling.get("tool_choice") != "none"
+        if calls and not self._options.tool_call_parser:
             raise InvalidInput(
-                "tool_choice 'auto' needs a parser for this base model's calls, and the server was started without one "
-                "(ryorin serve --tool-call-parser); use 'required', a function by its name, or 'none'.",
-                code="unsupported_value",
-                param="tool_choice",
+                "This server was started without a parser of the base model's tool calls (ryorin serve "
+                "--tool-call-parser NAME), so it calls no tools; leave them out, or use tool_choice 'none'.",
+                code="unsupported_parameter",
+                param="tools",
             )
 
     def _engine_body(self, turn: Turn) -> dict[str, Any]:

@@ -61,7 +61,7 @@ from ryorin_serve.options import DEFAULTS, ServeOptions
 @click.option(
     "--tool-call-parser",
     metavar="NAME",
-    help="vLLM's parser of the base model's tool calls; without it tools are called only when a request demands it.",
+    help="vLLM's parser of the base model's tool calls, such as hermes; without it no tools are called.",
 )
 @click.option(
     "--train/--no-train",

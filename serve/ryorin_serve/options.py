@@ -22,7 +22,7 @@ class ServeOptions:
     max_answer_tokens: limit of an answer when the request names none.
     max_body_bytes: limit of a request's body. max_file_bytes: limit of an uploaded file.
     embedder: of vector stores that are made through the API.
-    tool_call_parser: vLLM's for the base model (`--tool-call-parser`); without it the model calls only tools it must.
+    tool_call_parser: vLLM's for the base model (`--tool-call-parser`); without it no tools are called.
     train: whether this server does fine-tuning jobs, or leaves them to 'ryorin worker' elsewhere.
     shutdown_grace_s: time that requests in flight get at the end.
     max_running, max_waiting, max_wait_s: requests answered at once, that wait for it, and how long (admission.py).

@@ -517,7 +517,7 @@ def test_an_adapter_that_vllm_refuses_is_an_error_of_the_release_and_a_dying_vll
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tool_choice"),  # no parser is known
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),  # no parser is known
         ({"tools": [{"type": "function", "function": {"name": "f g"}}]}, "tools"),
         ({"tools": [{"type": "code_interpreter"}]}, "tools"),
         ({"tools": [{"type": "function", "function": {"name": "f", "code": "x"}}]}, "tools"),
