@@ -64,7 +64,8 @@ def prepared(home: Path) -> str:
     ryorin(home, "tenant", "create", TENANT)
     ryorin(home, "prompt", "set", prompt, "--tenant", TENANT)
     ryorin(home, "release", "create", "--tenant", TENANT, "--adapter", "none", "--no-store", "--promote")
-    return str(ryorin(home, "key", "create", "--tenant", TENANT)["key"])
+    scopes = ("--scope", "chat", "--scope", "train")
+    return str(ryorin(home, "key", "create", "--tenant", TENANT, *scopes)["key"])
 
 
 def first_token_s(client: openai.OpenAI, draw: random.Random) -> float:

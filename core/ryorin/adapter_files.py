@@ -9,16 +9,30 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ryorin.digests import SHORT, digest_of, sha256_file
+from ryorin.errors import InvalidInput
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 MANIFEST_FILE = "manifest.json"
+REWARD = "reward"  # a manifest's kind: it gives answers a score and gives none itself
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?-[0-9a-f]{12}")  # <tenant>-<digest12>
 # Pickles, which run code when they are read, and code itself: an adapter's folder holds none.
 CODE_BEARING = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".py", ".pyc", ".so"})
+
+
+def check_answers(name: str, manifest: Mapping[str, Any]) -> None:
+    """Raises InvalidInput when the adapter of this manifest is a reward model, which cannot answer anybody."""
+    if manifest.get("kind") == REWARD:
+        raise InvalidInput(
+            f"{name} is a reward model: it scores answers for 'ryorin train rl' and cannot answer; choose an adapter "
+            "that 'ryorin train sft', dpo or rl made",
+            param="adapter",
+        )
 
 
 def adapter_digest(folder: Path) -> str:

@@ -20,8 +20,8 @@ from ryorin.errors import RyorinError
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("ryorin_demo.cli", "demo", "Run the main job end to end: two departments on one server."),
     "models": ("ryorin.commands.models", "models", "Base models and embedders: list, pull, add."),
-    "tenant": ("ryorin.commands.tenant", "tenant", "Departments: create, list."),
-    "key": ("ryorin.commands.key", "key", "API keys of a tenant: create, list, revoke."),
+    "tenant": ("ryorin.commands.tenant", "tenant", "Departments: create, list; their limits and what they used."),
+    "key": ("ryorin.commands.key", "key", "API keys of a tenant: create, list, rotate, revoke."),
     "prompt": ("ryorin.commands.prompt", "prompt", "A tenant's prompt: set, show."),
     "index": ("ryorin_index.cli", "index", "Documents: create a store, add, remove, search."),
     "data": ("ryorin_train.commands.data", "data", "Training data: add, lint, split, export."),
@@ -40,6 +40,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "serve": ("ryorin_serve.cli", "serve", "Start vLLM and the OpenAI-compatible gateway."),
     "worker": ("ryorin.commands.worker", "worker", "Do queued jobs: indexing uploaded files, training."),
+    "logs": ("ryorin.commands.logs", "logs", "The log of requests: how long it is kept, erasing a person's."),
+    "audit": ("ryorin.commands.audit", "audit_command", "Who did what: keys, limits, releases, stores."),
     "db": ("ryorin.commands.db", "db", "The catalog's database: upgrade its schema."),
 }
 EXTRAS = {"ryorin_index": "index", "ryorin_train": "train", "ryorin_serve": "serve"}

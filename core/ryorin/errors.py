@@ -5,8 +5,10 @@ Every error Ryorin raises on purpose.
     ├── InvalidInput (ValueError)           400  a value is wrong; names the field
     │   └── RowError                        400  a row of a data file is wrong; names the line
     ├── AuthenticationFailed (PermissionError) 401
+    ├── NotAllowed (PermissionError)        403
     ├── NotFound (LookupError)              404
     ├── Conflict (RuntimeError)             409  it exists, or something else holds it
+    ├── OverLimit (RuntimeError)            429  too much was used; try again after `retry_after_s`
     ├── Unavailable (ConnectionError)       503  try again after `retry_after_s`
     └── RequirementMissing (RuntimeError)   the machine or the installation lacks something
 
@@ -54,6 +56,13 @@ class AuthenticationFailed(RyorinError, PermissionError):
     type = "invalid_request_error"
 
 
+class NotAllowed(RyorinError, PermissionError):
+    """The key is right and may not do this."""
+
+    http_status = 403
+    type = "permission_error"
+
+
 class NotFound(RyorinError, LookupError):
     """The named thing does not exist for this tenant."""
 
@@ -66,6 +75,21 @@ class Conflict(RyorinError, RuntimeError):
 
     http_status = 409
     type = "invalid_request_error"
+
+
+class OverLimit(RyorinError, RuntimeError):
+    """
+    More was asked for than may be used.
+
+    what: "requests", "tokens" or, of a month's budget, "insufficient_quota". retry_after_s: when there is more.
+    """
+
+    http_status = 429
+
+    def __init__(self, message: str, what: str, *, retry_after_s: float, code: str) -> None:
+        super().__init__(message, code=code)
+        self.type = what
+        self.retry_after_s = retry_after_s
 
 
 class Unavailable(RyorinError, ConnectionError):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from ryorin.digests import digest_of
 
@@ -28,10 +28,16 @@ _CONTROL = re.compile(r"<(?=\|[^|<>\n]{1,64}\|>|/?s>|(?:bos|eos|pad|unk|start_of
 
 
 class Message(TypedDict):
-    """A chat message; content is plain text by the time it reaches this module."""
+    """
+    A chat message; content is plain text by the time it reaches this module.
+
+    tool_calls: what an assistant asked a program to do, as OpenAI's clients have it. tool_call_id: of a tool's answer.
+    """
 
     role: str
     content: str
+    tool_calls: NotRequired[list[Any]]
+    tool_call_id: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def render(prompt: Prompt, conversation: Sequence[Message], passages: Sequence[P
     System and developer messages of the conversation follow the tenant's own text: they may add, not replace.
     """
     system = prompt.system.strip()
-    said: list[Message] = [{"role": m["role"], "content": _without_control(m["content"])} for m in conversation]
+    said = [_harmless(message) for message in conversation]
     extra = [message["content"] for message in said if message["role"] in ("system", "developer")]
     documents = [] if passages is None else [render_passages(passages)]
     parts = [part for part in (system, *documents, *extra) if part]
@@ -128,6 +134,17 @@ def cited_numbers(answer: str, given: int) -> list[int]:
     """The passage numbers an answer cites with `[n]`, in order of first appearance; numbers of no passage left out."""
     numbers = (int(match.group(1)) for match in MARKER.finditer(answer))
     return list(dict.fromkeys(number for number in numbers if 1 <= number <= given))
+
+
+def _harmless(message: Message) -> Message:
+    """A message that writes no control token, also not in what a tool is called with."""
+    said: Message = {**message, "content": _without_control(message["content"])}
+    if "tool_calls" in message:
+        said["tool_calls"] = [
+            {**call, "function": {name: _without_control(text) for name, text in call["function"].items()}}
+            for call in message["tool_calls"]
+        ]
+    return said
 
 
 def _without_control(text: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,15 @@ class TokenCounter:
         self._cache: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.Lock()
 
-    def count(self, messages: list[Message]) -> int:
-        """Tokens of the messages and the opening of the answer. Raises InvalidInput when the template refuses them."""
+    def count(self, messages: list[Message], tools: Sequence[Any] | None = None) -> int:
+        """
+        Tokens of the messages, the tools that may be called and the opening of the answer. Raises InvalidInput when the
+        template refuses them.
+        """
         from jinja2 import TemplateError
 
         try:
-            text = self._template.render(messages=messages, add_generation_prompt=True, tools=None, **self._special)
+            text = self._template.render(messages=messages, add_generation_prompt=True, tools=tools, **self._special)
         except TemplateError as error:
             raise InvalidInput(
                 f"the base model's chat template refuses the messages: {error}", param="messages"

@@ -15,9 +15,11 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from ryorin.adapter_files import check_answers
+from ryorin.catalog import audit
 from ryorin.catalog.tables import Adapter, Promotion, Prompt, Release, Tenant, VectorStore
 from ryorin.catalog.tenants import lock_tenant
-from ryorin.digests import digest_of, new_id
+from ryorin.digests import SHORT, digest_of, new_id
 from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin.filters import parse_filter
 
@@ -101,7 +103,8 @@ def create_release(
     A new release of the tenant, not yet live; its id is a new one unless given.
 
     Raises Conflict when the adapter was deleted, was trained on another base model, or for another prompt unless
-    `allow_prompt_mismatch`; InvalidInput when a part belongs to another tenant or retrieval has no store.
+    `allow_prompt_mismatch`; InvalidInput when a part belongs to another tenant, retrieval has no store, or the adapter
+    is a reward model.
     """
     if retrieval is None:
         retrieval = Retrieval() if stores else Retrieval(top_k=0)
@@ -137,6 +140,7 @@ def create_release(
     )
     session.add(release)
     session.flush()
+    audit.note(session, tenant.id, "release.create", f"{tenant.name}@{release.version}", digest=release.digest[:SHORT])
     return release
 
 
@@ -180,6 +184,7 @@ def ensure_release(
 def _check_fits(adapter: Adapter | None, base_digest: str, prompt: Prompt, allow_prompt_mismatch: bool) -> None:
     if adapter is None:
         return
+    check_answers(adapter.name, adapter.manifest)
     if adapter.base_digest != base_digest:
         raise Conflict(
             f"adapter {adapter.name} was trained on base {adapter.base_digest[:12]}, "
@@ -321,5 +326,6 @@ def _switch(session: Session, tenant: Tenant, release_id: str, kind: str) -> Pro
     if tenant.shadow_release_id == release_id:
         tenant.shadow_release_id = tenant.shadow_share = None
     session.add(promotion)
+    audit.note(session, tenant.id, f"release.{kind}", f"{tenant.name}@{release.version}")
     session.flush()
     return promotion

@@ -14,6 +14,7 @@ from pathlib import Path
 
 HOME_NAME = ".ryorin"
 LOAD_WAIT_S = 120.0  # that running gateways get to load a release before it is given traffic
+ROTATION_GRACE_S = 86_400.0  # that a rotated key goes on
 
 
 def find_home(start: Path) -> Path:

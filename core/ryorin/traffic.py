@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
+from ryorin.catalog import audit
 from ryorin.catalog.tables import Release, RequestLog, Tenant
 from ryorin.catalog.tenants import lock_tenant
 from ryorin.errors import Conflict, InvalidInput
@@ -87,6 +88,9 @@ def set_beside(
     pointed = (release.id, share) if release else (None, None)
     setattr(tenant, f"{part}_release_id", pointed[0])
     setattr(tenant, f"{part}_share", pointed[1])
+    if before != pointed:
+        which = f"{tenant.name}@{release.version}" if release else tenant.name
+        audit.note(session, tenant.id, f"release.{part}", which, share=share if release else None)
     session.flush()
     return before != pointed
 

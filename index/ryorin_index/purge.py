@@ -20,7 +20,7 @@ from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from ryorin.blobs import blob_path
-from ryorin.catalog import Catalog
+from ryorin.catalog import Catalog, audit
 from ryorin.catalog.tables import (
     Document,
     FileBatch,
@@ -168,6 +168,7 @@ def delete_store(catalog: Catalog, store: VectorStore, *, force: bool = False) -
     with catalog.session() as session:
         next_generation(session, store)  # holds the row: writers are done, or find that the store is gone
         check_releases(session, store, force)
+        audit.note(session, store.tenant_id, "store.delete", store.name, id=store.id)
         blobs = list(session.scalars(select(Snapshot.sha256).where(Snapshot.store_id == store.id)))
         for table in (Tombstone, Passage, Document, Snapshot, Source, FileBatch):
             session.execute(

@@ -24,6 +24,7 @@ from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Document, Passage, VectorStore
 from ryorin.errors import InvalidInput, NotFound
 from ryorin.filters import Compound, Filter, parse_filter
+from ryorin.models.registry import Embedder
 from ryorin.prompt import PromptPassage
 from ryorin.release import Retrieval
 from ryorin_index.attributes import StoreAttributes
@@ -380,22 +381,26 @@ class Searcher:
 
     def embedder(self, store: VectorStore) -> Embed:
         """The store's embedder, loaded once."""
-        key = (store.embedder, store.embedder_digest)
+        return self._opened(store.embedder, store.embedder_digest, lambda: embedder_of(self._catalog.settings, store))
+
+    def embedder_of_model(self, embedder: Embedder) -> Embed:
+        """An embedder of this machine, loaded once, also for the stores that use it."""
+        return self._opened(embedder.name, embedder.digest, lambda: embedder)
+
+    def _opened(self, name: str, digest: str, find: Callable[[], Embedder]) -> Embed:
+        key = (name, digest)
         opened = self._embedders.get(key)
         if opened is None:
             with self._opening:
-                opened = self._embedders.get(key) or self._open(store)
-                self._embedders[key] = opened
+                opened = self._embedders.get(key)
+                if opened is None:
+                    opened = open_embedder(find()) if self._open_embed is None else self._open_embed(name)
+                    self._embedders[key] = opened
         return opened
 
     def _vector(self, embed: Embed, digest: str, query: str) -> Vectors:
         known = self._foreseen.get((digest, query))
         return embed.query(query) if known is None else known
-
-    def _open(self, store: VectorStore) -> Embed:
-        if self._open_embed is not None:
-            return self._open_embed(store.embedder)
-        return open_embedder(embedder_of(self._catalog.settings, store))
 
     def _index(self, store: VectorStore) -> StoreIndex:
         with self._lock:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from ryorin.catalog import Catalog
+from ryorin.catalog import Catalog, audit
 from ryorin.catalog.tables import Document, Passage, Tenant, VectorStore
 from ryorin.digests import SHORT, is_name, new_id
 from ryorin.errors import Conflict, InvalidInput, NotFound
@@ -47,6 +47,7 @@ def create_store(
         chunking=chunking.to_json() if chunking else None,
     )
     session.add(store)
+    audit.note(session, tenant.id, "store.create", name, id=store.id)
     session.flush()
     return store
 

@@ -7,11 +7,43 @@ A citation is a marker `[n]` in the text, n being a passage of the prompt. The f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from ryorin.prompt import MARKER, cited_numbers
 from ryorin_index.search import Hit
+
+BEGINNING = re.compile(r" ?\[\d{0,3}\Z| \Z")  # of a marker, with the space before it
+SPACED = re.compile(r" ?" + MARKER.pattern)  # a marker, and what goes with one that is taken out
+
+
+class MarkerGate:
+    """
+    Lets an answer through but for markers that point to no passage, whatever pieces it comes in.
+
+    given: how many passages there are. removed: how many markers were taken out so far.
+    """
+
+    def __init__(self, given: int) -> None:
+        self._given = given
+        self._held = ""
+        self.removed = 0
+
+    def feed(self, piece: str, last: bool = False) -> str:
+        """What of the answer is certain with this piece; the end of it that may begin a marker waits for the next."""
+        text = self._held + piece
+        at = len(text)
+        if not last and (beginning := BEGINNING.search(text)):
+            at = beginning.start()
+        text, self._held = text[:at], text[at:]
+        return SPACED.sub(self._kept, text) if "[" in text else text
+
+    def _kept(self, marker: re.Match[str]) -> str:
+        if 1 <= int(marker[1]) <= self._given:
+            return marker[0]
+        self.removed += 1
+        return ""
 
 
 def passage_url(base_url: str, passage_id: int) -> str:

@@ -1,5 +1,5 @@
 """
-The gateway: routes, and the way of one request through them. docs/structures.md follows one.
+The gateway: its parts, its routes and its life. docs/structures.md follows one request through it.
 
 Everything but `/health` needs a key, also what does not exist: the middleware identifies the caller before a route is
 looked for. Every response carries `x-request-id`; every error is an OpenAI error object.
@@ -9,63 +9,65 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import re
-import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import aiohttp
-import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from ryorin.catalog import Catalog
-from ryorin.errors import NotFound, RyorinError
+from ryorin.catalog.logs import prune_logs
+from ryorin.errors import InvalidInput, NotFound, RyorinError
 from ryorin.models.registry import BaseModel
 from ryorin.prompt_tokens import TokenCounter
-from ryorin.traffic import SHADOW
+from ryorin.scopes import CHAT, KNOWLEDGE, SCOPES
 from ryorin.worker import Worker
 from ryorin_index.search import Hit, Searcher
 from ryorin_serve.adapters import Adapters, EngineHandle
-from ryorin_serve.answer import citations, passage_url
-from ryorin_serve.auth import Caller, identify
-from ryorin_serve.chat import ChatRequest, parse_chat
+from ryorin_serve.answer import passage_url
+from ryorin_serve.answering import Answering
+from ryorin_serve.auth import Caller, ScopedRoute, identify
 from ryorin_serve.context import Context
 from ryorin_serve.files import clear_away
-from ryorin_serve.front_door import FrontDoor, on_http_error, on_ryorin_error, stopping
+from ryorin_serve.front_door import FrontDoor, on_http_error, on_ryorin_error
+from ryorin_serve.limits import Quotas, counting
 from ryorin_serve.log import LogWriter
+from ryorin_serve.metrics import Metrics
 from ryorin_serve.options import DEFAULTS, ServeOptions
-from ryorin_serve.prepare import PinnedRelease, Prepared, Preparer
+from ryorin_serve.prepare import Preparer
 from ryorin_serve.presence import Presence
-from ryorin_serve.relay import AdapterMissing, StreamRelay, Upstream, error_event
-from ryorin_serve.requests import base_url, read_json
+from ryorin_serve.relay import Upstream
+from ryorin_serve.requests import base_url
+from ryorin_serve.routes_admin import AdminRoutes
+from ryorin_serve.routes_chat import ChatRoutes
+from ryorin_serve.routes_embeddings import EmbeddingRoutes
 from ryorin_serve.routes_files import FileRoutes
 from ryorin_serve.routes_fine_tuning import FineTuningRoutes
 from ryorin_serve.routes_releases import ReleaseRoutes
+from ryorin_serve.routes_responses import ResponseRoutes
 from ryorin_serve.routes_store_files import StoreFileRoutes
 from ryorin_serve.routes_vector_stores import StoreRoutes
-from ryorin_serve.shadow import DROPPED, Shadows
+from ryorin_serve.shadow import Shadows
 from ryorin_serve.traffic import Traffic
+from ryorin_serve.turn import ClientGone, on_gone
 
 CLEAR_EVERY_S = 600.0  # expired files; they are not found any longer from the moment on
 THREADS = 8  # of blocking work; below the catalog's pool of connections
 UNWIND_S = 5.0  # for requests that were cut off at shutdown to write their row of the log
 PASSAGE_ID = re.compile(r"[0-9]{1,18}")  # what fits into the catalog's 64 bits
 # Of a healthy engine only the first byte may take long: it queues requests. A dead one closes its connections.
-TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5)
+CONNECT_S = 5
 
 _logger = logging.getLogger("ryorin.serve")
 Result = TypeVar("Result")
-
-
-class ClientGone(Exception):
-    """The client closed its connection; nobody waits for the answer."""
 
 
 class Gateway:
@@ -97,34 +99,41 @@ class Gateway:
         self._pepper = catalog.settings.pepper()
         self._preparer = Preparer(catalog, searcher, counter, base, options)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway")
-        self._open_turns: set[Turn] = set()
-        self._log: LogWriter
-        self._upstream: Upstream
-        self._adapters: Adapters
-        self._traffic: Traffic
-        self._shadows: Shadows
+        self._quotas: Quotas
+        self._answering: Answering
 
     def app(self) -> Starlette:
         """The ASGI application."""
-        context = Context(self._catalog, self._searcher, self._options, self._in_thread, self._wake)
+        context = Context(
+            self._catalog,
+            self._searcher,
+            self._options,
+            self._in_thread,
+            self._wake,
+            admit=lambda caller: self._quotas.admit(caller),
+            count_tokens=lambda caller, tokens: self._quotas.count_tokens(caller, tokens),
+        )
         app = Starlette(
             routes=[
                 Route("/health", self.health),
-                Route("/v1/models", self.models),
-                Route("/v1/models/{model:path}", self.model),
-                Route("/v1/chat/completions", self.chat, methods=["POST"]),
-                Route("/ryorin/v1/passages/{passage_id}", self.passage),
+                ScopedRoute("/v1/models", self.models, *SCOPES),
+                ScopedRoute("/v1/models/{model:path}", self.model, *SCOPES),
+                ScopedRoute("/ryorin/v1/passages/{passage_id}", self.passage, CHAT, KNOWLEDGE),
+                *ChatRoutes(self._options, lambda: self._answering).routes(),
+                *ResponseRoutes(self._options, lambda: self._answering).routes(),
+                *EmbeddingRoutes(context).routes(),
                 *FileRoutes(context).routes(),
                 *StoreRoutes(context).routes(),
                 *StoreFileRoutes(context).routes(),
                 *FineTuningRoutes(context, self._preparer, self._base).routes(),
                 *ReleaseRoutes(context, self._base).routes(),
+                *AdminRoutes(context).routes(),
             ],
             exception_handlers={
                 RyorinError: on_ryorin_error,
                 HTTPException: on_http_error,
-                ClientGone: _on_gone,
-                ClientDisconnect: _on_gone,
+                ClientGone: on_gone,
+                ClientDisconnect: on_gone,
             },
             lifespan=self._lifespan,
         )
@@ -135,55 +144,92 @@ class Gateway:
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
         headers = {"authorization": f"Bearer {self._engine_key}"}
         connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(headers=headers, timeout=TIMEOUT, connector=connector) as http:
-            self._log = LogWriter(self._catalog)
-            self._upstream = Upstream(self._engine, http)
-            self._adapters = Adapters(
-                self._engine, http, self._catalog.settings.adapters_dir, self._options.max_lora_rank
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=self._options.engine_silence_s)
+        async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector) as http:
+            log, metrics = LogWriter(self._catalog), Metrics()
+            self._quotas = Quotas(self._catalog)
+            upstream = Upstream(self._engine, http)
+            adapters = Adapters(self._engine, http, self._catalog.settings.adapters_dir, self._options.max_lora_rank)
+            answering = self._answering = Answering(
+                upstream,
+                adapters,
+                Traffic(self._catalog, self._preparer, adapters, self._in_thread),
+                self._quotas,
+                log,
+                base_served_as=self._base_served_as,
+                options=self._options,
+                pepper=self._pepper,
+                metrics=metrics,
             )
-            self._traffic = Traffic(self._catalog, self._preparer, self._adapters, self._in_thread)
-            self._shadows = Shadows(
+            metrics.watch("running", lambda: answering.admission.running)
+            metrics.watch("waiting", lambda: answering.admission.waiting)
+            metrics.watch("engine_ready", lambda: self._engine.state == "ready")
+            metrics.watch("log_rows_dropped", lambda: log.dropped)
+            stop_metrics = self._serve_metrics(metrics)
+            answering.shadows = Shadows(
                 self._preparer,
                 beside=self._shadows_beside,
-                in_flight=lambda: len(self._open_turns),
-                waiting=self._upstream.waiting,
-                ask=self._ask_unseen,
-                write=self._write_log,
+                in_flight=lambda: len(answering.open_turns),
+                waiting=upstream.waiting,
+                ask=answering.unseen,
+                write=answering.end,
             )
-            presence = Presence(self._catalog, self._searcher, self._adapters, self._base)
+            presence = Presence(self._catalog, self._searcher, adapters, self._base)
             await presence.start()
             clearing = asyncio.create_task(self._clear_away())
             for worker in self._workers:
                 worker.start()
             try:
-                yield
+                async with counting(self._quotas):
+                    yield
             finally:
                 clearing.cancel()
+                await asyncio.to_thread(stop_metrics)
                 await presence.stop()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(UNWIND_S):
-                        while self._open_turns:
+                        while answering.open_turns:
                             await asyncio.sleep(0.01)
-                await self._shadows.drain(UNWIND_S)
+                await answering.shadows.drain(UNWIND_S)
                 await asyncio.gather(*(asyncio.to_thread(worker.stop) for worker in self._workers))
-                await asyncio.to_thread(self._log.close)
+                await asyncio.to_thread(log.close)
                 self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def _serve_metrics(self, metrics: Metrics) -> Callable[[], None]:
+        """Serve the figures, if there is a port for them; how to stop."""
+        port = self._options.metrics_port
+        if port is None:
+            return lambda: None
+        try:
+            stop: Callable[[], None] = metrics.serve(self._options.metrics_host, port)
+        except OSError as error:
+            raise InvalidInput(f"metrics cannot be served on port {port}: {error}", param="metrics_port") from error
+        return stop
+
     async def _in_thread(self, work: Callable[..., Result], *args: object) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args))
+        context = contextvars.copy_context()  # who acts
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(work, *args))
 
     def _wake(self) -> None:
         for worker in self._workers:
             worker.wake()
 
     async def _clear_away(self) -> None:
-        """Delete expired files, now and then."""
+        """Delete expired files and old logs, now and then."""
         while True:
             try:
                 await asyncio.to_thread(clear_away, self._catalog)
+                await asyncio.to_thread(self._prune_logs)
             except Exception:
-                _logger.exception("expired files could not be cleared away")
+                _logger.exception("expired files and logs could not be cleared away")
             await asyncio.sleep(CLEAR_EVERY_S)
+
+    def _prune_logs(self) -> None:
+        """Delete the rows of the log that are older than their tenants keep them."""
+        more = True
+        while more:
+            with self._catalog.session() as session:
+                more = bool(prune_logs(session))
 
     async def _identify(self, authorization: str | None) -> Caller:
         return await self._in_thread(identify, self._catalog, self._pepper, authorization)
@@ -214,198 +260,6 @@ class Gateway:
         hit = await self._in_thread(self._searcher.passage, caller.tenant_id, int(passage_id))
         return JSONResponse(_passage_object(hit, base_url(request)))
 
-    async def chat(self, request: Request) -> Response:
-        """A chat completion, whole or streamed."""
-        asked = parse_chat(await read_json(request, self._options.max_body_bytes))
-        self._upstream.check()
-        self._shadows.make_way()
-        turn = Turn(request.state.request_id, request.state.caller, asked, base_url(request))
-        turn.prepared = await self._traffic.prepare(turn.caller, asked)
-        self._open_turns.add(turn)
-        if asked.stream:
-            return await self._stream(request, turn)
-        return await self._whole(request, turn)
-
-    async def _whole(self, request: Request, turn: Turn) -> Response:
-        body = self._engine_body(turn)
-        status = "error"
-        try:
-            answer = await _unless_gone(request, self._with_adapter(turn, body, self._upstream.complete))
-            turn.take(answer)
-            status = "ok"
-            return Response(orjson.dumps(answer), media_type="application/json")
-        except (ClientGone, asyncio.CancelledError):
-            status = "cancelled"
-            raise
-        finally:
-            self._write_log(turn, status)
-
-    async def _stream(self, request: Request, turn: Turn) -> Response:
-        body = self._engine_body(turn) | {"stream": True, "stream_options": {"include_usage": True}}
-        try:
-            response = await _unless_gone(request, self._with_adapter(turn, body, self._upstream.open))
-        except BaseException as error:
-            self._write_log(turn, "cancelled" if isinstance(error, ClientGone | asyncio.CancelledError) else "error")
-            raise
-        relay = StreamRelay(
-            self._upstream,
-            response,
-            engine_model=body["model"],
-            model=turn.request.model,
-            include_usage=turn.request.include_usage,
-            addition=turn.addition,
-            on_text=turn.saw_text,
-        )
-
-        def close() -> None:
-            response.close()
-            turn.texts, turn.usage = relay.texts, relay.usage
-            self._write_log(turn, "ok" if relay.finished else "error" if relay.failed else "cancelled")
-
-        return EventStream(relay, close)
-
-    def _engine_body(self, turn: Turn) -> dict[str, Any]:
-        prepared = turn.prepared
-        adapter = prepared.release.adapter
-        return {
-            **turn.request.sampling,
-            "model": adapter.name if adapter else self._base_served_as,
-            "messages": prepared.messages,
-            "max_tokens": prepared.max_tokens,
-            "cache_salt": turn.caller.tenant_id,  # the prefix cache of one tenant tells another nothing
-        }
-
-    async def _with_adapter(
-        self, turn: Turn, body: dict[str, Any], ask: Callable[[dict[str, Any], str], Awaitable[Result]]
-    ) -> Result:
-        """Ask the engine once it holds the release's adapter; again, once, when it turns out not to."""
-        adapter = turn.prepared.release.adapter
-        for last in (False, True):
-            if adapter:
-                await self._adapters.ensure(adapter.name, adapter.digest)
-            try:
-                return await ask(body, turn.request_id)
-            except AdapterMissing:
-                if adapter is None or last:
-                    raise self._upstream.gone("The engine lost the adapter; try again.") from None
-                self._adapters.forget(adapter.name)
-        raise AssertionError("unreachable")
-
-    async def _ask_unseen(self, turn: Turn) -> dict[str, Any]:
-        return await self._with_adapter(turn, self._engine_body(turn), self._upstream.complete)
-
-    def _write_log(self, turn: Turn, status: str, reason: str | None = None) -> None:
-        self._open_turns.discard(turn)
-        prepared = turn.prepared
-        texts = [text for _, text in sorted(turn.texts.items())]
-        self._log.write(
-            id=turn.request_id,
-            tenant_id=turn.caller.tenant_id,
-            key_id=turn.caller.key_id,
-            release_id=prepared.release.id,
-            created_at=turn.created_at,
-            messages=[] if status == DROPPED else turn.request.conversation,  # they stand in the row it would shadow
-            answer="\n\n".join(texts),
-            passages=[
-                {"passage_id": hit.passage_id, "document_id": hit.document_id, "score": round(hit.score, 6)}
-                for hit in prepared.hits or []
-            ],
-            prompt_tokens=turn.usage.get("prompt_tokens") or prepared.prompt_tokens,
-            completion_tokens=turn.usage.get("completion_tokens") or 0,
-            retrieval_ms=prepared.retrieval_ms,
-            first_token_ms=turn.first_token_ms,
-            total_ms=(time.perf_counter() - turn.began) * 1000,
-            status=status,
-            part=prepared.part,
-            passed_release_id=prepared.passed.release_id if prepared.passed else None,
-            reason=prepared.passed.reason if prepared.passed else reason,
-            shadow_of=turn.shadow_of,
-        )
-        if status == "ok" and turn.shadow_of is None:
-            self._shadows.offer(turn)
-
-
-class Turn:
-    """One request on its way: what was asked by whom, what was prepared, what came back."""
-
-    prepared: Prepared
-    shadow_of: str | None = None
-
-    def __init__(self, request_id: str, caller: Caller, request: ChatRequest, base_url: str) -> None:
-        self.request_id = request_id
-        self.caller = caller
-        self.request = request
-        self.base_url = base_url
-        self.created_at = time.time()
-        self.began = time.perf_counter()
-        self.first_token_ms: float | None = None
-        self.texts: dict[int, str] = {}
-        self.usage: dict[str, Any] = {}
-
-    def saw_text(self) -> None:
-        """Note when the first text came."""
-        if self.first_token_ms is None:
-            self.first_token_ms = (time.perf_counter() - self.began) * 1000
-
-    def take(self, answer: dict[str, Any]) -> None:
-        """Take over the engine's whole answer, and give it what it lacks: the model's public name, citations."""
-        answer["model"] = self.request.model
-        for choice in answer["choices"]:
-            text = choice["message"].get("content") or ""
-            choice["message"].update(self.addition(text))
-            self.texts[choice["index"]] = text
-        self.usage = answer.get("usage") or {}
-
-    def again(self, request_id: str, release: PinnedRelease) -> Turn:
-        """The same request once more, for a shadow."""
-        turn = Turn(request_id, self.caller, self.request, self.base_url)
-        turn.shadow_of = self.request_id
-        turn.prepared = Prepared(release, [], None, prompt_tokens=0, max_tokens=0, retrieval_ms=0.0, part=SHADOW)
-        return turn
-
-    def addition(self, text: str) -> dict[str, Any]:
-        """What a message with this text gets: its citations, when passages were looked for."""
-        return {} if self.prepared.hits is None else citations(text, self.prepared.hits, self.base_url)
-
-
-class EventStream(StreamingResponse):
-    """Server-sent events. `close` is called at the end, also when the client left before the first event."""
-
-    def __init__(self, events: AsyncIterable[bytes], close: Callable[[], None]) -> None:
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._close = close
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events; one with an error is the last when the server is stopped first."""
-        try:
-            await super().__call__(scope, receive, send)
-        except asyncio.CancelledError:
-            await send({"type": "http.response.body", "body": error_event(stopping()), "more_body": False})
-        finally:
-            self._close()
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`, which is cancelled when the client goes away first. Raises ClientGone then."""
-    task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return await task
-    finally:
-        for unfinished in (task, watch):
-            unfinished.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await unfinished
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
 
 def _model_object(name: str, created_at: float) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": int(created_at), "owned_by": name.partition("@")[0]}
@@ -425,7 +279,3 @@ def _passage_object(hit: Hit, base_url: str) -> dict[str, Any]:
         "end": hit.end,
         "url": passage_url(base_url, hit.passage_id),
     }
-
-
-async def _on_gone(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it; 499 is what nginx writes into its log

@@ -7,16 +7,22 @@ It is an allowlist. Every field is either honoured, or accepted because ignoring
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ryorin.errors import InvalidInput
+from ryorin.filters import parse_filter
 from ryorin.prompt import Message
+from ryorin.release import Retrieval
 
 MAX_MESSAGES = 1024
 MAX_CHOICES = 16
-ROLES = ("system", "developer", "user", "assistant")
+ROLES = ("system", "developer", "user", "assistant", "tool")
+MAX_TOOLS = 128
+MAX_STORES = 10
+_FUNCTION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 Check = Callable[[Any], bool]
 
@@ -51,6 +57,38 @@ def _logit_bias(value: Any) -> bool:
     return _object(value) and all(token.isdecimal() and bias(number) for token, number in value.items())
 
 
+def _tools(value: Any) -> bool:
+    return isinstance(value, list) and 0 < len(value) <= MAX_TOOLS and all(map(_tool, value))
+
+
+def _tool(value: Any) -> bool:
+    function = value.get("function") if isinstance(value, dict) and set(value) <= {"type", "function"} else None
+    checks: dict[str, Check] = {"name": _name, "description": _text, "parameters": _object, "strict": _boolean}
+    return (
+        value.get("type") == "function"
+        and isinstance(function, dict)
+        and "name" in function
+        and all(name in checks and (each is None or checks[name](each)) for name, each in function.items())
+    )
+
+
+def _name(value: Any) -> bool:
+    return isinstance(value, str) and _FUNCTION.fullmatch(value) is not None
+
+
+def _tool_choice(value: Any) -> bool:
+    if isinstance(value, dict):
+        named = value.get("function")
+        return (
+            set(value) == {"type", "function"}
+            and value["type"] == "function"
+            and isinstance(named, dict)
+            and set(named) == {"name"}
+            and _name(named["name"])
+        )
+    return value in ("none", "auto", "required")
+
+
 # Sampling: checked here, computed by vLLM. name: (check, what a right value is)
 PASSED_ON: dict[str, tuple[Check, str]] = {
     "temperature": (_number(0, 2), "a number from 0 to 2"),
@@ -63,14 +101,21 @@ PASSED_ON: dict[str, tuple[Check, str]] = {
     "logprobs": (_boolean, "true or false"),
     "top_logprobs": (_integer(0, 20), "an integer from 0 to 20"),
     "logit_bias": (_logit_bias, "an object from token id to a number from -100 to 100"),
+    "tools": (_tools, f"a list of 1 to {MAX_TOOLS} functions, each with a name"),
+    "tool_choice": (_tool_choice, "'none', 'auto', 'required', or a function by its name"),
+    "parallel_tool_calls": (_boolean, "true or false"),
     "response_format": (
         lambda value: _object(value) and value.get("type") in ("text", "json_object", "json_schema"),
         "an object whose type is text, json_object or json_schema",
     ),
 }
 
+# What a message may have besides; what an assistant message of ours carries may come back.
+_OF_ROLE = {"assistant": ("context", "annotations", "tool_calls"), "tool": ("tool_call_id",)}
+
 # Who asks, the first that is given; else the conversation speaks for itself.
-ASKERS = ("safety_identifier", "user", "prompt_cache_key")
+PEOPLE = ("safety_identifier", "user")
+ASKERS = (*PEOPLE, "prompt_cache_key")
 
 # Accepted, and nothing is to be done about them.
 HARMLESS: dict[str, tuple[Check, str]] = {
@@ -79,12 +124,24 @@ HARMLESS: dict[str, tuple[Check, str]] = {
     "prompt_cache_key": (_text, "a string"),
     "metadata": (_object, "an object"),
     "store": (lambda value: value is False, "false: this server does not keep completions for retrieval by the API"),
-    "parallel_tool_calls": (_boolean, "true or false"),
     "service_tier": (lambda value: value in ("auto", "default"), "'auto' or 'default'"),
     "modalities": (lambda value: value == ["text"], "['text']"),
-    "tools": (lambda value: value == [], "absent: this server does not call tools"),
-    "tool_choice": (lambda value: value == "none", "absent or 'none': this server does not call tools"),
 }
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """
+    What a request says of retrieval.
+
+    top_k: passages at most, 0 for none; None leaves it to the release. filters: that must hold beside the release's.
+    store_ids: of the tenant's stores, in place of the release's. ranking: weights and floor in place of the release's.
+    """
+
+    top_k: int | None = None
+    filters: dict[str, Any] | None = None
+    store_ids: tuple[str, ...] | None = None
+    ranking: Retrieval | None = None
 
 
 @dataclass(frozen=True)
@@ -94,8 +151,9 @@ class ChatRequest:
 
     model: what was asked, `<tenant>` or `<tenant>@<version>`. conversation: text messages, oldest first.
     sampling: fields for vLLM as they came. max_tokens: limit of the answer; None when the request names none.
-    top_k: passages at most, 0 for no retrieval; None leaves it to the release.
+    knowledge: where passages come from, and how many.
     asker: who asks, in the client's words, or what the conversation begins with: the same asker gets the same release.
+    user: the person who asks, in the client's words.
     """
 
     model: str
@@ -104,12 +162,17 @@ class ChatRequest:
     max_tokens: int | None
     stream: bool
     include_usage: bool
-    top_k: int | None
+    knowledge: Knowledge = Knowledge()
     asker: str = ""
+    user: str | None = None
 
 
-def parse_chat(body: Any) -> ChatRequest:
-    """A request body as a ChatRequest. Raises InvalidInput naming the field."""
+def parse_chat(body: Any, knowledge: Knowledge | None = None) -> ChatRequest:
+    """
+    A request body as a ChatRequest. Raises InvalidInput naming the field.
+
+    knowledge: what was said of retrieval elsewhere than in `retrieval`.
+    """
     if not isinstance(body, dict):
         raise InvalidInput("The request body must be a JSON object.")
     fields = {name: value for name, value in body.items() if value is not None}  # null means absent, as in OpenAI's
@@ -119,7 +182,9 @@ def parse_chat(body: Any) -> ChatRequest:
     conversation = _conversation(fields.pop("messages", None))
     stream = _take(fields, "stream", _boolean, "true or false") or False
     include_usage = _stream_options(fields.pop("stream_options", None), stream)
-    top_k = _retrieval(fields.pop("retrieval", None))
+    knowledge = knowledge or _retrieval(fields.pop("retrieval", None))
+    if fields.get("tools") == []:
+        del fields["tools"]
     limits = [
         _take(fields, name, _integer(1, 2**31 - 1), "an integer of 1 or more")
         for name in ("max_completion_tokens", "max_tokens")  # the first is the newer name and wins
@@ -135,6 +200,10 @@ def parse_chat(body: Any) -> ChatRequest:
             sampling[name] = value
     if sampling.get("top_logprobs") and not sampling.get("logprobs"):
         raise InvalidInput("top_logprobs needs logprobs: true", code="invalid_value", param="top_logprobs")
+    if "tools" not in sampling:
+        if sampling.pop("tool_choice", "none") != "none":
+            raise InvalidInput("tool_choice needs tools", code="invalid_value", param="tool_choice")
+        sampling.pop("parallel_tool_calls", None)
     return ChatRequest(
         model=model,
         conversation=conversation,
@@ -142,8 +211,9 @@ def parse_chat(body: Any) -> ChatRequest:
         max_tokens=next((limit for limit in limits if limit is not None), None),
         stream=stream,
         include_usage=include_usage,
-        top_k=top_k,
+        knowledge=knowledge,
         asker=asker_of(body, conversation),
+        user=next((body[name] for name in PEOPLE if body.get(name)), None),
     )
 
 
@@ -180,18 +250,52 @@ def _message(message: Any, param: str) -> Message:
             f"{param}.role is {_shown(role)}; it must be one of {', '.join(ROLES)}", param=f"{param}.role"
         )
     for name, value in message.items():
-        # `name` says who speaks, which no prompt here shows; what an assistant message of ours carries may come back
-        known = name in ("role", "content", "name") or (role == "assistant" and name in ("context", "annotations"))
+        # `name` says who speaks, which no prompt here shows
+        known = name in ("role", "content", "name") or name in _OF_ROLE.get(role, ())
         if not known and value not in (None, [], ""):
             raise InvalidInput(
                 f"Unsupported parameter: '{param}.{name}'.", code="unsupported_parameter", param=f"{param}.{name}"
             )
+    calls = _tool_calls(message.get("tool_calls"), f"{param}.tool_calls") if role == "assistant" else []
     content = message.get("content")
+    if content is None and calls:
+        content = ""
     if isinstance(content, list):
         content = "".join(_part(part, f"{param}.content[{place}]") for place, part in enumerate(content))
     if not isinstance(content, str):
         raise InvalidInput(f"{param}.content must be text or a list of text parts", param=f"{param}.content")
-    return {"role": role, "content": content}
+    said: Message = {"role": role, "content": content}
+    if calls:
+        said["tool_calls"] = calls
+    if role == "tool":
+        call_id = message.get("tool_call_id")
+        if not isinstance(call_id, str) or not call_id:
+            raise InvalidInput(f"{param}.tool_call_id must name the call it answers", param=f"{param}.tool_call_id")
+        said["tool_call_id"] = call_id
+    return said
+
+
+def _tool_calls(value: Any, param: str) -> list[Any]:
+    """Calls of functions, each made anew of what is known."""
+    if value in (None, []):
+        return []
+    calls = []
+    for place, call in enumerate(value if isinstance(value, list) else [None]):
+        function = call.get("function") if isinstance(call, dict) else None
+        if (
+            not isinstance(function, dict)
+            or call.get("type", "function") != "function"
+            or not isinstance(call.get("id"), str)
+            or not _name(function.get("name"))
+            or not isinstance(function.get("arguments"), str)
+        ):
+            raise InvalidInput(
+                f"{param}[{place}] must be a function's call: id, type 'function', function with name and arguments",
+                param=f"{param}[{place}]",
+            )
+        called = {"name": function["name"], "arguments": function["arguments"]}
+        calls.append({"id": call["id"], "type": "function", "function": called})
+    return calls
 
 
 def _part(part: Any, param: str) -> str:
@@ -213,17 +317,27 @@ def _stream_options(options: Any, stream: bool) -> bool:
     return bool(options.get("include_usage"))
 
 
-def _retrieval(options: Any) -> int | None:
-    """`{"top_k": n}` or `{"off": true}`; the number of passages, None for the release's own."""
+def _retrieval(options: Any) -> Knowledge:
+    """`{"off": true}`, or any of `top_k`, `filters` and `vector_store_ids`."""
     if options is None:
-        return None
+        return Knowledge()
     if not isinstance(options, dict):
         raise InvalidInput('retrieval must be an object such as {"top_k": 3} or {"off": true}', param="retrieval")
-    _only(options, {"top_k": _integer(0, 50), "off": _boolean}, "retrieval")
+    _only(
+        options,
+        {"top_k": _integer(0, 50), "off": _boolean, "filters": _object, "vector_store_ids": _store_ids},
+        "retrieval",
+    )
     if options.get("off"):
-        return 0
-    top_k: int | None = options.get("top_k")
-    return top_k
+        return Knowledge(top_k=0)
+    filters, stores = options.get("filters"), options.get("vector_store_ids")
+    if filters is not None:
+        parse_filter(filters, "retrieval.filters")
+    return Knowledge(options.get("top_k"), filters, None if stores is None else tuple(dict.fromkeys(stores)))
+
+
+def _store_ids(value: Any) -> bool:
+    return isinstance(value, list) and 0 < len(value) <= MAX_STORES and all(isinstance(each, str) for each in value)
 
 
 def _only(options: Mapping[str, Any], allowed: Mapping[str, Check], param: str) -> None:

@@ -59,11 +59,43 @@ from ryorin_serve.options import DEFAULTS, ServeOptions
     help="Embedder of vector stores that are made through the API.",
 )
 @click.option(
+    "--tool-call-parser",
+    metavar="NAME",
+    help="vLLM's parser of the base model's tool calls, such as hermes; without it no tools are called.",
+)
+@click.option(
     "--train/--no-train",
     default=DEFAULTS.train,
     show_default=True,
     help="Do fine-tuning jobs here, or leave them to 'ryorin worker' elsewhere.",
 )
+@click.option(
+    "--max-running",
+    default=DEFAULTS.max_running,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Questions that are answered at once; more wait.",
+)
+@click.option(
+    "--max-waiting",
+    default=DEFAULTS.max_waiting,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Questions that wait at most; more are sent away with 503.",
+)
+@click.option(
+    "--max-wait-s",
+    default=DEFAULTS.max_wait_s,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="How long one waits at most.",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    help="Serve Prometheus' figures of all tenants there, on loopback unless --metrics-host says otherwise.",
+)
+@click.option("--metrics-host", default=DEFAULTS.metrics_host, show_default=True, help="Of the figures.")
 @click.option(
     "--kv-cache-gb",
     default=DEFAULTS.kv_cache_gb,

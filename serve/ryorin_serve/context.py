@@ -15,6 +15,7 @@ from ryorin.catalog.tables import VectorStore
 from ryorin.errors import InvalidInput, NotFound
 from ryorin_index.search import Searcher
 from ryorin_index.store import is_expired
+from ryorin_serve.auth import Caller
 from ryorin_serve.options import ServeOptions
 from ryorin_serve.requests import caller_of, path_id, shown_id
 
@@ -32,13 +33,20 @@ class InThread(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """The gateway's parts. wake: tells the worker that a job waits."""
+    """
+    The gateway's parts.
+
+    wake: tells the worker that a job waits. admit: lets a question in, or raises OverLimit; gives headers that say what
+    is left. count_tokens: of an answer.
+    """
 
     catalog: Catalog
     searcher: Searcher
     options: ServeOptions
     in_thread: InThread
     wake: Callable[[], None]
+    admit: Callable[[Caller], Awaitable[dict[str, str]]]
+    count_tokens: Callable[[Caller, int], None]
 
 
 def own_store(session: Session, request: Request) -> VectorStore:

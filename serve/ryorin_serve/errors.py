@@ -7,7 +7,9 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from ryorin.errors import AuthenticationFailed, RyorinError, Unavailable
+from ryorin.errors import AuthenticationFailed, OverLimit, RyorinError, Unavailable
+
+INSUFFICIENT_QUOTA = "insufficient_quota"
 
 
 def error_object(message: str, kind: str, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
@@ -18,10 +20,12 @@ def error_object(message: str, kind: str, *, param: str | None = None, code: str
 def error_response(error: RyorinError) -> JSONResponse:
     """The response to an error raised on purpose."""
     headers: dict[str, str] = {}
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | OverLimit):
         # Clients retry by themselves: the openai package twice, after what these say when that is at most a minute.
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
         headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
+    if error.code == INSUFFICIENT_QUOTA:
+        headers["x-should-retry"] = "false"  # a month is not waited for
     if isinstance(error, AuthenticationFailed):
         headers["www-authenticate"] = "Bearer"
     body = error_object(error.message, error.type, param=error.param, code=error.code)

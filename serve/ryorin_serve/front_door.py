@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ryorin.catalog.audit import acting
 from ryorin.digests import new_id
 from ryorin.errors import NotFound, RyorinError, Unavailable
 from ryorin_serve.auth import Caller
@@ -45,20 +46,25 @@ class FrontDoor:
             return
         request_id = new_id("req_")
         started = False
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                headers.update(state.get("headers", {}))
             await send(message)
 
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id
         try:
-            if scope["path"] not in PUBLIC:
-                state["caller"] = await self._identify(Request(scope).headers.get("authorization"))
-            await self._app(scope, receive, send_with_id)
+            if scope["path"] in PUBLIC:
+                await self._app(scope, receive, send_with_id)
+                return
+            caller = state["caller"] = await self._identify(Request(scope).headers.get("authorization"))
+            with acting(f"key {caller.key_prefix}", request_id):
+                await self._app(scope, receive, send_with_id)
         except RyorinError as error:
             await error_response(error)(scope, receive, send_with_id)
         except asyncio.CancelledError:  # uvicorn does that at the end of the grace, and would answer in plain text

@@ -22,8 +22,12 @@ class ServeOptions:
     max_answer_tokens: limit of an answer when the request names none.
     max_body_bytes: limit of a request's body. max_file_bytes: limit of an uploaded file.
     embedder: of vector stores that are made through the API.
+    tool_call_parser: vLLM's for the base model (`--tool-call-parser`); without it no tools are called.
     train: whether this server does fine-tuning jobs, or leaves them to 'ryorin worker' elsewhere.
     shutdown_grace_s: time that requests in flight get at the end.
+    max_running, max_waiting, max_wait_s: requests answered at once, that wait for it, and how long (admission.py).
+    engine_silence_s: of an answer's stream; an engine that says nothing for longer is taken for dead.
+    metrics_port: of Prometheus' figures, on `metrics_host`; None has none.
     """
 
     host: str = "127.0.0.1"
@@ -38,9 +42,16 @@ class ServeOptions:
     max_body_bytes: int = 4 * 2**20
     max_file_bytes: int = 512 * 2**20
     embedder: str = DEFAULT_EMBEDDER
+    tool_call_parser: str | None = None
     train: bool = True
     start_timeout_s: float = 600.0
     shutdown_grace_s: float = 15.0
+    max_running: int = 64
+    max_waiting: int = 48  # three quarters of those answered: then an answer takes less than twice as long
+    max_wait_s: float = 60.0
+    engine_silence_s: float = 300.0
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
 
     @property
     def window(self) -> Window:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -26,7 +27,7 @@ from ryorin.window import assemble
 from ryorin_index.retrieve import retrieve
 from ryorin_index.search import Hit, Searcher
 from ryorin_serve.auth import Caller
-from ryorin_serve.chat import ChatRequest
+from ryorin_serve.chat import ChatRequest, Knowledge
 from ryorin_serve.options import ServeOptions
 
 _MODEL = re.compile(r"(?P<tenant>[a-z0-9-]{1,48})(?:@(?P<version>[1-9][0-9]{0,8}))?")
@@ -111,8 +112,8 @@ class Preparer:
                 code="base_model_mismatch",
                 param="model",
             )
-        top_k = release.retrieval.top_k if request.top_k is None else request.top_k
-        if top_k and not release.store_ids:
+        retrieval, store_ids = _retrieval(release, request.knowledge)
+        if retrieval.top_k and not store_ids:
             raise InvalidInput(
                 f"release {caller.tenant_name}@{release.version} has no vector store to retrieve from; "
                 "leave 'retrieval' out",
@@ -123,9 +124,9 @@ class Preparer:
             self._catalog,
             self._searcher,
             caller.tenant_id,
-            release.store_ids,
+            store_ids,
             request.conversation,
-            replace(release.retrieval, top_k=top_k),
+            retrieval,
         )
         retrieval_ms = (time.perf_counter() - began) * 1000 if hits is not None else 0.0
         passages = None if hits is None else [hit.prompt_passage for hit in hits]
@@ -133,7 +134,7 @@ class Preparer:
             release.prompt,
             request.conversation,
             passages,
-            self._counter.count,
+            partial(self._counter.count, tools=request.sampling.get("tools")),
             self._options.window,
             request.max_tokens,
         )
@@ -196,6 +197,31 @@ class Preparer:
         live = [release for release in releases if release.id == tenant.live_release_id]
         alias = [(caller.tenant_name, live[0].created_at)] if live else []
         return [*alias, *models, *tuned]
+
+
+def _retrieval(release: PinnedRelease, said: Knowledge) -> tuple[Retrieval, tuple[str, ...]]:
+    """How a request retrieves, and from where: as its release does, but for what the request says."""
+    retrieval, store_ids = release.retrieval, release.store_ids
+    if said.store_ids is not None:
+        store_ids = said.store_ids
+        if not retrieval.enabled:
+            retrieval = Retrieval()
+    if said.top_k is not None:
+        retrieval = replace(retrieval, top_k=said.top_k)
+    if said.ranking is not None:
+        given = said.ranking
+        retrieval = replace(
+            retrieval,
+            score_floor=given.score_floor,
+            dense_weight=given.dense_weight,
+            lexical_weight=given.lexical_weight,
+        )
+    if said.filters is not None:
+        both = said.filters
+        if retrieval.filters is not None:
+            both = {"type": "and", "filters": [retrieval.filters, said.filters]}
+        retrieval = replace(retrieval, filters=both)
+    return retrieval, store_ids
 
 
 def pinned(session: Session, release: Release) -> PinnedRelease:

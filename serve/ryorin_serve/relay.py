@@ -111,7 +111,8 @@ class StreamRelay:
     Relays one stream and keeps what the log and the citations need.
 
     texts: the answer of each choice so far. usage: as vLLM counted. finished: the stream came to its regular end.
-    addition: from a choice's whole text to what its last event gets (citations).
+    addition: from a choice's whole text to what its last event gets (citations). gate: of a choice's text, what of it
+    goes on; None lets all of it through as it came.
     """
 
     def __init__(
@@ -123,8 +124,10 @@ class StreamRelay:
         model: str,
         include_usage: bool,
         addition: Callable[[str], dict[str, Any]],
+        gate: Callable[[int], Callable[[str, bool], str]] | None,
         on_text: Callable[[], None],
     ) -> None:
+        self._gate = gate
         self._upstream = upstream
         self._response = response
         self._model = model
@@ -140,7 +143,7 @@ class StreamRelay:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The events for the client. A failure is one last event with an error, and no `[DONE]`."""
         try:
-            async for event in self._events():
+            async for event in events_of(self._response):
                 if event == b"[DONE]":
                     self.finished = True
                     yield DONE
@@ -149,27 +152,18 @@ class StreamRelay:
                     yield out
             raise aiohttp.ClientPayloadError("the stream ended before [DONE]")
         except Exception as error:
-            if not isinstance(error, OSError | aiohttp.ClientError | orjson.JSONDecodeError | _UpstreamError):
+            if not isinstance(error, OSError | aiohttp.ClientError | orjson.JSONDecodeError | UpstreamError):
                 _logger.exception("a stream could not be relayed")  # the client is owed an end all the same
             self.failed = True
             yield error_event(self._upstream.gone("The engine stopped in the middle of the answer; ask again."))
         finally:
             self._response.close()  # a connection cut in the middle is how vLLM learns to stop generating
 
-    async def _events(self) -> AsyncIterator[bytes]:
-        """The payload of each event; they end with an empty line, wherever the network cut them."""
-        rest = b""
-        async for data in self._response.content.iter_any():
-            *events, rest = (rest + data).split(b"\n\n")
-            for event in events:
-                if event.startswith(b"data:"):
-                    yield event[5:].strip()
-
     def _relayed(self, event: bytes) -> bytes | None:
         """What the client gets for an event, or None when it is not for the client."""
         chunk = orjson.loads(event)
         if "error" in chunk:
-            raise _UpstreamError
+            raise UpstreamError
         if chunk.get("usage"):
             self.usage = chunk["usage"]
         choices = chunk.get("choices")
@@ -177,23 +171,40 @@ class StreamRelay:
             if not (self._include_usage and chunk.get("usage")):
                 return None
             return b"data: " + event.replace(*self._names, 1) + b"\n\n"
-        ended = False
+        changed = False
         for choice in choices:
             index, delta = choice["index"], choice["delta"]
-            if text := delta.get("content"):
+            ended = bool(choice.get("finish_reason"))
+            text = delta.get("content") or ""
+            if self._gate is not None and (text or ended):
+                let_through = self._gate(index)(text, ended)
+                if let_through != text:
+                    delta["content"] = text = let_through
+                    changed = True
+            if text:
                 self.texts[index] = self.texts.get(index, "") + text
                 self._on_text()
-            if choice.get("finish_reason"):
+            if ended:
                 delta.update(self._addition(self.texts.get(index, "")))
-                ended = True
-        if not ended:
+                changed = True
+        if not changed:
             return b"data: " + event.replace(*self._names, 1) + b"\n\n"
         chunk["model"] = self._model
         return _event(chunk)
 
 
-class _UpstreamError(Exception):
+class UpstreamError(Exception):
     """An error event in vLLM's stream."""
+
+
+async def events_of(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """The payload of each event of a stream; they end with an empty line, wherever the network cut them."""
+    rest = b""
+    async for data in response.content.iter_any():
+        *events, rest = (rest + data).split(b"\n\n")
+        for event in events:
+            if event.startswith(b"data:"):
+                yield event[5:].strip()
 
 
 def error_event(error: RyorinError) -> bytes:

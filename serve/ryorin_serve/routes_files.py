@@ -15,12 +15,13 @@ from typing import Any
 from sqlalchemy import select
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import Route
 
 from ryorin.blobs import BlobWriter, blob_path
 from ryorin.catalog.files import get_file, is_kept
 from ryorin.catalog.tables import File
 from ryorin.errors import InvalidInput, NotFound
+from ryorin.scopes import KNOWLEDGE, TRAIN
+from ryorin_serve.auth import ScopedRoute
 from ryorin_serve.context import Context
 from ryorin_serve.files import delete_file, keep_file
 from ryorin_serve.paging import Page, list_object, read_page, rows_of
@@ -40,14 +41,14 @@ class FileRoutes:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[ScopedRoute]:
         """What is served."""
         return [
-            Route("/v1/files", self.create, methods=["POST"]),
-            Route("/v1/files", self.list, methods=["GET"]),
-            Route("/v1/files/{file_id}", self.retrieve, methods=["GET"]),
-            Route("/v1/files/{file_id}", self.delete, methods=["DELETE"]),
-            Route("/v1/files/{file_id}/content", self.content, methods=["GET"]),
+            ScopedRoute("/v1/files", self.create, KNOWLEDGE, TRAIN, methods=["POST"]),
+            ScopedRoute("/v1/files", self.list, KNOWLEDGE, TRAIN),
+            ScopedRoute("/v1/files/{file_id}", self.retrieve, KNOWLEDGE, TRAIN),
+            ScopedRoute("/v1/files/{file_id}", self.delete, KNOWLEDGE, TRAIN, methods=["DELETE"]),
+            ScopedRoute("/v1/files/{file_id}/content", self.content, KNOWLEDGE, TRAIN),
         ]
 
     async def create(self, request: Request) -> Response:

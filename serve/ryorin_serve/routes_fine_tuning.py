@@ -19,7 +19,6 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
 
 from ryorin.catalog import jobs
 from ryorin.catalog.files import get_file
@@ -27,8 +26,10 @@ from ryorin.catalog.fine_tuning import KIND, PREFIX, FineTuning, add_event, get_
 from ryorin.catalog.tables import Job, JobEvent, Tenant
 from ryorin.catalog.tenants import current_prompt
 from ryorin.errors import Conflict, InvalidInput, NotFound
+from ryorin.graders import read_grader
 from ryorin.models.registry import BaseModel
-from ryorin_serve.auth import Caller
+from ryorin.scopes import TRAIN
+from ryorin_serve.auth import Caller, ScopedRoute
 from ryorin_serve.context import Context
 from ryorin_serve.paging import Page, list_object, read_page, rows_of
 from ryorin_serve.prepare import Preparer
@@ -60,7 +61,13 @@ FIELDS = (
     "method",
 )
 COMMON = ("batch_size", "learning_rate_multiplier", "n_epochs")
-HYPERPARAMETERS = {"supervised": COMMON, "dpo": (*COMMON, "beta")}
+HYPERPARAMETERS = {"supervised": COMMON, "dpo": (*COMMON, "beta"), "reinforcement": (*COMMON, "compute_multiplier")}
+NOT_HERE = {  # of OpenAI's reinforcement, and why
+    "eval_interval": "held-out prompts are graded before training and after each epoch",
+    "eval_samples": "a held-out prompt is answered once, by the likeliest answer",
+    "reasoning_effort": "the models here have no efforts",
+}
+DEFAULTED = (None, "auto", "default")
 SUFFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MAX_SEED = 2**31 - 1
 FOLLOW_S = 0.5
@@ -76,17 +83,17 @@ class FineTuningRoutes:
         self._preparer = preparer
         self._base = base
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[ScopedRoute]:
         """What is served."""
         return [
-            Route(JOBS, self.create, methods=["POST"]),
-            Route(JOBS, self.list, methods=["GET"]),
-            Route(JOB, self.retrieve, methods=["GET"]),
-            Route(f"{JOB}/cancel", self.cancel, methods=["POST"]),
-            Route(f"{JOB}/pause", self.pause, methods=["POST"]),
-            Route(f"{JOB}/resume", self.resume, methods=["POST"]),
-            Route(f"{JOB}/events", self.events, methods=["GET"]),
-            Route(f"{JOB}/checkpoints", self.checkpoints, methods=["GET"]),
+            ScopedRoute(JOBS, self.create, TRAIN, methods=["POST"]),
+            ScopedRoute(JOBS, self.list, TRAIN),
+            ScopedRoute(JOB, self.retrieve, TRAIN),
+            ScopedRoute(f"{JOB}/cancel", self.cancel, TRAIN, methods=["POST"]),
+            ScopedRoute(f"{JOB}/pause", self.pause, TRAIN, methods=["POST"]),
+            ScopedRoute(f"{JOB}/resume", self.resume, TRAIN, methods=["POST"]),
+            ScopedRoute(f"{JOB}/events", self.events, TRAIN),
+            ScopedRoute(f"{JOB}/checkpoints", self.checkpoints, TRAIN),
         ]
 
     async def create(self, request: Request) -> Response:
@@ -302,7 +309,7 @@ def _wanted(body: dict[str, Any], base: str) -> FineTuning:
         raise InvalidInput("model is missing: a base model, or one of yours to go on from.", param="model")
     if body.get("integrations"):
         raise InvalidInput("integrations are not supported here; leave them out.", param="integrations")
-    method, hyperparameters = _method(body)
+    method, hyperparameters, grader = _method(body)
     seed = body.get("seed")
     suffix = text(body, "suffix", 64)
     if suffix is not None and SUFFIX.fullmatch(suffix) is None:
@@ -319,6 +326,7 @@ def _wanted(body: dict[str, Any], base: str) -> FineTuning:
         validation_file=text(body, "validation_file", 64),
         suffix=suffix,
         metadata=pairs(body, "metadata", strings_only=True),
+        grader=grader,
     )
 
 
@@ -345,6 +353,7 @@ def job_object(job: Job, tenant: str) -> dict[str, Any]:
     wanted = FineTuning.from_json(job.params)
     result, progress = job.result or {}, job.progress or {}
     asked = {name: wanted.hyperparameters.get(name, "auto") for name in HYPERPARAMETERS[wanted.method]}
+    graded = {} if wanted.grader is None else {"grader": wanted.grader}
     shown: dict[str, Any] = {
         "id": job.id,
         "object": "fine_tuning.job",
@@ -353,7 +362,7 @@ def job_object(job: Job, tenant: str) -> dict[str, Any]:
         "fine_tuned_model": result.get("fine_tuned_model"),
         "finished_at": None if job.finished_at is None else int(job.finished_at),
         "hyperparameters": asked if wanted.method == "supervised" else {},
-        "method": {"type": wanted.method, wanted.method: {"hyperparameters": asked}},
+        "method": {"type": wanted.method, wanted.method: {"hyperparameters": asked} | graded},
         "model": wanted.model,
         "organization_id": tenant,
         "result_files": [],
@@ -389,29 +398,36 @@ def _status(job: Job) -> str:
     return "validating_files" if job.status == "running" and not job.progress else job.status
 
 
-def _method(body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The method and its hyperparameters, from `method` or, as older scripts send them, from the top."""
+def _method(body: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any] | None]:
+    """
+    The method, its hyperparameters, from `method` or, as older scripts send them, from the top, and the grader that
+    reinforcement has. Raises InvalidInput.
+    """
     given = body.get("method")
     if given is None:
-        return "supervised", _hyperparameters(body.get("hyperparameters"), "supervised", "hyperparameters.")
+        return "supervised", _hyperparameters(body.get("hyperparameters"), "supervised", "hyperparameters."), None
     if body.get("hyperparameters") is not None:
         raise InvalidInput("hyperparameters stand beside method; give them inside it alone.", param="hyperparameters")
     fields_of(given, ("type", "supervised", "dpo", "reinforcement"), "method.")
-    if given.get("type") == "reinforcement":
-        raise InvalidInput(
-            "method.type 'reinforcement' is not supported here yet; use supervised or dpo.", param="method.type"
-        )
     kind = choice(given.get("type"), "method.type", tuple(HYPERPARAMETERS))
     others = [name for name in given if name not in ("type", kind) and given[name] is not None]
     if others:
         raise InvalidInput(f"method.{others[0]} does not belong to type {kind!r}.", param=f"method.{others[0]}")
     where = f"method.{kind}."
-    inner = fields_of(given.get(kind) or {}, ("hyperparameters",), where)
-    return kind, _hyperparameters(inner.get("hyperparameters"), kind, where + "hyperparameters.")
+    is_graded = kind == "reinforcement"
+    inner = fields_of(given.get(kind) or {}, ("hyperparameters", *(["grader"] if is_graded else [])), where)
+    if is_graded:
+        read_grader(inner.get("grader"), f"{where}grader")
+    return kind, _hyperparameters(inner.get("hyperparameters"), kind, where + "hyperparameters."), inner.get("grader")
 
 
 def _hyperparameters(value: Any, kind: str, where: str) -> dict[str, Any]:
-    found = fields_of(value or {}, HYPERPARAMETERS[kind], where)
+    given = value or {}
+    if kind == "reinforcement" and isinstance(given, dict):
+        given = {name: each for name, each in given.items() if name not in NOT_HERE or each not in DEFAULTED}
+        for name in NOT_HERE.keys() & given:
+            raise InvalidInput(f"{where}{name} is not done here: {NOT_HERE[name]}; leave it out.", param=where + name)
+    found = fields_of(given, HYPERPARAMETERS[kind], where)
     for name, each in found.items():
         if each == "auto":
             continue

@@ -8,6 +8,7 @@ minutes, and this very gateway must have its threads free to load what is waited
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -16,7 +17,6 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from ryorin.catalog.tables import Release, Tenant
 from ryorin.errors import InvalidInput, NotFound
@@ -25,8 +25,10 @@ from ryorin.release import create_release, get_release
 from ryorin.release_parts import Wanted, find_parts
 from ryorin.release_view import release_diff, release_rows
 from ryorin.rollout import Moved, Rollout
+from ryorin.scopes import ADMIN, TRAIN
 from ryorin.settings import LOAD_WAIT_S
 from ryorin.traffic import parse_share, traffic_status
+from ryorin_serve.auth import ScopedRoute
 from ryorin_serve.context import Context
 from ryorin_serve.paging import list_object, read_page, rows_of
 from ryorin_serve.requests import caller_of, fields_of, idempotent_id, query_of, read_json, text
@@ -49,21 +51,21 @@ class ReleaseRoutes:
         self._base = base
         self._moving = asyncio.Semaphore(MOVING_AT_ONCE)
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[ScopedRoute]:
         """What is served."""
         return [
-            Route(RELEASES, self.list, methods=["GET"]),
-            Route(RELEASES, self.create, methods=["POST"]),
-            Route(f"{RELEASES}/diff", self.diff, methods=["GET"]),
-            Route(f"{RELEASES}/status", self.status, methods=["GET"]),
-            Route(f"{RELEASES}/rollback", self.rollback, methods=["POST"]),
-            Route(f"{RELEASES}/swap_adapter", self.swap_adapter, methods=["POST"]),
-            Route(f"{RELEASES}/canary", self.end_canary, methods=["DELETE"]),
-            Route(f"{RELEASES}/shadow", self.end_shadow, methods=["DELETE"]),
-            Route(RELEASE, self.retrieve, methods=["GET"]),
-            Route(f"{RELEASE}/promote", self.promote, methods=["POST"]),
-            Route(f"{RELEASE}/canary", self.canary, methods=["POST"]),
-            Route(f"{RELEASE}/shadow", self.shadow, methods=["POST"]),
+            ScopedRoute(RELEASES, self.list, TRAIN, ADMIN),
+            ScopedRoute(RELEASES, self.create, ADMIN, methods=["POST"]),
+            ScopedRoute(f"{RELEASES}/diff", self.diff, TRAIN, ADMIN),
+            ScopedRoute(f"{RELEASES}/status", self.status, TRAIN, ADMIN),
+            ScopedRoute(f"{RELEASES}/rollback", self.rollback, ADMIN, methods=["POST"]),
+            ScopedRoute(f"{RELEASES}/swap_adapter", self.swap_adapter, ADMIN, methods=["POST"]),
+            ScopedRoute(f"{RELEASES}/canary", self.end_canary, ADMIN, methods=["DELETE"]),
+            ScopedRoute(f"{RELEASES}/shadow", self.end_shadow, ADMIN, methods=["DELETE"]),
+            ScopedRoute(RELEASE, self.retrieve, TRAIN, ADMIN),
+            ScopedRoute(f"{RELEASE}/promote", self.promote, ADMIN, methods=["POST"]),
+            ScopedRoute(f"{RELEASE}/canary", self.canary, ADMIN, methods=["POST"]),
+            ScopedRoute(f"{RELEASE}/shadow", self.shadow, ADMIN, methods=["POST"]),
         ]
 
     async def list(self, request: Request) -> Response:
@@ -233,7 +235,8 @@ async def _in_own_thread(work: Callable[[], Result]) -> Result:
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=run, name="release", daemon=True).start()
+    context = contextvars.copy_context()  # who acts
+    threading.Thread(target=context.run, args=(run,), name="release", daemon=True).start()
     return await future
 
 

@@ -16,12 +16,12 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from ryorin.catalog.files import get_files
 from ryorin.catalog.tables import Document, FileBatch, VectorStore
 from ryorin.digests import new_id
 from ryorin.errors import InvalidInput, NotFound
+from ryorin.scopes import KNOWLEDGE
 from ryorin_index.attach import (
     Attachment,
     attach,
@@ -34,6 +34,7 @@ from ryorin_index.attach import (
     take_store,
 )
 from ryorin_index.texts import read_text
+from ryorin_serve.auth import ScopedRoute
 from ryorin_serve.context import IDEMPOTENCY_S, POLL_AFTER, Context, own_store, require_live
 from ryorin_serve.paging import Page, list_object, read_page, rows_of
 from ryorin_serve.requests import choice, fields_of, idempotent_id, ids, pairs, query_of, read_json
@@ -58,19 +59,19 @@ class StoreFileRoutes:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[ScopedRoute]:
         """What is served."""
         return [
-            Route(FILES, self.create, methods=["POST"]),
-            Route(FILES, self.list, methods=["GET"]),
-            Route(f"{FILES}/{{file_id}}", self.retrieve, methods=["GET"]),
-            Route(f"{FILES}/{{file_id}}", self.update, methods=["POST"]),
-            Route(f"{FILES}/{{file_id}}", self.delete, methods=["DELETE"]),
-            Route(f"{FILES}/{{file_id}}/content", self.content, methods=["GET"]),
-            Route(BATCHES, self.create_batch, methods=["POST"]),
-            Route(f"{BATCHES}/{{batch_id}}", self.retrieve_batch, methods=["GET"]),
-            Route(f"{BATCHES}/{{batch_id}}/cancel", self.cancel_batch, methods=["POST"]),
-            Route(f"{BATCHES}/{{batch_id}}/files", self.list_batch, methods=["GET"]),
+            ScopedRoute(FILES, self.create, KNOWLEDGE, methods=["POST"]),
+            ScopedRoute(FILES, self.list, KNOWLEDGE),
+            ScopedRoute(f"{FILES}/{{file_id}}", self.retrieve, KNOWLEDGE),
+            ScopedRoute(f"{FILES}/{{file_id}}", self.update, KNOWLEDGE, methods=["POST"]),
+            ScopedRoute(f"{FILES}/{{file_id}}", self.delete, KNOWLEDGE, methods=["DELETE"]),
+            ScopedRoute(f"{FILES}/{{file_id}}/content", self.content, KNOWLEDGE),
+            ScopedRoute(BATCHES, self.create_batch, KNOWLEDGE, methods=["POST"]),
+            ScopedRoute(f"{BATCHES}/{{batch_id}}", self.retrieve_batch, KNOWLEDGE),
+            ScopedRoute(f"{BATCHES}/{{batch_id}}/cancel", self.cancel_batch, KNOWLEDGE, methods=["POST"]),
+            ScopedRoute(f"{BATCHES}/{{batch_id}}/files", self.list_batch, KNOWLEDGE),
         ]
 
     async def create(self, request: Request) -> Response:

@@ -16,22 +16,23 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
+from ryorin.catalog import audit
 from ryorin.catalog.files import get_files
 from ryorin.catalog.tables import Document, VectorStore
 from ryorin.digests import new_id
 from ryorin.errors import InvalidInput, NotFound, Unavailable
 from ryorin.filters import parse_filter
 from ryorin.models.registry import Embedder, get_embedder
-from ryorin.release import Retrieval
+from ryorin.scopes import KNOWLEDGE
 from ryorin_index.attach import Attachment, attach, stands_alone, take_store
 from ryorin_index.purge import delete_store
 from ryorin_index.search import MAX_QUERIES
 from ryorin_index.store import expires_at, is_expired
-from ryorin_serve.auth import Caller
+from ryorin_serve.auth import Caller, ScopedRoute
 from ryorin_serve.context import IDEMPOTENCY_S, POLL_AFTER, Context, own_store, require_live
 from ryorin_serve.paging import Page, list_object, read_page, rows_of
+from ryorin_serve.ranking import read_ranking
 from ryorin_serve.requests import (
     caller_of,
     choice,
@@ -50,7 +51,6 @@ MAX_NAME_CHARACTERS = 256
 MAX_DESCRIPTION_CHARACTERS = 512
 MAX_CREATE_FILES = 500
 MAX_DAYS = 365
-RANKERS = ("auto", "none", "default-2024-11-15")
 
 
 class StoreRoutes:
@@ -59,15 +59,15 @@ class StoreRoutes:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[ScopedRoute]:
         """What is served."""
         return [
-            Route("/v1/vector_stores", self.create, methods=["POST"]),
-            Route("/v1/vector_stores", self.list, methods=["GET"]),
-            Route("/v1/vector_stores/{store_id}", self.retrieve, methods=["GET"]),
-            Route("/v1/vector_stores/{store_id}", self.modify, methods=["POST"]),
-            Route("/v1/vector_stores/{store_id}", self.delete, methods=["DELETE"]),
-            Route("/v1/vector_stores/{store_id}/search", self.search, methods=["POST"]),
+            ScopedRoute("/v1/vector_stores", self.create, KNOWLEDGE, methods=["POST"]),
+            ScopedRoute("/v1/vector_stores", self.list, KNOWLEDGE),
+            ScopedRoute("/v1/vector_stores/{store_id}", self.retrieve, KNOWLEDGE),
+            ScopedRoute("/v1/vector_stores/{store_id}", self.modify, KNOWLEDGE, methods=["POST"]),
+            ScopedRoute("/v1/vector_stores/{store_id}", self.delete, KNOWLEDGE, methods=["DELETE"]),
+            ScopedRoute("/v1/vector_stores/{store_id}/search", self.search, KNOWLEDGE, methods=["POST"]),
         ]
 
     async def create(self, request: Request) -> Response:
@@ -141,6 +141,7 @@ class StoreRoutes:
                     expires_after_days=days,
                 )
                 session.add(store)
+                audit.note(session, tenant_id, "store.create", title or store_id, id=store_id)
                 session.flush()
                 for file_id in file_ids:
                     attach(session, store, Attachment(files[file_id], chunking=chunking))
@@ -198,7 +199,7 @@ class StoreRoutes:
 
     def _search(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         queries = _queries(body.get("query"))
-        retrieval = _retrieval(integer(body.get("max_num_results", 10), "max_num_results", 1, 50), body)
+        retrieval = read_ranking(body, integer(body.get("max_num_results", 10), "max_num_results", 1, 50))
         if body.get("rewrite_query") not in (None, False):
             raise InvalidInput(
                 "rewrite_query must be false: this server searches for what is asked.", param="rewrite_query"
@@ -283,30 +284,3 @@ def _queries(value: Any) -> list[str]:
     if not 1 <= len(queries) <= MAX_QUERIES:
         raise InvalidInput(f"query has {len(queries)} strings; give 1 to {MAX_QUERIES}.", param="query")
     return queries
-
-
-def _retrieval(top_k: int, body: dict[str, Any]) -> Retrieval:
-    """How to search: `ranking_options`. No reranker is at hand, so every ranker means the same."""
-    if body.get("ranking_options") is None:
-        return Retrieval(top_k=top_k)
-    given = fields_of(body["ranking_options"], ("ranker", "score_threshold", "hybrid_search"), "ranking_options.")
-    if given.get("ranker") is not None:
-        choice(given["ranker"], "ranking_options.ranker", RANKERS)
-    floor = _share(given, "score_threshold", 1.0, "ranking_options.") or None  # 0 asks for no floor
-    if given.get("hybrid_search") is None:
-        return Retrieval(top_k=top_k, score_floor=floor)
-    name = "ranking_options.hybrid_search."
-    weights = fields_of(given["hybrid_search"], ("embedding_weight", "text_weight"), name)
-    dense, lexical = (_share(weights, each, 100.0, name) or 0.0 for each in ("embedding_weight", "text_weight"))
-    if not dense + lexical:
-        raise InvalidInput("One of the weights must be above 0.", param=name.rstrip("."))
-    return Retrieval(top_k=top_k, score_floor=floor, dense_weight=dense, lexical_weight=lexical)
-
-
-def _share(given: dict[str, Any], name: str, most: float, where: str) -> float | None:
-    value = given.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-        raise InvalidInput(f"{where}{name} is {value!r}; use a number from 0 to {most:g}.", param=where + name)
-    return float(value)

@@ -22,7 +22,7 @@ from ryorin.traffic import SHADOW
 from ryorin_serve.prepare import Preparer
 
 if TYPE_CHECKING:
-    from ryorin_serve.app import Turn
+    from ryorin_serve.turn import Turn
 
 AT_ONCE = 2
 BACKLOG = 32

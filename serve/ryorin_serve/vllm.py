@@ -33,6 +33,9 @@ def vllm_command(options: ServeOptions, base_path: Path, served_name: str) -> Ca
     command += ["--enable-lora", "--max-loras", str(options.max_loras), "--max-lora-rank", str(options.max_lora_rank)]
     command += ["--max-cpu-loras", str(max(32, 4 * options.max_loras))]  # resident adapters; a swap is then a copy
     command += ["--max-model-len", str(options.max_model_len), "--disable-uvicorn-access-log"]
+    command += ["--enable-prompt-tokens-details"]  # how much of a prompt was cached
+    if options.tool_call_parser:
+        command += ["--enable-auto-tool-choice", "--tool-call-parser", options.tool_call_parser]
     if on_cpu():
         command += ["--dtype", "float32"]  # bfloat16 falls back to slow kernels on AVX2
     else:

@@ -62,7 +62,7 @@ def test_foreign_keys_hold(catalog: Catalog) -> None:
     from ryorin.catalog.tables import ApiKey
 
     with pytest.raises(IntegrityError), catalog.session() as session:
-        session.add(ApiKey(id="key_1", tenant_id="ten_none", prefix="p", hmac="h"))
+        session.add(ApiKey(id="key_1", tenant_id="ten_none", prefix="p", hmac="h", scopes="chat"))
 
 
 def test_errors_of_the_database_hold_no_data(catalog: Catalog) -> None:
@@ -70,7 +70,9 @@ def test_errors_of_the_database_hold_no_data(catalog: Catalog) -> None:
     from ryorin.catalog.tables import ApiKey
 
     with pytest.raises(IntegrityError) as raised, catalog.session() as session:
-        session.add(ApiKey(id="key_1", tenant_id="ten_none", prefix="p", hmac="h", label="a secret word"))
+        session.add(
+            ApiKey(id="key_1", tenant_id="ten_none", prefix="p", hmac="h", scopes="chat", label="a secret word")
+        )
     assert "a secret word" not in str(raised.value)
 
 

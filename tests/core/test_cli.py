@@ -17,8 +17,9 @@ from model_folders import base_folder
 
 from ryorin.catalog import Catalog
 from ryorin.catalog.database import HEAD
+from ryorin.catalog.keys import authenticate
 from ryorin.catalog.tables import Adapter, VectorStore
-from ryorin.catalog.tenants import authenticate, current_prompt, get_tenant
+from ryorin.catalog.tenants import current_prompt, get_tenant
 from ryorin.digests import new_id
 from ryorin.models.install import add_folder
 from ryorin.models.registry import DEFAULT_BASE, get_base
@@ -141,7 +142,17 @@ def test_keys(cli: Cli, catalog: Catalog, support: str) -> None:
     assert created["expires_at"] == pytest.approx(time.time() + 2 * 86_400, abs=60)
     with catalog.session() as session:
         assert authenticate(session, catalog.settings.pepper(), secret)[1].id == created["id"]
+    assert created["scopes"] == ["chat"]
     assert asked(cli, "key", "list", "--tenant", support) == [created]
+    rotated = asked(cli, "key", "rotate", created["prefix"], "--tenant", support, "--grace-hours", "1")
+    assert (rotated["replaces"], rotated["scopes"], rotated["key"]) == (created["id"], ["chat"], rotated["key"])
+    assert asked(cli, "key", "list", "--tenant", support)[0]["expires_at"] < time.time() + 3601
+    limits = ("tenant", "limits", support, "--key", rotated["id"])
+    assert asked(cli, *limits, "--tokens-per-month", "1000")["tokens_per_month"] == 1000
+    assert asked(cli, *limits, "--tokens-per-month", "none")["tokens_per_month"] is None
+    assert "no limit" in cli("tenant", "limits", support).out
+    for wrong in ("-1", "many", "99999999999999999999"):
+        assert cli("tenant", "limits", support, "--requests-per-minute", wrong).code == 2
     revoked = asked(cli, "key", "revoke", created["id"], "--tenant", support)
     assert revoked["revoked_at"] is not None
     assert secret not in cli("key", "list", "--tenant", support).out

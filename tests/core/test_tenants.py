@@ -10,18 +10,9 @@ from pathlib import Path
 import pytest
 
 from ryorin.catalog import Catalog
+from ryorin.catalog.keys import authenticate, issue_key, list_keys, revoke_key
 from ryorin.catalog.tables import ApiKey
-from ryorin.catalog.tenants import (
-    authenticate,
-    create_tenant,
-    current_prompt,
-    get_tenant,
-    issue_key,
-    list_keys,
-    list_tenants,
-    revoke_key,
-    set_prompt,
-)
+from ryorin.catalog.tenants import create_tenant, current_prompt, get_tenant, list_tenants, set_prompt
 from ryorin.errors import AuthenticationFailed, Conflict, InvalidInput, NotFound
 from ryorin.prompt import Prompt
 from ryorin.settings import Settings, find_home

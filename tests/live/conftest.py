@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from live_server import BASE, EMBEDDER, Server, ended, make_adapter, ryorin, started
+
+from ryorin.scopes import SCOPES
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -40,12 +43,19 @@ def live(live_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     home = live_home
     prompt = tmp_path_factory.mktemp("prompt") / "prompt.txt"
     prompt.write_text("You are a helpful assistant.")
-    server = started(home, "--max-loras", "2", "--max-model-len", "1024")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    server = started(
+        home, "--max-loras", "2", "--max-model-len", "1024", "--metrics-port", str(port), "--tool-call-parser", "hermes"
+    )
+    server.metrics_port = port
+    every_scope = [word for scope in SCOPES for word in ("--scope", scope)]
     try:
         for seed, tenant in enumerate(("support", "people")):
             ryorin(home, "tenant", "create", tenant)
             ryorin(home, "prompt", "set", prompt, "--tenant", tenant)
-            server.keys[tenant] = ryorin(home, "key", "create", "--tenant", tenant)["key"]
+            server.keys[tenant] = ryorin(home, "key", "create", "--tenant", tenant, *every_scope)["key"]
             server.adapters[tenant] = make_adapter(home, tenant, seed)
             ryorin(home, "release", "create", "--tenant", tenant, "--adapter", "none", "--no-store")
             ryorin(

@@ -44,13 +44,18 @@ def eventually(look: Callable[[], Any], timeout_s: float) -> Any:
 
 @dataclass
 class Server:
-    """A running `ryorin serve`. ready: what it printed; keys: a key by tenant; adapters: their names by tenant."""
+    """
+    A running `ryorin serve`.
+
+    ready: what it printed; keys: a key by tenant; adapters: their names by tenant; metrics_port: of the figures.
+    """
 
     home: Path
     process: subprocess.Popen[str]
     ready: Mapping[str, Any] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     adapters: dict[str, str] = field(default_factory=dict)
+    metrics_port: int = 0
 
     @property
     def url(self) -> str:

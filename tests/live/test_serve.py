@@ -162,6 +162,62 @@ def test_documents_reach_the_prompt(live: Server, tmp_path: Path):
     assert httpx.get(url, headers={"authorization": f"Bearer {live.keys['support']}"}).status_code == 404
 
 
+def test_a_response_searches_and_cites(live: Server, tmp_path: Path):
+    """The scripted engine shows the shapes; here a real model answers, streams, and fills in a function's arguments."""
+    page = tmp_path / "parking.md"
+    page.write_text("# Parking\n\nParking costs 3 euros an hour.\n")
+    ryorin(live.home, "index", "create", "parking", "--tenant", "support", "--embedder", EMBEDDER)
+    ryorin(live.home, "index", "add", "parking", page, "--tenant", "support")
+    with live.client("support") as client:
+        (store,) = [store.id for store in client.vector_stores.list() if store.name == "parking"]
+        search: Any = {"type": "file_search", "vector_store_ids": [store]}
+        asked: Any = {
+            "model": "support@1", "input": "How much does parking cost?", "tools": [search], "temperature": 0,
+            "max_output_tokens": 24, "include": ["file_search_call.results"],
+            "instructions": "Be brief. " * 100,  # more than a block of vLLM's cache of prefixes
+        }  # fmt: skip
+        whole = client.responses.create(**asked)
+        assert whole.output[0].results[0].text.endswith("Parking costs 3 euros an hour.")
+        assert whole.output_text and whole.usage.input_tokens > 40  # with the passage
+        events = list(client.responses.create(**asked, stream=True))
+        last = events[-1].response
+        assert events[0].type == "response.created" and last.status == whole.status
+        assert last.output_text == whole.output_text
+        assert last.usage.input_tokens_details.cached_tokens > 0  # the same prompt a moment ago
+
+        function = {"name": "park", "strict": True, "parameters": {"type": "object", "properties": {"hours": {"type": "integer"}},
+                    "required": ["hours"], "additionalProperties": False}}  # fmt: skip
+        called = client.chat.completions.create(
+            model="support@1", messages=[{"role": "user", "content": "Park my car for 2 hours."}], max_tokens=60,
+            tools=[{"type": "function", "function": function}], temperature=0,
+            tool_choice={"type": "function", "function": {"name": "park"}},
+        )  # fmt: skip
+        (call,) = called.choices[0].message.tool_calls
+        assert call.function.name == "park" and isinstance(json.loads(call.function.arguments)["hours"], int)
+
+
+def test_embeddings_are_those_that_stores_are_searched_by(live: Server):
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key=live.keys["support"]) as client:
+
+        def vector(text: str, kind: str) -> Any:
+            more = {"input_type": kind}
+            return client.embeddings.create(model=EMBEDDER, input=text, extra_body=more).data[0].embedding
+
+        question = vector("駐車料金はいくらですか。", "query")
+        near, far = (vector(text, "passage") for text in ("Parking costs 3 euros an hour.", "The cat sleeps."))
+    products = [sum(a * b for a, b in zip(question, each, strict=True)) for each in (near, far)]
+    assert products[0] > products[1] and abs(sum(a * a for a in near) - 1) < 1e-3
+
+
+def test_figures_of_the_real_engine(live: Server):
+    list(ask(live, "support", stream=True))
+    figures = httpx.get(f"http://127.0.0.1:{live.metrics_port}/metrics").text
+    lines = [line for line in figures.splitlines() if 'tenant="support"' in line]
+    assert any(line.startswith("ryorin_first_token_seconds_count") and float(line.split()[-1]) > 0 for line in lines)
+    assert any('kind="completion"' in line and float(line.split()[-1]) > 0 for line in lines)
+    assert "ryorin_engine_ready 1.0" in figures
+
+
 def logged(live: Server, release_id: str) -> RequestLog | None:
     catalog = open_catalog(Settings(live.home, f"sqlite:///{live.home / 'catalog.db'}"))
     with catalog.session() as session:

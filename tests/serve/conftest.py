@@ -17,7 +17,7 @@ from ryorin_serve.options import ServeOptions
 @pytest.fixture
 def options() -> ServeOptions:
     """The gateway's options; a test module may override them."""
-    return ServeOptions(max_model_len=400, max_answer_tokens=100)
+    return ServeOptions(max_model_len=400, max_answer_tokens=100, tool_call_parser="hermes")
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from ryorin import release as releases
 from ryorin import traffic
 from ryorin.adapter_files import adapter_digest
 from ryorin.catalog import Catalog, open_catalog, tenants
+from ryorin.catalog.keys import issue_key
 from ryorin.catalog.tables import Adapter, RequestLog, VectorStore
 from ryorin.digests import new_id
 from ryorin.errors import NotFound
@@ -34,6 +35,7 @@ from ryorin.models.install import add_folder
 from ryorin.models.registry import BaseModel, get_base
 from ryorin.prompt import Prompt
 from ryorin.release import Retrieval
+from ryorin.scopes import SCOPES
 from ryorin.settings import Settings
 from ryorin.worker import Worker
 from ryorin_index.attach_job import IndexFile
@@ -92,6 +94,7 @@ class Engine:
     """
     What vLLM does, scripted: answers in `pieces`, one event each; loads adapters; dies.
 
+    deltas: what a stream is made of in place of `pieces`, as of a call of tools.
     script: says what to answer to a request's body, in place of `pieces`; whole answers only, a choice each time asked.
     gate: held closed, a stream stops before its second piece. cut_after: the connection breaks after so many pieces.
     refuse, refuse_load: answer every question, every adapter with this status and message. health: the status of
@@ -103,6 +106,7 @@ class Engine:
         self.generation = 1
         self.retry_after_s = 7.5
         self.script: Callable[[dict[str, Any]], str] | None = None
+        self.deltas: list[dict[str, Any]] | None = None
         self.pieces: list[str] = ["Refunds take 30 days ", "[", "2]", "."]
         self.requests: list[dict[str, Any]] = []
         self.loading: list[str] = []
@@ -183,6 +187,8 @@ class Engine:
         usage = {"prompt_tokens": 11, "completion_tokens": len(self.pieces), "total_tokens": 11 + len(self.pieces)}
         head = {"id": answer_id, "created": int(time.time()), "model": body["model"]}
         choices = range(body.get("n") or 1)
+        if self.deltas is not None:
+            return self._calls(head, usage, stream=bool(body.get("stream")))
         if not body.get("stream"):
             while not self.gate.is_set():
                 if await request.is_disconnected():
@@ -201,6 +207,23 @@ class Engine:
             ]
             return JSONResponse({**head, "object": "chat.completion", "choices": done, "usage": usage})
         return StreamingResponse(self._events(request, head, list(choices), usage), media_type="text/event-stream")
+
+    def _calls(self, head: dict[str, Any], usage: dict[str, Any], *, stream: bool) -> Response:
+        """An answer that calls one tool."""
+        assert self.deltas is not None
+        if stream:
+            choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in self.deltas]
+            choices.append({"index": 0, "delta": {}, "finish_reason": "tool_calls"})
+            chunk = {**head, "object": "chat.completion.chunk"}
+            events = [_sse({**chunk, "choices": [choice]}) for choice in choices]
+            return Response(b"".join([*events, b"data: [DONE]\n\n"]), media_type="text/event-stream")
+        parts = [delta["tool_calls"][0] for delta in self.deltas if "tool_calls" in delta]
+        arguments = "".join(part["function"]["arguments"] for part in parts)
+        called = {"name": parts[0]["function"]["name"], "arguments": arguments}
+        call = {"id": parts[0]["id"], "type": "function", "function": called}
+        message = {"role": "assistant", "content": None, "refusal": None, "tool_calls": [call]}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "tool_calls"}
+        return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
 
     async def _events(
         self, request: Request, head: dict[str, Any], choices: list[int], usage: dict[str, Any]
@@ -283,7 +306,7 @@ class Shelf:
 class WordCounter:
     """A token is a word."""
 
-    def count(self, messages: list[Any]) -> int:
+    def count(self, messages: list[Any], tools: Any = None) -> int:
         return sum(len(message["content"].split()) for message in messages)
 
 
@@ -321,7 +344,7 @@ class House:
         """A tenant with a key, a store and a live release."""
         with self.catalog.session() as session:
             tenant = tenants.create_tenant(session, name)
-            key, self.keys[name] = tenants.issue_key(session, tenant, self.catalog.settings.pepper())
+            key, self.keys[name] = issue_key(session, tenant, self.catalog.settings.pepper(), scopes=SCOPES)
             self.ids[name], self.key_ids[name] = tenant.id, key.id
             store = VectorStore(
                 id=new_id("vs_"),

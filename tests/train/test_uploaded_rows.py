@@ -19,6 +19,7 @@ GOOD = json.dumps(chat("Is it open?", "YES")).encode() + b"\n"
     [
         GOOD,
         b"\xef\xbb\xbf" + GOOD + b"\n" + GOOD,
+        b'{"messages": [{"role": "user", "content": "q"}], "right": "a"}\n' * 2,
         b'{"prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "assistant", "content": "a"}], '
         b'"rejected": [{"role": "assistant", "content": "b"}]}',
     ],

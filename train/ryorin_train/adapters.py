@@ -95,6 +95,7 @@ def delete_adapter(catalog: Catalog, name: str, *, force: bool = False) -> Delet
     """
     from sqlalchemy import select
 
+    from ryorin.catalog import audit
     from ryorin.catalog.tables import Release, Tenant
     from ryorin.catalog.tenants import lock_tenant
 
@@ -118,6 +119,7 @@ def delete_adapter(catalog: Catalog, name: str, *, force: bool = False) -> Delet
                 )
                 used = [(release.version, release.id == tenant.live_release_id) for release in releases]
                 _refuse_used(name, tenant.name, used, force)
+                audit.note(session, tenant.id, "adapter.delete", name)
                 row_kept = bool(used)
                 if row_kept:
                     row.deleted_at = time.time()

@@ -14,7 +14,7 @@ from typing import Any
 
 from ryorin.digests import canonical_json
 from ryorin_train.data import Rating, Row
-from ryorin_train.recipe import PreferenceRecipe, RatingRecipe, Recipe
+from ryorin_train.recipe import PreferenceRecipe, RatingRecipe, Recipe, ReinforcementRecipe, RewardRecipe
 
 # OpenAI's own rule for `n_epochs`: about 100 examples seen at least, 25,000 at most, 1 to 25 passes.
 # https://developers.openai.com/cookbook/examples/chat_finetuning_data_prep
@@ -77,7 +77,7 @@ def decide(wanted: Wanted, facts: Facts) -> tuple[Recipe, tuple[Choice, ...]]:
     for name, rule in rules.items():
         if name in wanted.given or not hasattr(wanted.kind, name):
             continue
-        if name == "batch_tokens" and wanted.given.get("batch_rows") is not None:
+        if name == "batch_tokens" and wanted.given.get("batch_rows", wanted.kind.batch_rows) is not None:
             continue  # a step's size is decided already
         value, why = rule(wanted.kind(), facts)
         choices.append(Choice(name, value, why))
@@ -87,8 +87,10 @@ def decide(wanted: Wanted, facts: Facts) -> tuple[Recipe, tuple[Choice, ...]]:
 
 def _epochs(ordinary: Recipe, facts: Facts) -> tuple[int, str]:
     usual = ordinary.epochs
-    if isinstance(ordinary, PreferenceRecipe | RatingRecipe):
+    if isinstance(ordinary, PreferenceRecipe | RatingRecipe | RewardRecipe):
         return usual, "preferences are soon learned by heart, and then pull the model from what it began with"
+    if isinstance(ordinary, ReinforcementRecipe):
+        return usual, "each prompt is answered several times in a pass"
     if facts.rows * usual < LEAST_SEEN:
         value = min(MOST_EPOCHS, -(-LEAST_SEEN // facts.rows))
         return value, f"{facts.rows} rows are few; so many passes show about {LEAST_SEEN} of them"
@@ -99,6 +101,10 @@ def _epochs(ordinary: Recipe, facts: Facts) -> tuple[int, str]:
 
 
 def _learning_rate(ordinary: Recipe, facts: Facts) -> tuple[float, str]:
+    if isinstance(ordinary, ReinforcementRecipe):
+        return ordinary.learning_rate, "grades move a model that is right at times; smaller steps keep what it can do"
+    if isinstance(ordinary, RewardRecipe):
+        return ordinary.learning_rate, "a head of one score is new, and few pairs need it"
     if isinstance(ordinary, PreferenceRecipe | RatingRecipe):
         return ordinary.learning_rate, "preferences move a model that can do the task already; smaller steps keep that"
     return ordinary.learning_rate, "LoRA bears about ten times the rate of full training, and few steps need it"

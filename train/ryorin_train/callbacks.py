@@ -20,7 +20,23 @@ from ryorin_train.checkpoints import Checkpoints
 from ryorin_train.processes import as_the_first_says, wait_for_all
 from ryorin_train.progress import Listener, Progress
 
-KEPT_OF_A_STEP = ("mean_token_accuracy", "reward_accuracy", "reward_margin", "kl")
+KEPT_OF_A_STEP = (
+    "reward",
+    "reward_deviation",
+    "flat_groups",
+    "answer_tokens",
+    "cut_off",
+    "graders_failed",
+    "kl",
+    "clipped",
+    "mean_token_accuracy",
+    "reward_accuracy",
+    "reward_margin",
+    "accuracy",
+    "margin",
+)
+
+GRADE = "grade_"  # of one grader of several
 
 
 class ProgressReporter(TrainerCallback):
@@ -46,7 +62,7 @@ class ProgressReporter(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         _check_finite({name: logs[name] for name in ("loss", "grad_norm") if name in logs}, state)
-        more = {name: logs[name] for name in KEPT_OF_A_STEP if name in logs}
+        more = {name: value for name, value in logs.items() if name in KEPT_OF_A_STEP or name.startswith(GRADE)}
         self._progress.stepped(logs["loss"], round(self._row_tokens), more)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -74,15 +90,23 @@ def _check_finite(values: Mapping[str, float], state: Any) -> None:
 
 class CheckpointAsker(TrainerCallback):
     """
-    Asks for a checkpoint every while: after a step, or at an epoch's end once its line is written; not at the run's.
+    Asks for a checkpoint every while: after a step, or at an epoch's end once its line is written; not at the run's,
+    and not between the `rounds` steps that learn from the same answers.
 
     One that cannot be written, on a full disk for one, is said once, and training goes on with the last good one.
     """
 
     def __init__(
-        self, trainer: Any, checkpoints: Checkpoints, progress: Progress, listener: Listener, epoch_steps: int
+        self,
+        trainer: Any,
+        checkpoints: Checkpoints,
+        progress: Progress,
+        listener: Listener,
+        epoch_steps: int,
+        rounds: int = 1,
     ) -> None:
         trainer.saving = self._saving
+        self._rounds = rounds
         self._checkpoints = checkpoints
         self._progress = progress
         self._listener = listener
@@ -92,7 +116,8 @@ class CheckpointAsker(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Is it time?"""
-        control.should_save = self._due() and state.global_step % self._epoch_steps != 0
+        between = state.global_step % self._rounds != 0 or state.global_step % self._epoch_steps == 0
+        control.should_save = self._due() and not between
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Is it time?"""

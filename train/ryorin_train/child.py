@@ -20,6 +20,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,14 @@ def train(catalog: Catalog, asked: dict[str, Any], tell: Tell) -> dict[str, Any]
     from ryorin_train.fine_tuning import recipe_of
     from ryorin_train.job import Request, run_dpo, run_sft
     from ryorin_train.progress import Listener
+    from ryorin_train.reinforcement.job import READING, run_rl
 
     wanted = FineTuning.from_json(asked["params"])
-    files = {role: given_bytes(file["name"], Path(file["path"]).read_bytes()) for role, file in asked["files"].items()}
+    reading = READING if wanted.method == "reinforcement" else None
+    files = {
+        role: given_bytes(file["name"], Path(file["path"]).read_bytes(), reading)
+        for role, file in asked["files"].items()
+    }
     request = Request(
         tenant=asked["tenant"],
         data=files["training_file"],
@@ -85,7 +91,12 @@ def train(catalog: Catalog, asked: dict[str, Any], tell: Tell) -> dict[str, Any]
         record=lambda values: tell({"record": values}),
         kept=lambda step: tell({"kept": step}),
     )
-    run: Any = run_dpo if wanted.method == "dpo" else run_sft
+    runs: dict[str, Any] = {
+        "supervised": run_sft,
+        "dpo": run_dpo,
+        "reinforcement": partial(run_rl, grader=wanted.grader or {}),
+    }
+    run = runs[wanted.method]
     finished = run(catalog, request, recipe, listener, job_id=asked["job_id"])
     return {"adapter": finished.adapter, "trained_tokens": finished.manifest.get("trained_tokens", 0)}
 

@@ -20,7 +20,7 @@ from ryorin_train.commands.curve import curve_command
 from ryorin_train.commands.options import NAMES, OrAuto, Several, purpose_option, read_purpose, reading_options
 from ryorin_train.judging.cli import evaluate_command
 from ryorin_train.processes import follows
-from ryorin_train.recipe import PreferenceRecipe, RatingRecipe, Recipe
+from ryorin_train.recipe import PreferenceRecipe, RatingRecipe, Recipe, ReinforcementRecipe, RewardRecipe
 from ryorin_train.sweep import SWEPT
 from ryorin_train.trackers import TRACKERS
 
@@ -30,14 +30,15 @@ if TYPE_CHECKING:
     from ryorin_train.datasets.formats import Reading
     from ryorin_train.job import Finished, Request
 
-PREFERENCE, RATING = PreferenceRecipe(), RatingRecipe()
+PREFERENCE, RATING, REINFORCEMENT = PreferenceRecipe(), RatingRecipe(), ReinforcementRecipe()
 METHODS: dict[str, type[Recipe]] = {"sft": Recipe, "dpo": PreferenceRecipe, "kto": RatingRecipe}
 
 
 @click.group()
 def train() -> None:
     """
-    Train an adapter: from examples (sft), pairs of a better and a worse answer (dpo), or thumbs (kto); judge it.
+    Train an adapter: from examples (sft), from pairs of a better and a worse answer (dpo, reward), from thumbs (kto),
+    or by what its own answers are worth (rl); judge it.
 
     \b
     Example:
@@ -64,7 +65,7 @@ def recipe_options(defaults: Recipe, swept: Sequence[str] = ()) -> Callable[[Any
         accepted = Several(kind) if name in swept else OrAuto(kind)
         return click.option(option, type=accepted, default=None, show_default=told, help=text)
 
-    options = (
+    options: tuple[Callable[[Any], Any], ...] = (
         tenant_option,
         reading_options,
         purpose_option,
@@ -78,7 +79,7 @@ def recipe_options(defaults: Recipe, swept: Sequence[str] = ()) -> Callable[[Any
         ),
         click.option("--qlora", is_flag=True, help="Keep the base model in 4 bits while training; on a GPU only."),
         shown("learning_rate", float, "At its peak."),
-        shown("batch_tokens", int, "Tokens of a step."),
+        *([shown("batch_tokens", int, "Tokens of a step.")] if defaults.batch_rows is None else []),
         shown("layers", int, "Adapt only this many of the uppermost layers: an epoch then costs that share."),
         shown("held_out", float, "Share of rows never trained on."),
         click.option(
@@ -183,6 +184,99 @@ def dpo_command(as_json: bool, **given: Any) -> None:
     from ryorin_train.job import run_dpo
 
     _run(run_dpo, PreferenceRecipe, as_json=as_json, **given)
+
+
+@train.command("reward")
+@click.option(
+    "--data", required=True, metavar="DATA", help="A file or directory of pairs, or a dataset's id or digest."
+)
+@recipe_options(RewardRecipe())
+def reward_command(as_json: bool, **given: Any) -> None:
+    """
+    Train a reward model on preference pairs (Bradley-Terry, LoRA and a head of one score).
+
+    It learns to score the better answer of each pair above the worse one; the held-out accuracy says how often it does.
+    It answers nobody: no release takes it. 'ryorin train rl' takes it as a grader: {"type": "reward_model", "name":
+    "liked", "model": "support-1f0c2a9b7d3e"}. The file is as of 'ryorin train dpo'; --start-from begins with the
+    weights of an adapter that answers.
+
+    \b
+    Example:
+        ryorin train reward --tenant support --data pairs.jsonl
+    """
+    from ryorin_train.job import run_reward
+
+    _run(run_reward, RewardRecipe, as_json=as_json, **given)
+
+
+@train.command("rl")
+@click.option("--data", required=True, metavar="DATA", help="A file of prompts, or a dataset's id or digest.")
+@click.option(
+    "--grader",
+    "grader_file",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="What an answer is worth, JSON.",
+)
+@click.option(
+    "--prompts",
+    "batch_rows",
+    type=int,
+    default=REINFORCEMENT.batch_rows,
+    show_default=True,
+    help="Prompts of a step, about.",
+)
+@click.option(
+    "--answers", type=int, default=REINFORCEMENT.answers, show_default=True, help="Answers to a prompt, compared."
+)
+@click.option(
+    "--max-answer-tokens",
+    type=int,
+    default=REINFORCEMENT.max_answer_tokens,
+    show_default=True,
+    help="An answer is cut off there.",
+)
+@click.option(
+    "--temperature", type=float, default=REINFORCEMENT.temperature, show_default=True, help="That answers are taken at."
+)
+@click.option(
+    "--beta", type=float, default=REINFORCEMENT.beta, show_default=True, help="How strongly the start holds; 0: not."
+)
+@click.option(
+    "--epsilon", type=float, default=REINFORCEMENT.epsilon, show_default=True, help="Where the ratio is clipped."
+)
+@click.option(
+    "--iterations",
+    type=int,
+    default=REINFORCEMENT.iterations,
+    show_default=True,
+    help="How often answers are learned from before new ones are taken.",
+)
+@recipe_options(REINFORCEMENT)
+def rl_command(as_json: bool, grader_file: Path, **given: Any) -> None:
+    """
+    Train an adapter by what its own answers are worth (reinforcement learning: GRPO, LoRA).
+
+    A file holds one prompt a line: {"messages": [{"role": "user", "content": "…"}], …}, a conversation that ends before
+    the answer; any other field is for the grader, which sees the row as 'item'. The grader is OpenAI's JSON:
+    string_check, text_similarity, python (confined), score_model and multi; and json_schema, regex and reward_model.
+    docs/training.md describes them.
+
+    Several answers are taken to each prompt and compared: those above the mean become likelier. Where all answers are
+    worth the same there is nothing to learn, so begin with an adapter that is right at times (--start-from). The
+    held-out prompts are answered and graded before and after; the manifest has the paired test.
+
+    \b
+    Example:
+        ryorin train rl --tenant support --data prompts.jsonl --grader grader.json --start-from support-1f0c2a9b7d3e
+    """
+    from functools import partial
+
+    from ryorin_train.reinforcement.job import read_grader_file, run_rl
+
+    grader = read_grader_file(grader_file)
+    _run(partial(run_rl, grader=grader), ReinforcementRecipe, as_json=as_json, **given)
 
 
 @train.command("sweep")

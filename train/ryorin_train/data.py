@@ -3,10 +3,11 @@ Training rows: what an example, a preference and a rating are, their one canonic
 
 An example is OpenAI's chat row, `{"messages": [{"role", "content", "weight"?}, …]}`; a preference is OpenAI's
 `{"input": {"messages"}, "preferred_output": [message], "non_preferred_output": [message]}`; a rating, for which OpenAI
-has no form, is TRL's `{"prompt": [message, …], "completion": [message], "label": true or false}`. All may carry two
-fields more: `"passages": [{"title", "text"}, …]`, what retrieval had found (none: retrieval was off; `[]`: it found
-nothing), and `"source"`, a name of what the row was made from. A field that is not known is refused, so that a misspelt
-one is not silently lost; so are tools, which the prompt does not carry.
+has no form, is TRL's `{"prompt": [message, …], "completion": [message], "label": true or false}`; a task is a
+conversation that ends before the answer, with any fields that graders know answers by. All may carry two fields more:
+`"passages": [{"title", "text"}, …]`, what retrieval had found (none: retrieval was off; `[]`: it found nothing), and
+`"source"`, a name of what the row was made from. A field that is not known is refused, so that a misspelt one is not
+silently lost; so are tools, which the prompt does not carry.
 
 It knows nothing of prompts, tokens or models (render.py), nor of other formats (formats.py in datasets/).
 """
@@ -138,7 +139,33 @@ class Rating:
         return (self.answer,)
 
 
-Row = Example | Preference | Rating
+@dataclass(frozen=True)
+class Task:
+    """
+    One row to be graded on: a conversation that ends before the answer.
+
+    fields: what graders know of it besides, by name. line, passages, source: as of an Example.
+    """
+
+    line: int
+    messages: tuple[Message, ...]
+    fields: dict[str, Any]
+    passages: tuple[PromptPassage, ...] | None
+    source: str | None = None
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """Everything but the line, as JSON: what graders see as `item`."""
+        messages = [dict(message) for message in self.messages]
+        return {"messages": messages, **_extras(self.passages, self.source), **self.fields}
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """None: they are yet to be found."""
+        return ()
+
+
+Row = Example | Preference | Rating | Task
 
 
 def _extras(passages: tuple[PromptPassage, ...] | None, source: str | None) -> dict[str, Any]:
@@ -215,6 +242,13 @@ def preference_of(line: int, row: dict[str, Any]) -> Preference:
     prompt = conversation_of("messages", given.get("messages"), present="messages" in given)
     chosen, rejected = (answer_of(field, row.get(field)) for field in ("preferred_output", "non_preferred_output"))
     return Preference(line, prompt, chosen, rejected, passages_of(row), source_of(row))
+
+
+def task_of(line: int, row: dict[str, Any]) -> Task:
+    """The task in a row. Raises ValueError with the reason."""
+    messages = conversation_of("messages", row.get("messages"), present="messages" in row)
+    fields = {name: value for name, value in row.items() if name not in ("messages", "passages", "source")}
+    return Task(line, messages, fields, passages_of(row), source_of(row))
 
 
 def messages_of(field: str, value: object, *, present: bool = True) -> list[tuple[Message, bool]]:

@@ -36,13 +36,17 @@ from ryorin.errors import InvalidInput, NotFound, RyorinError
 from ryorin.release import Retrieval, create_release
 from ryorin.worker import Work
 from ryorin_train.auto import Wanted
-from ryorin_train.recipe import PreferenceRecipe, Recipe
+from ryorin_train.recipe import PreferenceRecipe, Recipe, ReinforcementRecipe
 
 LOOK_S = 0.5
 METRICS_S = 1.0  # of a quick run not every step is kept as an event
 EVENTS_AGAIN_S = 5.0  # after the database could not be written to
 STOP_S = 30.0  # a checkpoint that is being written is finished first
-METHODS: dict[str, type[Recipe]] = {"supervised": Recipe, "dpo": PreferenceRecipe}
+METHODS: dict[str, type[Recipe]] = {
+    "supervised": Recipe,
+    "dpo": PreferenceRecipe,
+    "reinforcement": ReinforcementRecipe,
+}
 # The gateway keeps its own searches to one thread; training takes what the engine leaves.
 SERVERS_OWN = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 LINES = {"say", "record", "kept", "finished", "error"}  # child.py
@@ -58,7 +62,8 @@ def recipe_of(wanted: FineTuning) -> Wanted:
     """
     The recipe of a request: its hyperparameters; what is "auto" is left to the rules of auto.py.
 
-    batch_size counts rows. learning_rate_multiplier is of the method's default rate.
+    batch_size counts rows. learning_rate_multiplier is of the method's default rate, compute_multiplier of the number
+    of answers to a prompt.
     """
     kind = METHODS[wanted.method]
     given = {name: value for name, value in wanted.hyperparameters.items() if value != "auto"}
@@ -69,6 +74,8 @@ def recipe_of(wanted: FineTuning) -> Wanted:
         values["batch_rows"] = given["batch_size"]
     if "learning_rate_multiplier" in given:
         values["learning_rate"] = kind().learning_rate * given["learning_rate_multiplier"]
+    if "compute_multiplier" in given:
+        values["answers"] = max(2, round(ReinforcementRecipe.answers * given["compute_multiplier"]))
     if "beta" in given:
         values["beta"] = given["beta"]
     return Wanted(kind, values)
@@ -308,8 +315,13 @@ def _read(process: subprocess.Popen[str], lines: queue.Queue[Line]) -> None:
 
 def _told(values: dict[str, Any]) -> str:
     """A line of the loss curve in OpenAI's words."""
-    loss = values.get("train_loss", values.get("mean_train_loss"))
-    words = f"Step {values['step']}/{values['steps']}: training loss={loss:.2f}"
+    if "train_reward" in values:
+        told = f"train reward={values['train_reward']:.3f}"
+    else:
+        told = f"training loss={values.get('train_loss', values.get('mean_train_loss')):.2f}"
+    words = f"Step {values['step']}/{values['steps']}: {told}"
     if "held_out_loss" in values:
         words += f", validation loss={values['held_out_loss']:.2f}"
+    if "held_out_reward" in values:
+        words += f", valid reward={values['held_out_reward']:.3f}"
     return words

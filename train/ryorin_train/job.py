@@ -15,21 +15,21 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from ryorin.adapter_files import CONFIG_FILE, adapter_digest, adapter_name
+from ryorin.adapter_files import CONFIG_FILE, REWARD, adapter_digest, adapter_name, check_answers
 from ryorin.digests import SHORT, digest_of, new_id
 from ryorin.errors import InvalidInput
 from ryorin_train import TRAINER_VERSION
 from ryorin_train.adapters import find_run, get_adapter, publish, whole_folder, write_manifest
 from ryorin_train.auto import Choice, Facts, Wanted, decide, facts_of, kept, said
 from ryorin_train.checkpoints import checkpoint_folder, checkpoints_of
-from ryorin_train.data import Example, Preference, Rating, Row, dataset_digest
+from ryorin_train.data import Example, Preference, Rating, Row, Task, dataset_digest
 from ryorin_train.datasets.formats import only_examples, only_preferences, only_ratings
 from ryorin_train.datasets.groups import split_rows
 from ryorin_train.datasets.store import add_dataset, open_data, purpose_of
 from ryorin_train.processes import FollowedCheckpoints, follows
 from ryorin_train.progress import Listener
 from ryorin_train.recipe import Recipe
-from ryorin_train.render import Renderer, TokenPair, TokenRow, context_window, load_tokenizer
+from ryorin_train.render import Branched, Renderer, TokenRow, context_window, load_tokenizer
 from ryorin_train.servable import read_config
 from ryorin_train.trackers import Tracking, check_trackers
 from ryorin_train.training import check_recipe, check_start, shape_of, train
@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from ryorin_train.checkpoints import Checkpoints
     from ryorin_train.datasets.formats import Reading
     from ryorin_train.datasets.store import Given
+    from ryorin_train.graders.grading import Grading
 
-Kind = TypeVar("Kind", Example, Preference, Rating)
+Kind = TypeVar("Kind", Example, Preference, Rating, Task)
 PACKAGES = ("torch", "transformers", "trl", "peft", "safetensors")
 
 
@@ -117,14 +118,21 @@ def run_sft(
     be used; InvalidInput for a recipe that cannot be trained or served. All before anything is written or trained.
     While another process trains the same run it waits, and takes what that one made.
     """
-    return _Run(catalog, "sft", request, recipe, listener, job_id).finished(only_examples, Renderer.rows)
+    return Run(catalog, "sft", request, recipe, listener, job_id).finished(only_examples, Renderer.rows)
 
 
 def run_dpo(
     catalog: Catalog, request: Request, recipe: Recipe | Wanted, listener: Listener, *, job_id: str | None = None
 ) -> Finished:
     """Train an adapter on preference pairs; else as `run_sft`. What it starts from is the reference."""
-    return _Run(catalog, "dpo", request, recipe, listener, job_id).finished(only_preferences, Renderer.pairs)
+    return Run(catalog, "dpo", request, recipe, listener, job_id).finished(only_preferences, Renderer.pairs)
+
+
+def run_reward(
+    catalog: Catalog, request: Request, recipe: Recipe | Wanted, listener: Listener, *, job_id: str | None = None
+) -> Finished:
+    """Train a reward model on preference pairs; else as `run_sft`. No release takes it: it is for `ryorin train rl`."""
+    return Run(catalog, REWARD, request, recipe, listener, job_id).finished(only_preferences, Renderer.pairs)
 
 
 def run_kto(
@@ -147,10 +155,10 @@ def run_kto(
             )
         return ratings
 
-    return _Run(catalog, "kto", request, recipe, listener, job_id).finished(both_thumbs, Renderer.ratings)
+    return Run(catalog, "kto", request, recipe, listener, job_id).finished(both_thumbs, Renderer.ratings)
 
 
-class _Run:
+class Run:
     """What the methods have in common."""
 
     def __init__(
@@ -179,10 +187,18 @@ class _Run:
         self.start = None if request.start_from is None else _start(catalog, request.start_from, self.base)
         self.wanted = recipe
 
+    def more(self) -> dict[str, Any]:
+        """What else decides which adapter comes out; in its manifest and its digest."""
+        return {}
+
+    def grading(self) -> Grading | None:
+        """What grades answers, where the method takes them."""
+        return None
+
     def finished(
         self,
         only: Callable[[str, Sequence[Row]], list[Kind]],
-        rows_of: Callable[[Renderer, str, Sequence[Kind]], Sequence[TokenRow] | Sequence[TokenPair]],
+        rows_of: Callable[[Renderer, str, Sequence[Kind]], Sequence[TokenRow] | Sequence[Branched]],
     ) -> Finished:
         """The adapter of the request's data: an identical run's, or a new one."""
         request, say = self.request, self.listener.say
@@ -221,14 +237,25 @@ class _Run:
             return self._trained(given, examples, training, held_out, digest, checkpoints)
 
     def _follow(
-        self, training: Sequence[TokenRow | TokenPair], held_out: Sequence[TokenRow | TokenPair], run_digest: str
+        self, training: Sequence[TokenRow | Branched], held_out: Sequence[TokenRow | Branched], run_digest: str
     ) -> NoReturn:
         """Compute this process's part of every step; the first process keeps what comes out."""
         folder = checkpoint_folder(self.settings, run_digest)
         begin_with = self.settings.adapters_dir / self.start.name if self.start else None
         quiet = Listener(lambda line: None)
         checkpoints = FollowedCheckpoints(folder)
-        train(self.base.path, training, held_out, self.recipe, folder, quiet, checkpoints, begin_with, None)
+        train(
+            self.base.path,
+            training,
+            held_out,
+            self.recipe,
+            folder,
+            quiet,
+            checkpoints,
+            begin_with,
+            self.grading(),
+            None,
+        )
         raise SystemExit(0)
 
     def _decided(self, rows: Sequence[Row]) -> tuple[Recipe, tuple[Choice, ...]]:
@@ -277,6 +304,7 @@ class _Run:
                 "validation": None if validation is None else dataset_digest(validation),
                 "recipe": self.recipe.spec(),
                 "start": self.start.digest if self.start else None,
+                **self.more(),
             }
         )
 
@@ -284,8 +312,8 @@ class _Run:
         self,
         given: Given,
         examples: Sequence[Row],
-        training: Sequence[TokenRow | TokenPair],
-        held_out: Sequence[TokenRow | TokenPair],
+        training: Sequence[TokenRow | Branched],
+        held_out: Sequence[TokenRow | Branched],
         run_digest: str,
         checkpoints: Checkpoints,
     ) -> Finished:
@@ -304,7 +332,16 @@ class _Run:
                 self.request.report_to, settings.home, f"{tenant.name}-{self.kind}-{run_digest[:SHORT]}"
             )
             trained = train(
-                base.path, training, held_out, recipe, build, self.listener, checkpoints, begin_with, tracking
+                base.path,
+                training,
+                held_out,
+                recipe,
+                build,
+                self.listener,
+                checkpoints,
+                begin_with,
+                self.grading(),
+                tracking,
             )
             digest = adapter_digest(build)
             name = adapter_name(tenant.name, digest)
@@ -330,6 +367,7 @@ class _Run:
                 "recipe": recipe.spec(),
                 "auto": kept(self.choices),
                 "run_digest": run_digest,
+                **self.more(),
                 "metrics": trained.metrics,
                 **({} if trained.best_epoch is None else {"best_epoch": trained.best_epoch}),
                 **({} if self.request.sweep is None else {"sweep": self.request.sweep}),
@@ -364,6 +402,7 @@ def _start(catalog: Catalog, name: str, base: BaseModel) -> Adapter:
     """The adapter to start from. Raises NotFound, or InvalidInput when its base or files are not right."""
     with catalog.session() as session:
         row, _ = get_adapter(session, name)
+    check_answers(row.name, row.manifest)
     if row.base_digest != base.digest:
         raise InvalidInput(
             f"{name} adapts base model {row.manifest['base']['name']} ({row.base_digest[:12]}), "

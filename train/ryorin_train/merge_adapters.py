@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ryorin.adapter_files import CONFIG_FILE, WEIGHTS_FILE, adapter_digest, adapter_name
+from ryorin.adapter_files import CONFIG_FILE, WEIGHTS_FILE, adapter_digest, adapter_name, check_answers
 from ryorin.digests import SHORT, new_id
 from ryorin.errors import Conflict, InvalidInput
 from ryorin_train import servable
@@ -68,6 +68,8 @@ def merge_adapters(
     _check_numbers(names, weights, rank)
     with catalog.session() as session:
         found = [get_adapter(session, name) for name in names]
+    for row, _ in found:
+        check_answers(row.name, row.manifest)
         parents = [row for row, _ in found]
         tenant = get_tenant(session, tenant_name or found[0][1])
     first = parents[0]

@@ -26,7 +26,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from ryorin.errors import InvalidInput
-from ryorin_train.render import TokenPair, TokenRow
+from ryorin_train.render import Branched, TokenRow
 
 if TYPE_CHECKING:
     from ryorin_train.trunk import Trunk
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 ATTENTION = "ryorin_packed"
 
 
-def shared_tokens(rows: Sequence[TokenRow | TokenPair]) -> int:
+def shared_tokens(rows: Sequence[TokenRow | Branched]) -> int:
     """How many first tokens all rows have in common, such that every learned token's predecessor is left to its row."""
     limit = min(row.first_learned for row in rows) - 1
     first = rows[0].ids
@@ -93,7 +93,7 @@ class PackedRows:
     reference: (rows, 2), log-probabilities of pairs' answers before training; see preference.py.
     """
 
-    def __init__(self, rows: Sequence[TokenRow | TokenPair], shared: int, trunk: Trunk | None = None) -> None:
+    def __init__(self, rows: Sequence[TokenRow | Branched], shared: int, trunk: Trunk | None = None) -> None:
         self.rows = rows
         self.shared = shared
         self.trunk = trunk
@@ -190,6 +190,8 @@ def packed_attention(
     branch, is computed behind its own copy of the queries before it, whose results are dropped but for the first's:
     some work more, but the plain causal kernel.
     """
+    if (rollout := kwargs.pop("rollout", None)) is not None:  # answers are being sampled: reinforcement/rollout.py
+        return rollout.attend(module, query, key, value, scaling, **kwargs)
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None or dropout:
         raise InvalidInput("this base model's attention (soft cap, sinks or dropout) cannot be trained packed yet")
     shared, rows = kwargs["shared_tokens"], kwargs["row_tokens"]

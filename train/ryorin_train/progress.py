@@ -30,6 +30,15 @@ class Listener:
     kept: Callable[[int], None] = lambda step: None
 
 
+ALIKE_STEPS = 5
+OF_GRADES = {
+    "flat_groups": "all answers to a prompt got the same grade, and nothing is learned from them; see the grader, "
+    "raise --temperature or --answers, or begin with an adapter that is right at times (--start-from)",
+    "graders_failed": "a grader failed on every answer, so that its failure grade stands for all; try it with one "
+    "answer",
+}  # figures of a step that are 1 when its grades are worth nothing
+
+
 class Progress:
     """
     Counts steps and tokens, says a line at most every `EVERY_S` seconds, and appends to the loss curve.
@@ -48,6 +57,8 @@ class Progress:
         self.tokens = 0
         self.recent: list[float] = []
         self.scored: list[dict[str, Any]] = []
+        self._rewards: list[float] = []
+        self._alike: dict[str, int] = {}
         kept = [] if resumed is None else [line for line in read_curve(curve) if line["step"] <= resumed]
         for line in kept:
             if "epoch" in line:
@@ -67,11 +78,21 @@ class Progress:
         self.tokens += tokens
         self.recent.append(loss)
         told = {f"train_{name}": round(value, 5) for name, value in (more or {}).items()}
+        if "train_reward" in told:
+            self._rewards.append(told["train_reward"])
+        self._warn_of_grades(told)
         self._record({"step": self.step, "train_loss": round(loss, 5), **told})
         now = time.monotonic()
         if now - self._spoke >= EVERY_S or self.step == self.steps:
             self._spoke = now
             self.say(self.line(now))
+
+    def _warn_of_grades(self, told: dict[str, float]) -> None:
+        """Say once that grades teach nothing: when they did not in so many steps one after the other."""
+        for name, why in OF_GRADES.items():
+            self._alike[name] = self._alike.get(name, 0) + 1 if told.get(f"train_{name}") == 1 else 0
+            if self._alike[name] == min(ALIKE_STEPS, self.steps):
+                self.say(f"warning: in {self._alike[name]} steps {why}")
 
     def epoch_ended(self, epoch: int, held_out: dict[str, float]) -> None:
         """An epoch ended, with the scores of the held-out rows (empty when there are none)."""
@@ -103,10 +124,11 @@ class Progress:
         """How far it is: steps, loss, speed, time left."""
         left = (now - self.started) / (self.step - self._resumed) * (self.steps - self.step)
         shown = self.recent[-20:]
-        return (
-            f"step {self.step}/{self.steps}  loss {sum(shown) / len(shown):.4f}  "
-            f"{self.tokens_per_s:,.0f} tokens/s  {duration(left)} left"
-        )
+        rewards = self._rewards[-20:]
+        told = f"loss {sum(shown) / len(shown):.4f}  "
+        if rewards:
+            told = f"reward {sum(rewards) / len(rewards):.3f}  "
+        return f"step {self.step}/{self.steps}  {told}{self.tokens_per_s:,.0f} tokens/s  {duration(left)} left"
 
     def complete(self) -> None:
         """Write what of the loss curve waits. Raises OSError when there is no room for it."""

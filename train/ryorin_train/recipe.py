@@ -136,6 +136,46 @@ class RatingRecipe(Recipe):
         _between("bad_weight", self.bad_weight, 0.0, 1000.0)
 
 
+@dataclass(frozen=True)
+class RewardRecipe(Recipe):
+    """How a reward model is trained on preference pairs (Bradley-Terry, https://arxiv.org/abs/2203.02155, eq. 1)."""
+
+    epochs: int = 1
+    learning_rate: float = 2e-4
+
+
+@dataclass(frozen=True)
+class ReinforcementRecipe(Recipe):
+    """
+    How an adapter is trained by its answers' grades (GRPO, reinforcement/policy.py).
+
+    answers: to each prompt, which are compared with each other. batch_rows: prompts of a step.
+    max_answer_tokens: an answer is cut off there. temperature: answers are taken, and learned from, at it.
+    beta: how strongly what the run starts from holds; 0 does not hold.
+    epsilon: how far one step may change a token's probability, as a share, before it stops being learned.
+    iterations: how often answers are learned from before new ones are taken.
+    """
+
+    epochs: int = 1
+    learning_rate: float = 1e-4
+    batch_rows: int | None = 8
+    answers: int = 8
+    max_answer_tokens: int = 256
+    temperature: float = 1.0
+    beta: float = 0.0
+    epsilon: float = 0.2
+    iterations: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _between("answers", self.answers, 2, 256)
+        _between("max_answer_tokens", self.max_answer_tokens, 1, 100_000)
+        _between("temperature", self.temperature, 0.1, 5.0)
+        _between("beta", self.beta, 0.0, 10.0)
+        _between("epsilon", self.epsilon, 0.01, 1.0)
+        _between("iterations", self.iterations, 1, 16)
+
+
 def _between(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # also refuses NaN
         raise InvalidInput(f"{name} is {value}; it must be {low:g} to {high:g}", param=name)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ryorin.errors import InvalidInput
 from ryorin.prompt import Message, Prompt, PromptPassage, render
-from ryorin_train.data import Example, Preference, Rating, for_each_row
+from ryorin_train.data import Example, Preference, Rating, Task, for_each_row
 
 
 class Layout(NamedTuple):
@@ -71,13 +71,14 @@ class TokenRow:
         )
 
 
-@dataclass(frozen=True)
-class TokenPair:
-    """A preference pair as tokens: the prompt, and two answers with their ends of turn."""
+class Branched:
+    """A prompt, and answers to it that each continue it."""
 
     prompt: tuple[int, ...]
-    chosen: tuple[int, ...]
-    rejected: tuple[int, ...]
+
+    def branches(self) -> tuple[tuple[int, ...], ...]:
+        """The answers with their ends of turn."""
+        raise NotImplementedError
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -92,25 +93,39 @@ class TokenPair:
     @property
     def tokens(self) -> int:
         """How many tokens there are, the prompt's once."""
-        return len(self.prompt) + len(self.chosen) + len(self.rejected)
+        return len(self.prompt) + sum(map(len, self.branches()))
 
     def layout(self, shared: int) -> Layout:
-        """The pair without its first `shared` tokens: the prompt is the stem, the answers are its branches."""
-        stem = len(self.prompt) - shared
-        second = stem + len(self.chosen)
-        end = len(self.prompt)
+        """It without its first `shared` tokens: the prompt is the stem, the answers are its branches."""
+        stem, end = len(self.prompt) - shared, len(self.prompt)
+        ids, positions = list(self.prompt[shared:]), list(range(shared, end))
+        predictors: list[int] = []
+        for answer in self.branches():
+            predictors += (stem - 1, *range(len(ids), len(ids) + len(answer) - 1))
+            positions += range(end, end + len(answer))
+            ids += answer
+        lengths = tuple(map(len, self.branches()))
         return Layout(
-            ids=(*self.prompt[shared:], *self.chosen, *self.rejected),
-            positions=(*range(shared, end + len(self.chosen)), *range(end, end + len(self.rejected))),
-            pieces=(stem, len(self.chosen), len(self.rejected)),
-            predictors=(
-                *range(stem - 1, second - 1),
-                stem - 1,
-                *range(second, second + len(self.rejected) - 1),
-            ),
-            targets=(*self.chosen, *self.rejected),
-            answers=(len(self.chosen), len(self.rejected)),
+            ids=ids,
+            positions=positions,
+            pieces=(stem, *lengths),
+            predictors=predictors,
+            targets=ids[stem:],
+            answers=lengths,
         )
+
+
+@dataclass(frozen=True)
+class TokenPair(Branched):
+    """A preference pair as tokens: the prompt, and two answers with their ends of turn."""
+
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+
+    def branches(self) -> tuple[tuple[int, ...], ...]:
+        """Both answers."""
+        return self.chosen, self.rejected
 
 
 @dataclass(frozen=True)
@@ -121,6 +136,30 @@ class TokenRating(TokenPair):
     """
 
     good: bool
+
+
+@dataclass(frozen=True)
+class TokenGroup(Branched):
+    """A prompt as tokens, and any number of answers to it; none of them empty."""
+
+    prompt: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+
+    def branches(self) -> tuple[tuple[int, ...], ...]:
+        """The answers."""
+        return self.answers
+
+
+@dataclass(frozen=True)
+class TokenTask(Branched):
+    """A prompt as tokens, to which answers are to be found. item: its row, as graders see it."""
+
+    prompt: tuple[int, ...]
+    item: dict[str, Any]
+
+    def branches(self) -> tuple[tuple[int, ...], ...]:
+        """None yet."""
+        return ()
 
 
 def mismatched(ratings: Sequence[TokenRating], max_row_tokens: int) -> list[TokenRating]:
@@ -190,6 +229,16 @@ class Renderer:
         answer = self._answer(rating.answer, "the answer")
         self._check_length(len(prompt) + len(answer))
         return TokenRating(tuple(prompt), tuple(answer), (), rating.good)
+
+    def tasks(self, source: str, tasks: Sequence[Task], answer_tokens: int) -> list[TokenTask]:
+        """All tasks as tokens, each with room for an answer of `answer_tokens`; as `rows`."""
+
+        def rendered(task: Task) -> TokenTask:
+            prompt = self.prompt_ids(task.messages, task.passages)
+            self._check_length(len(prompt) + answer_tokens)
+            return TokenTask(tuple(prompt), task.content)
+
+        return for_each_row(source, tasks, lambda task: task.line, rendered)
 
     def _check_length(self, tokens: int) -> None:
         if tokens > self.max_row_tokens:

@@ -28,11 +28,12 @@ from ryorin_train.checkpoints import CURVE_FILE, Checkpoints
 from ryorin_train.memory import keep_freed_memory
 from ryorin_train.processes import FollowedCheckpoints, follows, processes, wait_for_all
 from ryorin_train.progress import Listener, Progress
-from ryorin_train.recipe import PreferenceRecipe, RatingRecipe, Recipe
-from ryorin_train.render import TokenPair, TokenRating, TokenRow, context_window, load_tokenizer, mismatched
+from ryorin_train.recipe import PreferenceRecipe, RatingRecipe, Recipe, ReinforcementRecipe, RewardRecipe
+from ryorin_train.render import Branched, TokenRating, TokenRow, context_window, end_of_turn, load_tokenizer, mismatched
 from ryorin_train.trackers import Tracking, add_trackers
 
 if TYPE_CHECKING:
+    from ryorin_train.graders.grading import Grading
     from ryorin_train.packing import PackedRows
     from ryorin_train.trainer import PackedTrainer
 
@@ -126,63 +127,43 @@ def quantized() -> dict[str, Any]:
 
 def train(
     base_path: Path,
-    training: Sequence[TokenRow | TokenPair],
-    held_out: Sequence[TokenRow | TokenPair],
+    training: Sequence[TokenRow | Branched],
+    held_out: Sequence[TokenRow | Branched],
     recipe: Recipe,
     folder: Path,
     listener: Listener,
     checkpoints: Checkpoints,
     start: Path | None = None,
+    grading: Grading | None = None,
     tracking: Tracking | None = None,
 ) -> Trained:
     """
     Train one adapter and leave adapter_config.json, adapter_model.safetensors and loss.jsonl in `folder`; of several
     processes that share the run (processes.py) the first one does.
 
-    training, held_out: rows, or with a PreferenceRecipe pairs. checkpoints: where to continue from, and for whom comes
+    training, held_out: rows; with a PreferenceRecipe or RewardRecipe pairs; with a ReinforcementRecipe tasks, whose
+    answers `grading` grades. checkpoints: where to continue from, and for whom comes
     next. start: the folder of an adapter to begin with, as `check_start` allows; otherwise LoRA's own first weights.
     tracking: who else hears of it.
     Raises InvalidInput when vLLM could not serve the adapter, before training, or of its files afterwards; RyorinError
     when the loss, the gradient or a held-out score stops being a number.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
     from ryorin_train.best import BestEpoch
     from ryorin_train.callbacks import CheckpointAsker, ProgressReporter
-    from ryorin_train.packing import PackedRows, TokenBatches, register_attention, shared_tokens
+    from ryorin_train.packing import PackedRows, TokenBatches, shared_tokens
     from ryorin_train.trunk import compute_trunk, decoder_layers, skipped_layers
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    keep_freed_memory()
     began, say = time.monotonic(), listener.say
     if len(training) < processes():
         raise InvalidInput(f"{processes()} processes were started for {len(training)} rows; start fewer", param="data")
     wait_for_all()  # each has its own GPU from here on
-    on_gpu = torch.cuda.is_available()
-    torch.manual_seed(recipe.seed)
-    model = AutoModelForCausalLM.from_pretrained(
-        str(base_path),
-        dtype=torch.bfloat16 if on_gpu else torch.float32,
-        attn_implementation=register_attention(),
-        local_files_only=True,
-        **(quantized() if recipe.qlora else {}),
-    )
-    if recipe.qlora:
-        from peft import prepare_model_for_kbit_training
-
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    elif on_gpu:
-        model.to("cuda")
-    else:
-        torch.set_float32_matmul_precision("medium")  # lets PyTorch choose oneDNN for matrix products
+    model = load_base(base_path, recipe)
     linears = linear_shapes(model)
     servable.check_targets(recipe.targets, linears)
     depth = len(decoder_layers(model))
     config = lora_config(recipe, depth, base_path)
-    frozen = depth - (recipe.layers or depth)
+    # Of answers that are yet to be taken nothing can be computed before.
+    frozen = 0 if isinstance(recipe, ReinforcementRecipe) else depth - (recipe.layers or depth)
 
     if isinstance(recipe, RatingRecipe):
         training, held_out = (
@@ -205,7 +186,8 @@ def train(
         if held_out:
             packed_held.trunk = compute_trunk(model, frozen, packed_held, recipe.part_tokens, lambda _: None)
 
-    epoch_steps = len(TokenBatches(packed.lengths, step_tokens, recipe.seed, processes=processes()))
+    rounds = recipe.iterations if isinstance(recipe, ReinforcementRecipe) else 1
+    epoch_steps = len(TokenBatches(packed.lengths, step_tokens, recipe.seed, processes=processes())) * rounds
     steps = epoch_steps * recipe.epochs
     tokenizer = load_tokenizer(base_path)
     trainer = build_trainer(
@@ -218,6 +200,7 @@ def train(
         steps,
         checkpoints.folder,
         step_tokens,
+        grading,
     )
     wait_for_all()  # until the first process has its checkpoints in order
     done, resumed = checkpoints.latest() or (None, None)
@@ -232,7 +215,7 @@ def train(
     best = None if recipe.patience is None else BestEpoch(trainer, progress, checkpoints, recipe.patience)
     if best is not None:
         trainer.add_callback(best)
-    trainer.add_callback(CheckpointAsker(trainer, checkpoints, progress, listener, epoch_steps))
+    trainer.add_callback(CheckpointAsker(trainer, checkpoints, progress, listener, epoch_steps, rounds))
     if tracking is not None and not follows():
         add_trackers(trainer, tracking, done)
     if start is not None:
@@ -252,7 +235,8 @@ def train(
         trainer.model.save_pretrained(str(folder), safe_serialization=True)
         shutil.copyfile(checkpoints.curve, folder / CURVE_FILE)  # a stop before the adapter is known needs it again
         tidy(folder, base_path)
-        servable.check_folder(folder, linears)
+        if not isinstance(recipe, RewardRecipe):
+            servable.check_folder(folder, linears)
     return Trained(
         metrics={
             "train_loss": last["mean_train_loss"],
@@ -265,6 +249,44 @@ def train(
     )
 
 
+def load_base(base_path: Path, recipe: Recipe) -> Any:
+    """
+    The base model that a recipe adapts, with the packed attention; for a RewardRecipe with a head of one score in the
+    place of the vocabulary's. Seeds PyTorch.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
+    from transformers.utils import logging
+
+    from ryorin_train.packing import register_attention
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    keep_freed_memory()
+    on_gpu = torch.cuda.is_available()
+    torch.manual_seed(recipe.seed)
+    is_reward = isinstance(recipe, RewardRecipe)
+    model = (AutoModelForSequenceClassification if is_reward else AutoModelForCausalLM).from_pretrained(
+        str(base_path),
+        dtype=torch.bfloat16 if on_gpu else torch.float32,
+        attn_implementation=register_attention(),
+        local_files_only=True,
+        **({"num_labels": 1} if is_reward else {}),
+        **(quantized() if recipe.qlora else {}),
+    )
+    if is_reward:
+        model.generation_config = GenerationConfig()  # TRL looks for one
+    if recipe.qlora:
+        from peft import prepare_model_for_kbit_training
+
+        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    if on_gpu:
+        model.to("cuda")
+    else:
+        torch.set_float32_matmul_precision("medium")  # lets PyTorch choose oneDNN for matrix products
+    return model
+
+
 def build_trainer(
     model: Any,
     tokenizer: Any,
@@ -275,12 +297,13 @@ def build_trainer(
     steps: int,
     folder: Path,
     batch_tokens: int | None = None,
+    grading: Grading | None = None,
 ) -> PackedTrainer:
     """
     The trainer of a model that was loaded with the packed attention. It adapts the model in place.
 
     config: as `lora_config` gives it. steps: of the whole run. folder: where the trainer may write.
-    batch_tokens: of a step; the recipe's unless given.
+    batch_tokens: of a step; the recipe's unless given. grading: of a ReinforcementRecipe's answers.
     """
     import torch
     from datasets import Dataset
@@ -291,12 +314,20 @@ def build_trainer(
     from ryorin_train.fused_lora import fuse_lora
     from ryorin_train.preference import PreferenceTrainer
     from ryorin_train.rating import RatingTrainer
+    from ryorin_train.reinforcement.trainer import PolicyTrainer
+    from ryorin_train.reward import OF_SCORES, RewardTrainer
     from ryorin_train.trainer import PackedTrainer
 
     on_gpu = torch.cuda.is_available()
     kind: Any = PackedTrainer
     if isinstance(recipe, PreferenceRecipe):
         kind = partial(PreferenceTrainer, beta=recipe.beta, chosen_weight=recipe.chosen_weight)
+    if isinstance(recipe, RewardRecipe):
+        kind, config = RewardTrainer, config | OF_SCORES
+    if isinstance(recipe, ReinforcementRecipe):
+        assert grading is not None
+        ends = tuple({end_of_turn(tokenizer)[-1]: None, tokenizer.eos_token_id: None})
+        kind = partial(PolicyTrainer, recipe=recipe, grading=grading, ends=ends)
     if isinstance(recipe, RatingRecipe):
         kind = partial(RatingTrainer, beta=recipe.beta, good_weight=recipe.good_weight, bad_weight=recipe.bad_weight)
     args = SFTConfig(

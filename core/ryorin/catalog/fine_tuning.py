@@ -34,7 +34,8 @@ class FineTuning:
     A request to train an adapter.
 
     model: as it was asked for; base: the base model's name; start_from: the adapter that training begins with.
-    method: "supervised" or "dpo", with `hyperparameters`, each a number or "auto". suffix: of the model's name.
+    method: "supervised", "dpo" or "reinforcement", with `hyperparameters`, each a number or "auto". grader: of
+    reinforcement, in JSON. suffix: of the model's name.
     training_file, validation_file: ids of the tenant's files; without the latter rows are held out of the former.
     prompt_digest: of the tenant's prompt that is trained for, the current one when the job was created; None in jobs of
     before it was kept.
@@ -51,6 +52,7 @@ class FineTuning:
     suffix: str | None = None
     metadata: dict[str, Any] | None = None
     prompt_digest: str | None = None
+    grader: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As it is kept in the job's params."""

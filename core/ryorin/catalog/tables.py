@@ -24,7 +24,8 @@ class Base(DeclarativeBase):
 class Tenant(Base):
     """
     A department, and the pointers to what it answers with, which alone are mutable: live, canary (a share of the
-    traffic, above 0 and below 1) and shadow (a share that is answered once more, unseen; above 0, up to 1).
+    traffic, above 0 and below 1) and shadow (a share that is answered once more, unseen; above 0, up to 1). Limits are
+    of all its keys together; `log_days`: how long its log of requests is kept. None is no limit.
     """
 
     __tablename__ = "tenants"
@@ -39,10 +40,18 @@ class Tenant(Base):
     canary_share: Mapped[float | None]
     shadow_release_id: Mapped[str | None] = mapped_column(String(64))
     shadow_share: Mapped[float | None]
+    requests_per_minute: Mapped[int | None]
+    tokens_per_minute: Mapped[int | None]
+    tokens_per_month: Mapped[int | None] = mapped_column(BigInteger)
+    log_days: Mapped[int | None]
 
 
 class ApiKey(Base):
-    """A bearer key: only its HMAC is kept. `prefix` finds the row, the HMAC proves it."""
+    """
+    A bearer key: only its HMAC is kept. `prefix` finds the row, the HMAC proves it.
+
+    `scopes`: what it may do, names with commas. `replaces`: the key that it was made for when that was rotated.
+    """
 
     __tablename__ = "api_keys"
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -53,6 +62,11 @@ class ApiKey(Base):
     created_at: Mapped[float] = mapped_column(default=time.time)
     expires_at: Mapped[float | None]
     revoked_at: Mapped[float | None]
+    scopes: Mapped[str] = mapped_column(String(64))
+    replaces: Mapped[str | None] = mapped_column(String(64))
+    requests_per_minute: Mapped[int | None]
+    tokens_per_minute: Mapped[int | None]
+    tokens_per_month: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class Prompt(Base):
@@ -442,6 +456,7 @@ class RequestLog(Base):
     """
     One answered request: what was asked, which release answered, from which passages; append-only.
 
+    `asker`: who asked, by the client's word, as a keyed hash (`catalog/logs.py`); None when it named nobody.
     `part`: live, canary, shadow or pinned; None in rows from before there were parts. `shadow_of`: the request that a
     shadow's row belongs to. `passed_release_id`: a canary that should have answered and could not; `reason` says why,
     as it does of a shadow that failed.
@@ -466,3 +481,37 @@ class RequestLog(Base):
     shadow_of: Mapped[str | None] = mapped_column(String(64))
     passed_release_id: Mapped[str | None] = mapped_column(String(64))
     reason: Mapped[str | None] = mapped_column(Text)
+    asker: Mapped[str | None] = mapped_column(String(64), index=True)
+
+
+class Usage(Base):
+    """
+    What a key used in a window of time: a minute (`2026-11-25T15:04`) or a month (`2026-11`), UTC.
+
+    Shadows are not counted: nobody asked for them.
+    """
+
+    __tablename__ = "usage"
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"), primary_key=True)
+    window: Mapped[str] = mapped_column(String(16), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    requests: Mapped[int] = mapped_column(BigInteger, default=0)
+    tokens: Mapped[int] = mapped_column(BigInteger, default=0)
+
+
+class AuditEvent(Base):
+    """
+    An administrative act, written in the transaction that does it; append-only.
+
+    `actor`: a key by its prefix, or the user of the machine that ran a command. `target`: what it was done to.
+    """
+
+    __tablename__ = "audit_events"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    created_at: Mapped[float] = mapped_column(default=time.time, index=True)
+    actor: Mapped[str] = mapped_column(String(160))
+    act: Mapped[str] = mapped_column(String(64))
+    target: Mapped[str] = mapped_column(String(256))
+    detail: Mapped[dict[str, Any]]
+    request_id: Mapped[str | None] = mapped_column(String(64))

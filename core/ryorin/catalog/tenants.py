@@ -1,24 +1,18 @@
-"""Tenants, their keys and their current prompt."""
+"""Tenants, their limits and their current prompt."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import secrets
-import time
 from collections.abc import Sequence
 
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from ryorin.catalog.tables import ApiKey, Prompt, Tenant
-from ryorin.digests import is_name, new_id
-from ryorin.errors import AuthenticationFailed, Conflict, InvalidInput, NotFound
+from ryorin.catalog import audit
+from ryorin.catalog.tables import Prompt, Tenant
+from ryorin.digests import SHORT, is_name, new_id
+from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin.prompt import Prompt as PromptValue
-
-KEY_PREFIX = "ryo-"
-_PREFIX_LENGTH = len(KEY_PREFIX) + 12
 
 
 def create_tenant(session: Session, name: str, description: str = "") -> Tenant:
@@ -36,6 +30,7 @@ def create_tenant(session: Session, name: str, description: str = "") -> Tenant:
         session.flush()
     except IntegrityError as error:  # another process was faster
         raise taken from error
+    audit.note(session, tenant.id, "tenant.create", name)
     return tenant
 
 
@@ -67,65 +62,11 @@ def list_tenants(session: Session) -> Sequence[Tenant]:
     return session.scalars(select(Tenant).order_by(Tenant.name)).all()
 
 
-def issue_key(
-    session: Session, tenant: Tenant, pepper: bytes, label: str = "", expires_at: float | None = None
-) -> tuple[ApiKey, str]:
-    """A new key and its secret, which is shown this once and kept nowhere."""
-    secret = KEY_PREFIX + secrets.token_hex(6) + secrets.token_urlsafe(32)
-    key = ApiKey(
-        id=new_id("key_"),
-        tenant_id=tenant.id,
-        prefix=secret[:_PREFIX_LENGTH],
-        hmac=_hmac(pepper, secret),
-        label=label,
-        expires_at=expires_at,
-    )
-    session.add(key)
-    session.flush()
-    return key, secret
-
-
-def authenticate(session: Session, pepper: bytes, secret: str) -> tuple[Tenant, ApiKey]:
-    """
-    The tenant that a bearer secret belongs to.
-
-    The row is found by the indexed prefix and proved by HMAC-SHA-256 in constant time (RFC 2104). Raises
-    AuthenticationFailed with one message for every cause, so that a caller learns nothing from it.
-    """
-    refused = AuthenticationFailed("Incorrect API key provided.", code="invalid_api_key")
-    if not secret.startswith(KEY_PREFIX) or len(secret) > 256:
-        raise refused
-    key = session.scalar(select(ApiKey).where(ApiKey.prefix == secret[:_PREFIX_LENGTH]))
-    proof = _hmac(pepper, secret)
-    if key is None or not hmac.compare_digest(key.hmac, proof):
-        raise refused
-    if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= time.time()):
-        raise refused
-    tenant = session.get(Tenant, key.tenant_id)
-    if tenant is None:
-        raise refused
-    return tenant, key
-
-
-def list_keys(session: Session, tenant: Tenant) -> Sequence[ApiKey]:
-    """The tenant's keys, oldest first; their secrets are not known to anyone here."""
-    return session.scalars(select(ApiKey).where(ApiKey.tenant_id == tenant.id).order_by(ApiKey.created_at)).all()
-
-
-def revoke_key(session: Session, tenant: Tenant, key_id: str) -> ApiKey:
-    """Revoke a key by its id or prefix, from the next request on. Raises NotFound."""
-    key = session.scalar(
-        select(ApiKey).where(ApiKey.tenant_id == tenant.id, (ApiKey.id == key_id) | (ApiKey.prefix == key_id))
-    )
-    if key is None:
-        raise NotFound(f"tenant {tenant.name!r} has no key {key_id!r}; 'ryorin key list' shows its keys", param="key")
-    key.revoked_at = key.revoked_at or time.time()
-    return key
-
-
 def set_prompt(session: Session, tenant: Tenant, prompt: PromptValue) -> Prompt:
     """Make `prompt` the one that the tenant's next training and next release use; setting the same again is free."""
     row = keep_prompt(session, tenant, prompt)
+    if tenant.prompt_id != row.id:
+        audit.note(session, tenant.id, "prompt.set", row.digest[:SHORT])
     tenant.prompt_id = row.id
     session.flush()
     return row
@@ -159,7 +100,3 @@ def get_prompt(session: Session, tenant: Tenant, digest: str) -> Prompt:
     if row is None:
         raise NotFound(f"tenant {tenant.name!r} has no prompt with digest {digest[:12]}", param="prompt")
     return row
-
-
-def _hmac(pepper: bytes, secret: str) -> str:
-    return hmac.new(pepper, secret.encode(), hashlib.sha256).hexdigest()

@@ -51,6 +51,14 @@ class Limits:
 LIMITS = Limits()
 
 
+class Beyond(InvalidInput):
+    """A child went beyond a limit or crashed. limit: 'wall', 'cpu', 'memory', 'result', or '' for a crash."""
+
+    def __init__(self, message: str, limit: str) -> None:
+        super().__init__(message, code="invalid_file")
+        self.limit = limit
+
+
 class Server:
     """The process that forks a child for every file; this is its parent's end."""
 
@@ -100,8 +108,8 @@ def call(function: str, name: str, data: bytes, limits: Limits | None = None) ->
     """
     Run `function` ('module:name', called with the file's name and bytes) in a child and return what it yields.
 
-    The function yields bytes, or values that JSON can hold. Raises the InvalidInput that the function raised, or one of
-    code 'invalid_file' when the child went beyond a limit or crashed.
+    The function yields bytes, or values that JSON can hold. Raises the InvalidInput that the function raised, or Beyond
+    when the child went beyond a limit or crashed.
     """
     name, limits = name[-MAX_NAME_CHARACTERS:], limits or LIMITS
     request = {"function": function, "name": name, "size": len(data), "limits": asdict(limits)}
@@ -169,7 +177,7 @@ class _Frames:
     def values(self, report: dict[str, Any]) -> list[Any]:
         """The values, or the error that explains why there are none."""
         if self._too_much:
-            raise self._invalid(f"holds more than {self._limits.result_bytes >> 20:,} MB of content; split it")
+            raise self._beyond("result", f"holds more than {self._limits.result_bytes >> 20:,} MB of content; split it")
         values, ended = self._unpacked()
         if ended and report["signal"] == 0:
             if values and isinstance(values[-1], dict) and "error" in values[-1]:
@@ -177,13 +185,17 @@ class _Frames:
                 raise InvalidInput(str(error["error"]), code=str(error["code"]))
             return values
         if report["reason"] == "wall":
-            raise self._invalid(f"took more than {self._limits.wall_s:g} s to read; split it or save it anew")
+            raise self._beyond("wall", f"took more than {self._limits.wall_s:g} s to read; split it or save it anew")
         if report["reason"] == "cpu":
-            raise self._invalid(f"took more than {self._limits.cpu_s} s of computing to read; split it or save it anew")
+            raise self._beyond(
+                "cpu", f"took more than {self._limits.cpu_s} s of computing to read; split it or save it anew"
+            )
         if report["reason"] == "memory":
-            raise self._invalid(f"needed more than {self._limits.memory_bytes / (1 << 30):g} GB of memory; split it")
+            raise self._beyond(
+                "memory", f"needed more than {self._limits.memory_bytes / (1 << 30):g} GB of memory; split it"
+            )
         how = f"signal {report['signal']}" if report["signal"] else f"exit code {report['code']}"
-        raise self._invalid(f"made its reader crash ({how}); it is damaged, save it anew")
+        raise self._beyond("", f"made its reader crash ({how}); it is damaged, save it anew")
 
     def _unpacked(self) -> tuple[list[Any], bool]:
         values: list[Any] = []
@@ -205,8 +217,8 @@ class _Frames:
                 return values, False
         return values, False
 
-    def _invalid(self, reason: str) -> InvalidInput:
-        return InvalidInput(f"{self._name} {reason}", code="invalid_file")
+    def _beyond(self, limit: str, reason: str) -> Beyond:
+        return Beyond(f"{self._name} {reason}", limit)
 
 
 def _report(lease: socket.socket) -> dict[str, Any] | None:

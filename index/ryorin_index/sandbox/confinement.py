@@ -21,8 +21,9 @@ import signal
 import site
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 OPEN_FILES = 64
@@ -53,9 +54,24 @@ _REFUSED = {
     ),
 }
 _REFUSED_TO_CHILDREN = {
-    "x86_64": (56, 57, 58, 435, 62, 200, 234, 160, 302),  # clone, fork, vfork, clone3, kill, tkill, tgkill, *rlimit*
-    "aarch64": (220, 435, 129, 130, 131, 164, 261),
+    "x86_64": (
+        *(56, 57, 58, 435, 62, 200, 234, 160, 302),  # clone, fork, vfork, clone3, kill, tkill, tgkill, *rlimit*
+        *(
+            129,
+            297,
+            141,
+            142,
+            144,
+            203,
+            314,
+            251,
+            440,
+        ),  # rt_sigqueueinfo, rt_tgsigqueueinfo; others' priorities, memory
+    ),
+    "aarch64": (220, 435, 129, 130, 131, 164, 261, 138, 240, 140, 118, 119, 122, 274, 30, 440),
 }
+# fcntl can have the kernel signal another process: F_SETOWN, F_SETSIG, F_SETOWN_EX.
+_SIGNALLING = {"x86_64": {72: (8, 10, 15)}, "aarch64": {25: (8, 10, 15)}}
 _REFUSED_EVENTS = ("socket.", "subprocess.", "os.exec", "os.fork", "os.system", "os.posix_spawn", "os.spawn", "pty.")
 _CHANGING_EVENTS = frozenset(
     f"os.{name}"
@@ -110,7 +126,7 @@ def confine_child(memory_bytes: int, cpu_s: int) -> None:
     layers.append("resource limits")
     machine = platform.machine()
     if "seccomp" in layers:
-        _filter(ctypes.CDLL(None, use_errno=True), machine, _REFUSED_TO_CHILDREN[machine], {})
+        _filter(ctypes.CDLL(None, use_errno=True), machine, _REFUSED_TO_CHILDREN[machine], {}, _SIGNALLING[machine])
     sys.addaudithook(_refuse)
     layers.append("audit hook")
 
@@ -131,11 +147,18 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
         raise PermissionError(f"a reader of documents may not use {event}")
 
 
-def _filter(libc: Any, machine: str, refused: tuple[int, ...], opening: dict[int, int]) -> bool:
+def _filter(
+    libc: Any,
+    machine: str,
+    refused: tuple[int, ...],
+    opening: dict[int, int],
+    commands: Mapping[int, tuple[int, ...]] = MappingProxyType({}),
+) -> bool:
     """
     Install a seccomp filter: a classic BPF program over struct seccomp_data (linux/seccomp.h).
 
-    opening: calls that are refused when the flags in their nth argument ask for more than reading.
+    opening: calls that are refused when the flags in their nth argument ask for more than reading. commands: calls that
+    are refused when their second argument is one of these.
     """
 
     def load(offset: int) -> bytes:
@@ -155,6 +178,12 @@ def _filter(libc: Any, machine: str, refused: tuple[int, ...], opening: dict[int
     for number, argument in opening.items():
         low_half = 16 + 8 * argument
         program += [jump(equal, number, 0, 4), load(low_half), jump(any_bit, _WRITING, 0, 1), refuse, allow]
+    for number, values in commands.items():
+        skipped = 1 + 2 * len(values) + 1
+        program += [jump(equal, number, 0, skipped), load(24)]
+        for value in values:
+            program += [jump(equal, value, 0, 1), refuse]
+        program.append(allow)
     for number in refused:
         program += [jump(equal, number, 0, 1), refuse]
     program.append(allow)

@@ -51,6 +51,20 @@ def upload(client: openai.OpenAI, rows: list[Any], purpose: Any = "fine-tune") -
     return client.files.create(file=("rows.jsonl", content), purpose=purpose).id
 
 
+IS_YES = {
+    "type": "string_check",
+    "name": "right",
+    "input": "{{sample.output_text}}",
+    "operation": "ilike",
+    "reference": "{{item.right}}",
+}
+
+
+def graded(grader: dict[str, Any], **hyperparameters: Any) -> dict[str, Any]:
+    given = {"grader": grader, "hyperparameters": hyperparameters}
+    return {"method": {"type": "reinforcement", "reinforcement": given}}
+
+
 def ended(client: openai.OpenAI, job_id: str) -> Any:
     def look() -> Any:
         job = client.fine_tuning.jobs.retrieve(job_id)
@@ -120,6 +134,34 @@ def test_a_job_trains_and_its_model_answers_at_once(school: House) -> None:
     manifest = json.loads((school.catalog.settings.adapters_dir / after["adapter"] / "manifest.json").read_text())
     assert (manifest["kind"], manifest["start_from"]["name"]) == ("dpo", before["adapter"])
     assert [each.id for each in client.fine_tuning.jobs.list()] == [chained.id, job.id]
+
+
+def test_a_job_learns_from_the_grades_of_its_answers(school: House) -> None:
+    client = school.client()
+    asked = [{"messages": chat(number)["messages"][:1], "right": "y"} for number in range(10)]
+    training = upload(client, asked)
+    assert client.files.retrieve(training).status == "processed"
+    options: Any = graded(IS_YES, batch_size=5, n_epochs=1, compute_multiplier=0.5, eval_interval="auto")
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=training, **options)
+    done = ended(client, job.id)
+    assert done.status == "succeeded", done.error
+    assert done.method.type == "reinforcement"
+    assert done.method.reinforcement.grader.reference == "{{item.right}}"
+    assert done.method.reinforcement.hyperparameters.compute_multiplier == 0.5
+    said = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
+    assert any("train reward=" in message for message in said)
+    (checkpoint,) = client.fine_tuning.jobs.checkpoints.list(job.id)
+    assert checkpoint.fine_tuned_model_checkpoint == done.fine_tuned_model
+    with school.catalog.session() as session:
+        made = session.get_one(Job, job.id).result
+    assert made is not None
+    manifest = json.loads((school.catalog.settings.adapters_dir / made["adapter"] / "manifest.json").read_text())
+    assert (manifest["kind"], manifest["recipe"]["answers"], manifest["grader"]) == ("rl", 4, IS_YES)
+
+    lacking = upload(client, [{"messages": asked[0]["messages"]}])
+    refused = ended(client, client.fine_tuning.jobs.create(model="tiny", training_file=lacking, **graded(IS_YES)).id)
+    assert refused.status == "failed" and "item.right" in refused.error.message
+    assert refused.error.code == "invalid_training_file"
 
 
 def test_a_job_is_paused_resumed_and_cancelled(school: House) -> None:
@@ -229,7 +271,10 @@ def test_a_job_is_trained_for_the_prompt_that_was_the_tenants_when_it_was_create
         ({"training_file": "file-none"}, "file file-none does not exist", "training_file"),
         ({"suffix": "a b"}, "suffix is 'a b'", "suffix"),
         ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "not supported", "integrations"),
-        ({"method": {"type": "reinforcement"}}, "not supported here yet", "method.type"),
+        ({"method": {"type": "reinforcement"}}, "must be an object with a 'type'", "method.reinforcement.grader"),
+        (graded({**IS_YES, "operation": "same"}), "is 'same'; use eq, ne", "method.reinforcement.grader.operation"),
+        (graded(IS_YES, eval_interval=4), "graded before", "method.reinforcement.hyperparameters.eval_interval"),
+        (graded(IS_YES, beta=0.1), "beta", "method.reinforcement.hyperparameters.beta"),
         ({"method": {"type": "dpo", "supervised": {}}}, "does not belong", "method.supervised"),
         (
             {"hyperparameters": {"n_epochs": 0}},

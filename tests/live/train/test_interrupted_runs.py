@@ -19,6 +19,7 @@ from ryorin.catalog.tenants import create_tenant, set_prompt
 from ryorin_train import adapters, checkpoints, trainer
 from ryorin_train.checkpoints import checkpoints_of
 from ryorin_train.progress import read_curve
+from ryorin_train.reinforcement.trainer import PolicyTrainer
 
 ONE_STEP = ("--batch-tokens", "100000", "--epochs", "6")  # an epoch is one step
 
@@ -101,6 +102,47 @@ def test_an_epoch_of_one_step_leaves_checkpoints_that_go_on_to_the_same_curve(
     assert curve == curve_of(home, whole)
     assert [line["step"] for line in curve] == [step for step in range(1, 7) for _ in ("its own", "its epoch's")]
     assert json.loads(again.out)["digest"] == json.loads(whole.out)["digest"]
+
+
+def test_learning_from_grades_goes_on_to_the_same_curve(
+    cli: Any, tenant: str, home: Path, write_rows: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps learn from the same answers: a stop between them, or before an epoch's end, changes nothing."""
+    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
+    grader = tmp_path / "grader.json"
+    grader.write_text(json.dumps({"type": "regex", "name": "short", "pattern": "[a-m]", "match": "search"}))
+    tasks = write_rows([{"messages": [{"role": "user", "content": f"What is {n}?"}]} for n in range(10)], "tasks.jsonl")
+    sizes = ("--prompts", "4", "--answers", "4", "--max-answer-tokens", "5", "--iterations", "2", "--epochs", "2")
+    options = (
+        "--tenant",
+        tenant,
+        "--data",
+        tasks,
+        "--grader",
+        grader,
+        *sizes,
+        "--rank",
+        "8",
+        "--beta",
+        "0.1",
+        "--json",
+    )
+    step = PolicyTrainer.training_step
+    for stop_at in (4, 6):
+        calls: list[int] = []
+
+        def stopping(self: Any, *args: Any, calls: list[int] = calls, stop_at: int = stop_at, **kwargs: Any) -> Any:
+            calls.append(1)
+            return interrupt() if len(calls) == stop_at else step(self, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PolicyTrainer, "training_step", stopping)
+            assert cli("train", "rl", *options).code == 130
+    stopped = cli("train", "rl", *options)
+    assert "an interrupted run is continued at step" in stopped.err
+    whole = cli("train", "rl", *options, "--again")
+    assert curve_of(home, stopped) == curve_of(home, whole)
+    assert json.loads(stopped.out)["digest"] == json.loads(whole.out)["digest"]
 
 
 def test_a_score_that_is_no_number_ends_the_run_and_the_last_checkpoint_stays(

@@ -17,7 +17,8 @@ def curve_command(name: str, out: Path | None, as_json: bool) -> None:
     """
     Draw how ADAPTER was trained: loss, held-out scores, margins and rewards over steps and epochs, as an SVG file.
 
-    It is drawn from loss.jsonl in the adapter's folder, which holds every figure; --json prints its lines.
+    It is drawn from loss.jsonl in the adapter's folder, which holds every figure; --json prints its lines, and draws
+    only where --out says.
 
     \b
     Example:
@@ -31,9 +32,10 @@ def curve_command(name: str, out: Path | None, as_json: bool) -> None:
     with catalog_session() as (catalog, session):
         row, _ = get_adapter(session, name)
         lines = read_curve(catalog.settings.adapters_dir / row.name / CURVE_FILE)
+    target = out or Path(f"{name}.svg")
+    if out is not None or not as_json:
+        target.write_text(curve_file(lines, name), encoding="utf-8")
     if as_json:
         print_json(lines)
-        return
-    target = out or Path(f"{name}.svg")
-    target.write_text(curve_file(lines, name), encoding="utf-8")
-    click.echo(str(target))
+    else:
+        click.echo(str(target))

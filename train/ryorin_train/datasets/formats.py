@@ -7,12 +7,14 @@ The formats, told by content unless one is forced:
     openai-preference      {"input": {"messages"}, "preferred_output", "non_preferred_output"}   JSONL
     trl-prompt-completion  {"prompt": [message, …], "completion": [message]}                     JSONL
     trl-preference         {"prompt": [message, …], "chosen": [message], "rejected": [message]}  JSONL
+    openai-reinforcement   {"messages": […], any fields}, ending before the answer               JSONL
     trl-unpaired           {"prompt": [message, …], "completion": [message], "label": true}      JSONL
     csv                    a header and a row a line, columns mapped to roles (columns.py)
     hf                     a directory of Hugging Face `datasets` (`save_to_disk`), its rows in one of the first five
 
-A row may carry `passages` and `source` in each of them. Of TRL's types only the conversational ones are read: a text
-without roles is no conversation (https://huggingface.co/docs/trl/dataset_formats).
+Reinforcement is never told by content: its rows look like chat rows that lack their answer. A row may carry `passages`
+and `source` in each of them. Of TRL's types only the conversational ones are read: a text without roles is no
+conversation (https://huggingface.co/docs/trl/dataset_formats).
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from ryorin_train.data import (
     Preference,
     Rating,
     Row,
+    Task,
     answer_of,
     conversation_of,
     example_of,
@@ -45,21 +48,35 @@ from ryorin_train.data import (
     raise_all,
     row_error,
     source_of,
+    task_of,
     text_of,
 )
 
-CHAT, PREFERENCE, RATING = "chat", "preference", "rating"  # the kinds of a dataset
-KINDS: dict[type[Row], str] = {Example: CHAT, Preference: PREFERENCE, Rating: RATING}
-KEPT = {CHAT: "openai-chat", PREFERENCE: "openai-preference", RATING: "trl-unpaired"}  # the canonical form of each
+CHAT, PREFERENCE, RATING, REINFORCEMENT = "chat", "preference", "rating", "reinforcement"  # the kinds of a dataset
+KINDS: dict[type[Row], str] = {Example: CHAT, Preference: PREFERENCE, Rating: RATING, Task: REINFORCEMENT}
+KEPT = {  # the canonical form of each
+    CHAT: "openai-chat",
+    PREFERENCE: "openai-preference",
+    RATING: "trl-unpaired",
+    REINFORCEMENT: "openai-reinforcement",
+}
 CSV, HF = "csv", "hf"
-SHAPES = ("openai-chat", "openai-preference", "trl-prompt-completion", "trl-preference", "trl-unpaired")
+SHAPES = (
+    "openai-chat",
+    "openai-preference",
+    "trl-prompt-completion",
+    "trl-preference",
+    "trl-unpaired",
+    "openai-reinforcement",
+)
 FORMATS = (*SHAPES, CSV, HF)
 HOLDS: dict[type[Row], str] = {
     Example: "examples (one answer each)",
     Preference: "preferences (a better and a worse answer)",
     Rating: "ratings (an answer and a thumb)",
+    Task: "tasks (conversations that end before the answer)",
 }
-Kind = TypeVar("Kind", Example, Preference, Rating)
+Kind = TypeVar("Kind", Example, Preference, Rating, Task)
 BOM = b"\xef\xbb\xbf"
 EMPTY = "the file is empty; it must hold one example a line"
 _MARKS = (  # fields that tell a shape, the surest first
@@ -150,6 +167,11 @@ def _only(kind: type[Kind], name: str, rows: Iterable[Row], needs: str) -> list[
     return found
 
 
+def only_tasks(name: str, rows: Iterable[Row]) -> list[Task]:
+    """The rows, when all are tasks. Raises InvalidInput when one is not."""
+    return _only(Task, name, rows, "needs conversations that end before the answer")
+
+
 def load(path: Path, reading: Reading | None = None) -> Loaded:
     """
     A file's or directory's usable rows and the errors of the others.
@@ -210,7 +232,8 @@ def what_is_wrong(name: str, lines: Iterator[bytes]) -> str | None:
     """
     Why `load_bytes` could not use all of an uploaded file, naming its first bad lines; None when it could.
 
-    lines: of the file, with their ends. JSONL is read a line at a time and never held as a whole.
+    lines: of the file, with their ends. JSONL is read a line at a time and never held as a whole. It is for
+    reinforcement when the conversation in its first line ends before the answer.
     """
     from ryorin_train.datasets.columns import is_csv
 
@@ -224,8 +247,10 @@ def what_is_wrong(name: str, lines: Iterator[bytes]) -> str | None:
             return None
         errors: list[RowError] = []
         empty = True
+        forced = "openai-reinforcement" if _is_task(first) else None
         numbered = enumerate(chain([first], lines), start=1)
-        parsed = _parsed(name, ((number, partial(parse_line, line)) for number, line in numbered if line.strip()), None)
+        given = ((number, partial(parse_line, line)) for number, line in numbered if line.strip())
+        parsed = _parsed(name, given, forced)
         for _, row in parsed:
             empty = False
             if isinstance(row, RowError):
@@ -247,6 +272,15 @@ def _take(loaded: Loaded, lines: Iterable[tuple[int, Any]], forced: str | None) 
         else:
             loaded.rows.append(row)
     loaded.format = loaded.format or forced or "openai-chat"
+
+
+def _is_task(line: bytes) -> bool:
+    """Whether a line holds a conversation that ends with its user."""
+    try:
+        messages = parse_line(line).get("messages")
+        return isinstance(messages, list) and bool(messages) and messages[-1].get("role") == "user"
+    except (ValueError, AttributeError):
+        return False
 
 
 def _parsed(
@@ -273,6 +307,8 @@ def row_of(shape: str, line: int, fields: dict[str, Any]) -> Row:
         return example_of(line, fields)
     if shape == "openai-preference":
         return preference_of(line, fields)
+    if shape == "openai-reinforcement":
+        return task_of(line, fields)
     answers = ("chosen", "rejected") if shape == "trl-preference" else ("completion",)
     label = ("label",) if shape == "trl-unpaired" else ()
     known_fields("the row", fields, {"prompt", *answers, *label, "passages", "source"})

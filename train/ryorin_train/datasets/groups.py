@@ -45,7 +45,7 @@ def question_of(row: Row) -> str:
 
 
 def answers_of(row: Row) -> tuple[str, ...]:
-    """The answers that are learned; of a preference the better one, of a rating the one that was rated."""
+    """The answers that are learned; of a preference the better one, of a rating the one rated, of a task none."""
     if not isinstance(row, Example):
         return row.answers[:1]
     pairs = zip(row.messages, row.learned, strict=True)

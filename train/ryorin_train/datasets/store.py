@@ -47,12 +47,12 @@ class Given:
 
     @property
     def kind(self) -> str:
-        """`chat`, `preference` or `rating`."""
+        """One of KINDS."""
         return kind_of(self.rows)
 
 
 def kind_of(rows: Sequence[Row]) -> str:
-    """`chat`, `preference` or `rating`. Raises InvalidInput when the rows are of several kinds."""
+    """One of KINDS. Raises InvalidInput when the rows are of several kinds."""
     kinds = {KINDS[type(row)] for row in rows}
     if len(kinds) > 1:
         raise InvalidInput(
@@ -104,9 +104,9 @@ def open_data(
     return Given(row.filename, dataset_rows(catalog, row), row.lineage, dataset_id=row.id)
 
 
-def given_bytes(name: str, content: bytes) -> Given:
+def given_bytes(name: str, content: bytes, reading: Reading | None = None) -> Given:
     """The rows of an uploaded file. Raises RowError when it has none or a line cannot be used."""
-    loaded = load_bytes(name, content)
+    loaded = load_bytes(name, content, reading)
     raise_all(loaded.errors)
     if not loaded.rows:
         raise RowError(name, 1, EMPTY)

@@ -18,13 +18,14 @@ from typing import Any
 
 from ryorin.digests import canonical_json
 from ryorin.errors import Conflict, InvalidInput
-from ryorin_train.data import Example, Preference, Rating, Row, for_each_row
+from ryorin_train.data import Example, Preference, Rating, Row, Task, for_each_row
 from ryorin_train.datasets.formats import CSV, HF, HOLDS
 
 FORMATS_OF = {
     Example: ("openai-chat", "trl-prompt-completion", CSV, HF),
     Preference: ("openai-preference", "trl-preference", CSV, HF),
     Rating: ("trl-unpaired", CSV, HF),
+    Task: ("openai-reinforcement",),
 }
 
 
@@ -82,6 +83,7 @@ def _trl(row: Row) -> dict[str, Any]:
         return {"prompt": content["input"]["messages"], **answers, **extras}
     if isinstance(row, Rating):
         return content
+    assert isinstance(row, Example)  # FORMATS_OF
     if any(row.learned[:-1]):
         raise ValueError("it learns several answers, TRL's prompt/completion the last one; write openai-chat")
     if len(row.messages) < 2 or row.messages[-2]["role"] == "assistant":

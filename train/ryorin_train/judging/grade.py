@@ -19,7 +19,7 @@ from ryorin_train.judging.cases import Case, Cases, Finding, Rubric, plain
 from ryorin_train.judging.tone import REFUSALS, Heard, listen, says
 
 SEVERAL = "(several)"  # an answer that decides twice, differently
-_NOTHING = object()
+NOTHING = object()
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class Grader:
     def grade(self, case: Case, answer: Answer) -> Grade:
         """The grade of one answer."""
         expected = case.expected
-        value = _json(answer.text)
-        text = answer.text if value is _NOTHING else "\n".join(_texts(value))
+        value = json_value(answer.text)
+        text = answer.text if value is NOTHING else "\n".join(_texts(value))
         valid = self._format(answer.text, value)
         usable = valid is not False and answer.error is None
         said = self._said(self.rubric.decision, answer.text, value) if usable else None
@@ -142,13 +142,13 @@ class Grader:
         if self.rubric.format is not None:
             return self.rubric.format.fullmatch(text.strip()) is not None
         if self._validator is not None:
-            return value is not _NOTHING and bool(self._validator.is_valid(value))
+            return value is not NOTHING and bool(self._validator.is_valid(value))
         return None
 
     def _said(self, finding: Finding, text: str, value: Any) -> str | None:
         if finding.pattern is None:
             found = _field(value, finding.field or "")
-            return None if found is _NOTHING or isinstance(found, dict | list) else plain(_word(found))
+            return None if found is NOTHING or isinstance(found, dict | list) else plain(_word(found))
         words = {plain(match[1] if match.re.groups else match[0]) for match in finding.pattern.finditer(text)}
         return None if not words else words.pop() if len(words) == 1 else SEVERAL
 
@@ -156,7 +156,7 @@ class Grader:
         refusal = self.rubric.refusal
         if refusal.field is not None:
             found = _field(value, refusal.field)
-            return found is not _NOTHING and type(found) is type(refusal.equals) and bool(found == refusal.equals)
+            return found is not NOTHING and type(found) is type(refusal.equals) and bool(found == refusal.equals)
         pattern = refusal.pattern or REFUSALS[language]
         return pattern.search(" ".join(text.split())) is not None
 
@@ -172,12 +172,12 @@ def _all_known(markers: set[int], answer: Answer) -> bool:
     return answer.passages is None or all(1 <= number <= len(answer.passages) for number in markers)
 
 
-def _json(text: str) -> Any:
-    """The value of an answer that is JSON and nothing else, or `_NOTHING`."""
+def json_value(text: str) -> Any:
+    """The value of an answer that is JSON and nothing else, or `NOTHING`."""
     try:
         return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
-        return _NOTHING
+        return NOTHING
 
 
 def _refuse(name: str) -> None:
@@ -187,14 +187,14 @@ def _refuse(name: str) -> None:
 def _field(value: Any, path: str) -> Any:
     for step in path.split("."):
         if not isinstance(value, dict) or step not in value:
-            return _NOTHING
+            return NOTHING
         value = value[step]
     return value
 
 
 def _field_text(value: Any, path: str) -> str:
     found = _field(value, path)
-    return "" if found is _NOTHING else "\n".join(_texts(found))
+    return "" if found is NOTHING else "\n".join(_texts(found))
 
 
 def _word(value: Any) -> str:
@@ -214,8 +214,8 @@ def _texts(value: Any) -> list[str]:
 
 def prose(text: str) -> str:
     """What an answer says, whether it is JSON or not."""
-    value = _json(text)
-    return text if value is _NOTHING else "\n".join(_texts(value))
+    value = json_value(text)
+    return text if value is NOTHING else "\n".join(_texts(value))
 
 
 def squeezed(text: str) -> str:

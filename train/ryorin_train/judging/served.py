@@ -166,7 +166,8 @@ def _options(catalog: Catalog, targets: Sequence[Target]) -> list[str]:
 
 @contextmanager
 def _key(catalog: Catalog, target: Target, api_key_env: str | None) -> Iterator[str]:
-    from ryorin.catalog.tenants import get_tenant, issue_key, revoke_key
+    from ryorin.catalog.keys import issue_key, revoke_key
+    from ryorin.catalog.tenants import get_tenant
 
     if api_key_env is not None:
         key = os.environ.get(api_key_env, "")

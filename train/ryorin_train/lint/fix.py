@@ -13,7 +13,7 @@ from typing import Any
 
 from ryorin.errors import InvalidInput
 from ryorin.prompt import Message
-from ryorin_train.data import Example, Rating, Row, trimmed
+from ryorin_train.data import Example, Rating, Row, Task, trimmed
 from ryorin_train.datasets.store import Given
 from ryorin_train.lint.repeats import content_key
 
@@ -81,7 +81,7 @@ def fix(given: Given) -> Fixed:
 
 def _trimmed(row: Row) -> Row:
     messages = _messages(row.messages)
-    if isinstance(row, Example):
+    if isinstance(row, Example | Task):
         return replace(row, messages=messages)
     if isinstance(row, Rating):
         return replace(row, messages=messages, answer=trimmed(row.answer))

@@ -136,7 +136,7 @@ def turns_of(rows: Sequence[Row]) -> list[Turn]:
         if isinstance(row, Rating):
             answers = [(len(messages), row.answer)] if row.good else []
         elif not isinstance(row, Example):
-            answers = [(len(messages), row.chosen)]
+            answers = [(len(messages), answer) for answer in row.answers[:1]]
         else:
             pairs = enumerate(zip(messages, row.learned, strict=True))
             answers = [(at, message["content"]) for at, (message, learned) in pairs if learned]

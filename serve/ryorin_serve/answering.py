@@ -1,0 +1,207 @@
+"""
+Answering: a question goes to the engine with the adapter of its release, and its row into the log, however it ends.
+
+Chat completions and responses are two shapes of the same: both begin a turn, ask for it whole or as a stream, and end
+it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import aiohttp
+from starlette.requests import Request
+
+from ryorin.catalog.keys import keyed_hash
+from ryorin.catalog.logs import asker_hash
+from ryorin.errors import InvalidInput, OverLimit
+from ryorin_serve.adapters import Adapters
+from ryorin_serve.admission import Admission, Bounds
+from ryorin_serve.auth import Caller
+from ryorin_serve.chat import ChatRequest
+from ryorin_serve.limits import Quotas
+from ryorin_serve.log import LogWriter
+from ryorin_serve.metrics import Metrics
+from ryorin_serve.options import ServeOptions
+from ryorin_serve.relay import AdapterMissing, Upstream
+from ryorin_serve.requests import base_url
+from ryorin_serve.shadow import DROPPED, Shadows
+from ryorin_serve.traffic import Traffic
+from ryorin_serve.turn import ClientGone, Turn, unless_gone
+
+Result = TypeVar("Result")
+
+
+class Answering:
+    """
+    Answers turns. pepper: of the hashes that name tenants to the engine and people to the log.
+
+    `shadows` is set once they are there: they ask in turn.
+    """
+
+    shadows: Shadows
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        adapters: Adapters,
+        traffic: Traffic,
+        quotas: Quotas,
+        log: LogWriter,
+        *,
+        base_served_as: str,
+        options: ServeOptions,
+        pepper: bytes,
+        metrics: Metrics,
+    ) -> None:
+        self._metrics = metrics
+        bounds = Bounds(options.max_running, options.max_waiting, options.max_wait_s)
+        self.admission = Admission(bounds, metrics.refused, metrics.waited)
+        self.upstream = upstream
+        self._adapters = adapters
+        self._traffic = traffic
+        self._quotas = quotas
+        self._log = log
+        self._base_served_as = base_served_as
+        self._options = options
+        self._pepper = pepper
+        self.open_turns: set[Turn] = set()
+
+    async def begin(self, request: Request, asked: ChatRequest) -> Turn:
+        """Let a question in and prepare it. Raises what says that it cannot be answered now, or at all."""
+        self._check_tools(asked)
+        self.upstream.check()
+        try:
+            request.state.headers = await self._quotas.admit(request.state.caller)
+        except OverLimit as error:
+            self._metrics.refused(str(error.code))
+            raise
+        turn = Turn(request.state.request_id, request.state.caller, asked, base_url(request))
+        place = await unless_gone(request, self.admission.enter(turn.caller.tenant_id))
+        try:
+            self.shadows.make_way()
+            turn.prepared = await unless_gone(request, self._traffic.prepare(turn.caller, asked))
+        except BaseException:
+            place.leave()
+            raise
+        turn.leave = place.leave
+        self.open_turns.add(turn)
+        return turn
+
+    async def whole(self, request: Request, turn: Turn, take: Callable[[dict[str, Any]], Result]) -> Result:
+        """What `take` makes of the engine's whole answer. Raises ClientGone when nobody waits for it any longer."""
+        body = self._engine_body(turn)
+        status = "error"
+        try:
+            answer = await unless_gone(request, self._with_adapter(turn, body, self.upstream.complete))
+            taken = take(answer)
+            status = "ok"
+            return taken
+        except (ClientGone, asyncio.CancelledError):
+            status = "cancelled"
+            raise
+        finally:
+            self.end(turn, status)
+
+    async def stream(self, request: Request, turn: Turn) -> tuple[aiohttp.ClientResponse, str]:
+        """The engine's stream, which the caller closes and ends the turn with; and what the engine calls the model."""
+        body = self._engine_body(turn) | {"stream": True, "stream_options": {"include_usage": True}}
+        try:
+            response = await unless_gone(request, self._with_adapter(turn, body, self.upstream.open))
+        except BaseException as error:
+            self.end(turn, "cancelled" if isinstance(error, ClientGone | asyncio.CancelledError) else "error")
+            raise
+        return response, str(body["model"])
+
+    async def unseen(self, turn: Turn) -> dict[str, Any]:
+        """The engine's answer for a shadow."""
+        return await self._with_adapter(turn, self._engine_body(turn), self.upstream.complete)
+
+    def end(self, turn: Turn, status: str, reason: str | None = None) -> None:
+        """The turn is over: its row goes into the log, what it used is counted, a shadow may take it up."""
+        self.open_turns.discard(turn)
+        turn.leave()
+        prepared = turn.prepared
+        total_s = time.perf_counter() - turn.began
+        self._metrics.ended(turn, status, total_s)
+        texts = [text for _, text in sorted(turn.texts.items())]
+        self._log.write(
+            id=turn.request_id,
+            tenant_id=turn.caller.tenant_id,
+            key_id=turn.caller.key_id,
+            release_id=prepared.release.id,
+            created_at=turn.created_at,
+            messages=[] if status == DROPPED else turn.request.conversation,  # they stand in the row it would shadow
+            answer="\n\n".join(texts),
+            passages=[
+                {"passage_id": hit.passage_id, "document_id": hit.document_id, "score": round(hit.score, 6)}
+                for hit in prepared.hits or []
+            ],
+            prompt_tokens=turn.usage.get("prompt_tokens") or prepared.prompt_tokens,
+            completion_tokens=turn.usage.get("completion_tokens") or 0,
+            retrieval_ms=prepared.retrieval_ms,
+            first_token_ms=turn.first_token_ms,
+            total_ms=total_s * 1000,
+            status=status,
+            part=prepared.part,
+            passed_release_id=prepared.passed.release_id if prepared.passed else None,
+            reason=prepared.passed.reason if prepared.passed else reason,
+            shadow_of=turn.shadow_of,
+            asker=self._asker(turn),
+        )
+        if turn.shadow_of is None:
+            usage = turn.usage
+            self._quotas.count_tokens(
+                turn.caller, (usage.get("prompt_tokens") or 0) + (usage.get("completion_tokens") or 0)
+            )
+        if status == "ok" and turn.shadow_of is None:
+            self.shadows.offer(turn)
+
+    def _asker(self, turn: Turn) -> str | None:
+        name = turn.request.user
+        return None if name is None else asker_hash(self._pepper, turn.caller.tenant_id, name)
+
+    def _check_tools(self, asked: ChatRequest) -> None:
+        """Raise InvalidInput when tools are to be called, and vLLM was not told how the base model writes calls."""
+        calls = asked.sampling.get("tools") and asked.sampling.get("tool_choice") != "none"
+        if calls and not self._options.tool_call_parser:
+            raise InvalidInput(
+                "This server was started without a parser of the base model's tool calls (ryorin serve "
+                "--tool-call-parser NAME), so it calls no tools; leave them out, or use tool_choice 'none'.",
+                code="unsupported_parameter",
+                param="tools",
+            )
+
+    def _engine_body(self, turn: Turn) -> dict[str, Any]:
+        prepared = turn.prepared
+        adapter = prepared.release.adapter
+        return {
+            **turn.request.sampling,
+            "model": adapter.name if adapter else self._base_served_as,
+            "messages": prepared.messages,
+            "max_tokens": prepared.max_tokens,
+            "cache_salt": self._cache_salt(turn.caller),
+        }
+
+    def _cache_salt(self, caller: Caller) -> str:
+        """The prefix cache of one tenant tells another nothing; nobody else can know the salt."""
+        return keyed_hash(self._pepper, f"cache\0{caller.tenant_id}")
+
+    async def _with_adapter(
+        self, turn: Turn, body: dict[str, Any], ask: Callable[[dict[str, Any], str], Awaitable[Result]]
+    ) -> Result:
+        """Ask the engine once it holds the release's adapter; again, once, when it turns out not to."""
+        adapter = turn.prepared.release.adapter
+        for last in (False, True):
+            if adapter:
+                await self._adapters.ensure(adapter.name, adapter.digest)
+            try:
+                return await ask(body, turn.request_id)
+            except AdapterMissing:
+                if adapter is None or last:
+                    raise self.upstream.gone("The engine lost the adapter; try again.") from None
+                self._adapters.forget(adapter.name)
+        raise AssertionError("unreachable")

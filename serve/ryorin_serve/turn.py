@@ -1,0 +1,139 @@
+"""One request on its way, and what becomes of it when its client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from ryorin.traffic import SHADOW
+from ryorin_serve.answer import MarkerGate, citations
+from ryorin_serve.auth import Caller
+from ryorin_serve.chat import ChatRequest
+from ryorin_serve.front_door import stopping
+from ryorin_serve.prepare import PinnedRelease, Prepared
+from ryorin_serve.relay import error_event
+
+Result = TypeVar("Result")
+
+
+class ClientGone(Exception):
+    """The client closed its connection; nobody waits for the answer."""
+
+
+class Turn:
+    """One request on its way: what was asked by whom, what was prepared, what came back."""
+
+    prepared: Prepared
+    shadow_of: str | None = None
+
+    def __init__(self, request_id: str, caller: Caller, request: ChatRequest, base_url: str) -> None:
+        self.request_id = request_id
+        self.caller = caller
+        self.request = request
+        self.base_url = base_url
+        self.created_at = time.time()
+        self.began = time.perf_counter()
+        self.first_token_ms: float | None = None
+        self.texts: dict[int, str] = {}
+        self.gates: dict[int, MarkerGate] = {}
+        self.usage: dict[str, Any] = {}
+        self.leave: Callable[[], None] = lambda: None  # its place among those that are answered
+
+    def saw_text(self) -> None:
+        """Note when the first text came."""
+        if self.first_token_ms is None:
+            self.first_token_ms = (time.perf_counter() - self.began) * 1000
+
+    def take(self, answer: dict[str, Any]) -> None:
+        """Take over the engine's whole answer, and give it what it lacks: the model's public name, citations."""
+        answer["model"] = self.request.model
+        for choice in answer["choices"]:
+            text = choice["message"].get("content") or ""
+            if self.is_gated and text:
+                text = choice["message"]["content"] = self.gate_of(choice["index"])(text, True)
+            choice["message"].update(self.addition(text))
+            self.texts[choice["index"]] = text
+        self.usage = answer.get("usage") or {}
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether markers that point to no passage are taken out: of prose; JSON may need a text in their place."""
+        form = self.request.sampling.get("response_format", {}).get("type", "text")
+        return self.prepared.hits is not None and self.prepared.release.prompt.answer_schema is None and form == "text"
+
+    def gate_of(self, choice: int) -> Callable[[str, bool], str]:
+        """What of a choice's text goes on."""
+        gate = self.gates.setdefault(choice, MarkerGate(len(self.prepared.hits or ())))
+        return gate.feed
+
+    def again(self, request_id: str, release: PinnedRelease) -> Turn:
+        """The same request once more, for a shadow."""
+        turn = Turn(request_id, self.caller, self.request, self.base_url)
+        turn.shadow_of = self.request_id
+        turn.prepared = Prepared(release, [], None, prompt_tokens=0, max_tokens=0, retrieval_ms=0.0, part=SHADOW)
+        return turn
+
+    def addition(self, text: str) -> dict[str, Any]:
+        """What a message with this text gets: its citations, when passages were looked for."""
+        if self.prepared.hits is None:
+            return {}
+        found = citations(text, self.prepared.hits, self.base_url)
+        if self.removed_markers:
+            found["context"]["removed_markers"] = self.removed_markers
+        return found
+
+    @property
+    def removed_markers(self) -> int:
+        """How many markers that point to no passage were taken out."""
+        return sum(gate.removed for gate in self.gates.values())
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events. `close` is called at the end, also when the client left before the first event."""
+
+    def __init__(self, events: AsyncIterable[bytes], close: Callable[[], None]) -> None:
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events; one with an error is the last when the server is stopped first."""
+        try:
+            await super().__call__(scope, receive, send)
+        except asyncio.CancelledError:
+            await send({"type": "http.response.body", "body": error_event(stopping()), "more_body": False})
+        finally:
+            self._close()
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of `work`, which is cancelled when the client goes away first. Raises ClientGone then."""
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return await task
+    finally:
+        for unfinished in (task, watch):
+            unfinished.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await unfinished
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def on_gone(_request: Request, _error: Exception) -> Response:
+    """For a client that left."""
+    return Response(status_code=499)  # nobody reads it; 499 is what nginx writes into its log
