@@ -185,8 +185,8 @@ def test_a_response_searches_and_cites(live: Server, tmp_path: Path):
         assert last.output_text == whole.output_text
         assert last.usage.input_tokens_details.cached_tokens > 0  # the same prompt a moment ago
 
-        function = {"name": "park", "strict": True, "parameters": {"type": "object", "properties": {"hours": {"type": "integer"}},
-                    "required": ["hours"], "additionalProperties": False}}  # fmt: skip
+        schema = {"type": "object", "properties": {"hours": {"type": "integer"}}, "required": ["hours"]}
+        function = {"name": "park", "strict": True, "parameters": schema | {"additionalProperties": False}}
         called = client.chat.completions.create(
             model="support@1", messages=[{"role": "user", "content": "Park my car for 2 hours."}], max_tokens=60,
             tools=[{"type": "function", "function": function}], temperature=0,
