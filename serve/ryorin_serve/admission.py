@@ -56,12 +56,19 @@ class Admission:
         """How many wait."""
         return sum(map(len, self._queues.values()))
 
+    def free_place(self) -> Place | None:
+        """A place among those that are answered, to be left; None when it has to be waited for."""
+        if self.running >= self._bounds.running or self._queues:
+            return None
+        self.running += 1
+        self._on_wait(0.0)
+        return Place(self)
+
     async def enter(self, tenant_id: str) -> Place:
-        """A place among those that are answered, to be left. Raises Unavailable when there will be none soon."""
-        if self.running < self._bounds.running and not self._queues:
-            self.running += 1
-            self._on_wait(0.0)
-            return Place(self)
+        """The same, once there is one. Raises Unavailable when there will be none soon."""
+        place = self.free_place()
+        if place is not None:
+            return place
         if self.waiting >= self._bounds.waiting:
             self._make_room(tenant_id)
         called: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -80,7 +80,9 @@ class Answering:
             self._metrics.refused(str(error.code))
             raise
         turn = Turn(request.state.request_id, request.state.caller, asked, base_url(request))
-        place = await unless_gone(request, self.admission.enter(turn.caller.tenant_id))
+        place = self.admission.free_place()
+        if place is None:
+            place = await unless_gone(request, self.admission.enter(turn.caller.tenant_id))
         try:
             self.shadows.make_way()
             turn.prepared = await unless_gone(request, self._traffic.prepare(turn.caller, asked))

@@ -37,6 +37,7 @@ NOT_KEPT = {
     "max_tool_calls": "no tool is called here but file_search, once",
 }
 PASSED_ON = ("model", "temperature", "top_p", "user", "safety_identifier", "prompt_cache_key", "parallel_tool_calls")
+_PARAMS = {"messages": "input", "response_format": "text.format"}  # of chat: what stands there here
 FIELDS = (
     *PASSED_ON,
     *INERT,
@@ -101,7 +102,11 @@ def parse_responses(value: Any) -> Asked:
     if form is not None:
         chat["response_format"] = form
     chat["stream"] = body.get("stream", False)
-    request = parse_chat(chat, knowledge)
+    try:
+        request = parse_chat(chat, knowledge)
+    except InvalidInput as error:
+        param = _PARAMS.get((error.param or "").partition("[")[0].partition(".")[0], error.param)
+        raise InvalidInput(error.message, code=error.code, param=param) from None
     return Asked(request, body, searches, RESULTS in include)
 
 

@@ -190,6 +190,8 @@ def test_an_engine_that_dies_in_the_middle_fails_the_response(house: House, desk
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0]"),
         ({"input": [{"role": "user", "content": "a", "name": "x"}]}, "input[0].name"),
         ({"text": {"verbosity": "low"}}, "text.verbosity"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format"),
+        ({"input": [{"role": "robot", "content": "a"}]}, "input"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"temperature": 3}, "temperature"),
         ({"logprobs": True}, "logprobs"),
