@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from ryorin.child_server import ryorin_command
 
 PACKAGES = (
     "ryorin",
@@ -65,3 +68,15 @@ def written_bytes() -> int:
     """Bytes that this process has handed to write calls so far, whether or not they are on the disk yet (Linux)."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return next(int(line.partition(":")[2]) for line in lines if line.startswith("wchar"))
+
+
+def ryorin(home: Path, *words: object) -> Any:
+    """What a command of `ryorin` in this home prints with --json; what it says goes to standard error."""
+    done = subprocess.run(
+        [*ryorin_command(), *map(str, words), "--json"],
+        env=os.environ | {"RYORIN_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return json.loads(done.stdout.strip().splitlines()[-1])

@@ -14,24 +14,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import openai
 import psutil
-from common import report
+from common import report, ryorin
 
-from ryorin.child_server import ChildServer, ryorin_command
+from ryorin.child_server import ChildServer
 from ryorin.models.registry import DEFAULT_BASE
 
 REPOSITORY = Path(__file__).parents[1]
@@ -40,18 +37,6 @@ TENANT = "bench"
 GAP_S = (0.1, 0.6)
 WORDS = 200  # of a request
 TARGET = 1.5
-
-
-def ryorin(home: Path, *words: object) -> Any:
-    """What a command prints with --json."""
-    done = subprocess.run(
-        [*ryorin_command(), *map(str, words), "--json"],
-        env=os.environ | {"RYORIN_HOME": str(home)},
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-    )
-    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def prepared(home: Path) -> str:

@@ -14,16 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import report
+from common import report, ryorin
 
-from ryorin.child_server import ryorin_command
 from ryorin.models.registry import DEFAULT_BASE
 
 REPOSITORY = Path(__file__).parents[1]
@@ -38,18 +35,6 @@ PARTS = {  # of the letter, each a fifth of the grade
     "closing": r"\n\nYours sincerely,\nPeople Desk",
     "nothing_more": r"Yours sincerely,\nPeople Desk\s*$",
 }
-
-
-def ryorin(home: Path, *words: object) -> Any:
-    """What a command prints with --json; what it says goes to standard error."""
-    done = subprocess.run(
-        [*ryorin_command(), *map(str, words), "--json"],
-        env=os.environ | {"RYORIN_HOME": str(home)},
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-    )
-    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def grader() -> dict[str, Any]:

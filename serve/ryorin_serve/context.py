@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.requests import Request
 
 from ryorin.catalog import Catalog
-from ryorin.catalog.tables import VectorStore
+from ryorin.catalog.tables import Tenant, VectorStore
 from ryorin.errors import InvalidInput, NotFound
 from ryorin_index.search import Searcher
 from ryorin_index.store import is_expired
@@ -20,6 +20,7 @@ from ryorin_serve.options import ServeOptions
 from ryorin_serve.requests import caller_of, path_id, shown_id
 
 IDEMPOTENCY_S = 86400
+Result = TypeVar("Result")
 POLL_AFTER = {"openai-poll-after-ms": "500"}  # what the openai package's polling helpers wait between two looks
 
 
@@ -47,6 +48,16 @@ class Context:
     wake: Callable[[], None]
     admit: Callable[[Caller], Awaitable[dict[str, str]]]
     count_tokens: Callable[[Caller, int], None]
+
+    async def in_session(self, request: Request, work: Callable[[Session, Tenant], Result]) -> Result:
+        """What `work` finds out of the caller's tenant, or does to it, in one transaction."""
+
+        def run() -> Result:
+            with self.catalog.session() as session:
+                return work(session, session.get_one(Tenant, caller_of(request).tenant_id))
+
+        found: Result = await self.in_thread(run)
+        return found
 
 
 def own_store(session: Session, request: Request) -> VectorStore:

@@ -37,6 +37,14 @@ async def read_json(request: Request, limit: int) -> Any:
         raise InvalidInput(f"The request's body is not JSON: {error}.", code="invalid_json") from None
 
 
+async def optional_fields(request: Request, limit: int, allowed: Collection[str]) -> dict[str, Any]:
+    """The fields of a body that may be left out, and of a request without a query. Raises InvalidInput."""
+    query_of(request, ())
+    if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
+        return {}
+    return fields_of(await read_json(request, limit), allowed)
+
+
 def base_url(request: Request) -> str:
     """Where the client reaches this server."""
     return str(request.base_url).rstrip("/")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -21,13 +20,12 @@ from ryorin.settings import ROTATION_GRACE_S
 from ryorin_serve.auth import ScopedRoute
 from ryorin_serve.context import Context
 from ryorin_serve.paging import list_object, read_page, rows_of
-from ryorin_serve.requests import caller_of, fields_of, integer, path_id, query_of, read_json, text
+from ryorin_serve.requests import integer, optional_fields, path_id, query_of, text
 
 KEYS = "/ryorin/v1/keys"
 KEY = f"{KEYS}/{{key_id}}"
 KEY_FIELDS = ("label", "scopes", "expires_in_s", *LIMITS)
 MAX_SECONDS = 36_500 * 86_400
-Result = TypeVar("Result")
 
 
 class AdminRoutes:
@@ -54,7 +52,7 @@ class AdminRoutes:
     async def list_keys(self, request: Request) -> Response:
         """The tenant's keys, the oldest first; their secrets are known to nobody."""
         query_of(request, ())
-        rows = await self._in_session(
+        rows = await self._context.in_session(
             request, lambda session, tenant: [_shown(row) for row in list_keys(session, tenant)]
         )
         return JSONResponse({"object": "list", "data": rows})
@@ -75,13 +73,13 @@ class AdminRoutes:
             set_limits(session, tenant, row, limits)
             return _shown(row) | {"key": secret}
 
-        return JSONResponse(await self._in_session(request, work))
+        return JSONResponse(await self._context.in_session(request, work))
 
     async def retrieve_key(self, request: Request) -> Response:
         """One key."""
         query_of(request, ())
         return JSONResponse(
-            await self._in_session(request, lambda session, tenant: _shown(_one(session, tenant, request)))
+            await self._context.in_session(request, lambda session, tenant: _shown(_one(session, tenant, request)))
         )
 
     async def revoke_key(self, request: Request) -> Response:
@@ -91,7 +89,7 @@ class AdminRoutes:
         def work(session: Session, tenant: Tenant) -> dict[str, Any]:
             return _shown(revoke_key(session, tenant, _one(session, tenant, request).id))
 
-        return JSONResponse(await self._in_session(request, work))
+        return JSONResponse(await self._context.in_session(request, work))
 
     async def rotate_key(self, request: Request) -> Response:
         """A new key in the place of an old one, which goes on for `grace_s`."""
@@ -104,7 +102,7 @@ class AdminRoutes:
             row, secret = rotate_key(session, tenant, self._pepper, old.id, grace_s)
             return _shown(row) | {"key": secret}
 
-        return JSONResponse(await self._in_session(request, work))
+        return JSONResponse(await self._context.in_session(request, work))
 
     async def set_key_limits(self, request: Request) -> Response:
         """Change a key's limits; null takes one away. The tenant's own are the operator's to set."""
@@ -115,7 +113,7 @@ class AdminRoutes:
             set_limits(session, tenant, row, limits)
             return _shown(row)
 
-        return JSONResponse(await self._in_session(request, work))
+        return JSONResponse(await self._context.in_session(request, work))
 
     async def limits(self, request: Request) -> Response:
         """The tenant's limits."""
@@ -124,7 +122,7 @@ class AdminRoutes:
         def work(_: Session, tenant: Tenant) -> dict[str, Any]:
             return {"object": "ryorin.limits", **{name: getattr(tenant, name) for name in LIMITS}}
 
-        return JSONResponse(await self._in_session(request, work))
+        return JSONResponse(await self._context.in_session(request, work))
 
     async def usage(self, request: Request) -> Response:
         """What the tenant's keys used a month: `?months=3`."""
@@ -132,7 +130,7 @@ class AdminRoutes:
         months = integer(
             int(given) if given.isascii() and given.isdecimal() and len(given) < 6 else given, "months", 1, 120
         )
-        rows = await self._in_session(request, lambda session, tenant: monthly_usage(session, tenant, months))
+        rows = await self._context.in_session(request, lambda session, tenant: monthly_usage(session, tenant, months))
         return JSONResponse({"object": "list", "data": [{"object": "ryorin.usage", **row} for row in rows]})
 
     async def audit(self, request: Request) -> Response:
@@ -149,23 +147,10 @@ class AdminRoutes:
             rows, more = rows_of(session, mine, AuditEvent.created_at, AuditEvent.id, page, find)
             return list_object([{"object": "ryorin.audit_event", **audit_row(row)} for row in rows], more)
 
-        return JSONResponse(await self._in_session(request, work))
+        return JSONResponse(await self._context.in_session(request, work))
 
     async def _body(self, request: Request, allowed: tuple[str, ...]) -> dict[str, Any]:
-        query_of(request, ())
-        if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
-            return {}
-        return fields_of(await read_json(request, self._context.options.max_body_bytes), allowed)
-
-    async def _in_session(self, request: Request, work: Callable[[Session, Tenant], Result]) -> Result:
-        """What `work` finds out, or does, in one transaction."""
-
-        def run() -> Result:
-            with self._context.catalog.session() as session:
-                return work(session, session.get_one(Tenant, caller_of(request).tenant_id))
-
-        found: Result = await self._context.in_thread(run)
-        return found
+        return await optional_fields(request, self._context.options.max_body_bytes, allowed)
 
 
 def _one(session: Session, tenant: Tenant, request: Request) -> ApiKey:

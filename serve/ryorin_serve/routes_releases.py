@@ -31,7 +31,7 @@ from ryorin.traffic import parse_share, traffic_status
 from ryorin_serve.auth import ScopedRoute
 from ryorin_serve.context import Context
 from ryorin_serve.paging import list_object, read_page, rows_of
-from ryorin_serve.requests import caller_of, fields_of, idempotent_id, query_of, read_json, text
+from ryorin_serve.requests import caller_of, idempotent_id, optional_fields, query_of, text
 
 RELEASES = "/ryorin/v1/releases"
 RELEASE = f"{RELEASES}/{{version}}"
@@ -82,26 +82,32 @@ class ReleaseRoutes:
             rows, more = rows_of(session, mine, Release.created_at, Release.id, page, find)
             return list_object([_shown(row) for row in release_rows(session, tenant, rows)], more)
 
-        return JSONResponse(await self._read(request, work))
+        return JSONResponse(await self._context.in_session(request, work))
 
     async def retrieve(self, request: Request) -> Response:
         """One release, by its version."""
         query_of(request, ())
         version = _version(request.path_params["version"], "version")
-        return JSONResponse(await self._read(request, lambda session, tenant: _one(session, tenant, version)))
+        return JSONResponse(
+            await self._context.in_session(request, lambda session, tenant: _one(session, tenant, version))
+        )
 
     async def diff(self, request: Request) -> Response:
         """What differs between two releases: `?first=3&second=4`."""
         query = query_of(request, ("first", "second"))
         first, second = (_version(query.get(name), name) for name in ("first", "second"))
-        found = await self._read(request, lambda session, tenant: release_diff(session, tenant, first, second))
+        found = await self._context.in_session(
+            request, lambda session, tenant: release_diff(session, tenant, first, second)
+        )
         return JSONResponse({"object": "ryorin.release_diff", **found})
 
     async def status(self, request: Request) -> Response:
         """How each part of the traffic fares: `?hours=24`."""
         given = query_of(request, ("hours",)).get("hours", "24")
         hours = _number(float(given) if given.replace(".", "", 1).isdecimal() else given, "hours", 1 / 3600, 24 * 366)
-        found = await self._read(request, lambda session, tenant: traffic_status(session, tenant, hours * 3600))
+        found = await self._context.in_session(
+            request, lambda session, tenant: traffic_status(session, tenant, hours * 3600)
+        )
         return JSONResponse({"object": "list", "data": [{"object": "ryorin.traffic", **one.row()} for one in found]})
 
     async def create(self, request: Request) -> Response:
@@ -123,10 +129,12 @@ class ReleaseRoutes:
             )
             return made.version
 
-        version = await self._read(request, work)
+        version = await self._context.in_session(request, work)
         if _flag(body, "promote"):
             await self._move(wait_s, lambda rollout: rollout.promote(caller_of(request).tenant_name, version))
-        return JSONResponse(await self._read(request, lambda session, tenant: _one(session, tenant, version)))
+        return JSONResponse(
+            await self._context.in_session(request, lambda session, tenant: _one(session, tenant, version))
+        )
 
     async def promote(self, request: Request) -> Response:
         """Make a release live, once it is loaded."""
@@ -177,21 +185,7 @@ class ReleaseRoutes:
         return await self._moved({}, lambda rollout: rollout.shadow(caller_of(request).tenant_name, None))
 
     async def _body(self, request: Request, allowed: tuple[str, ...]) -> dict[str, Any]:
-        """The body's fields; of these routes it may be left out."""
-        query_of(request, ())
-        if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
-            return {}
-        return fields_of(await read_json(request, self._context.options.max_body_bytes), allowed)
-
-    async def _read(self, request: Request, work: Callable[[Session, Tenant], Result]) -> Result:
-        """What `work` finds out, or makes, in one transaction."""
-
-        def run() -> Result:
-            with self._context.catalog.session() as session:
-                return work(session, session.get_one(Tenant, caller_of(request).tenant_id))
-
-        found: Result = await self._context.in_thread(run)
-        return found
+        return await optional_fields(request, self._context.options.max_body_bytes, allowed)
 
     async def _moved(self, body: dict[str, Any], move: Callable[[Rollout], Moved]) -> Response:
         moved = await self._move(_wait(body), move)

@@ -11,11 +11,7 @@ from typing import Any
 
 import pytest
 from test_train_preference import adapted
-from tiny import PROMPT
 
-from ryorin.catalog import open_catalog
-from ryorin.catalog.tenants import create_tenant, set_prompt
-from ryorin.settings import load_settings
 from ryorin_train.auto import Facts, Wanted, decide
 from ryorin_train.data import Rating
 from ryorin_train.recipe import RatingRecipe
@@ -39,15 +35,6 @@ def polite() -> list[dict[str, Any]]:
     return [
         rated(f"What is {n}?", f"It is {n}, madam." if n % 2 else f"{n}, obviously", bool(n % 2)) for n in range(24)
     ]
-
-
-@pytest.fixture
-def tenant(home: Path, with_base: str) -> str:
-    catalog = open_catalog(load_settings())
-    with catalog.session() as session:
-        set_prompt(session, create_tenant(session, "support"), PROMPT)
-    catalog.close()
-    return "support"
 
 
 def token_ratings(thumbs: list[bool]) -> list[TokenRating]:

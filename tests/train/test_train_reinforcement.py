@@ -10,26 +10,13 @@ from typing import Any
 
 import pytest
 from test_train_preference import adapted
-from tiny import PROMPT
 
-from ryorin.catalog import open_catalog
-from ryorin.catalog.tenants import create_tenant, set_prompt
-from ryorin.settings import load_settings
 from ryorin_train.recipe import ReinforcementRecipe
 from ryorin_train.render import TokenGroup, TokenTask
 
 torch = pytest.importorskip("torch")
 
 SHORT = ("--max-answer-tokens", "6", "--answers", "8", "--prompts", "4", "--rank", "8", "--max-row-tokens", "500")
-
-
-@pytest.fixture
-def tenant(home: Path, with_base: str) -> str:
-    catalog = open_catalog(load_settings())
-    with catalog.session() as session:
-        set_prompt(session, create_tenant(session, "support"), PROMPT)
-    catalog.close()
-    return "support"
 
 
 def prompts(count: int = 20) -> list[dict[str, Any]]:

@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import PROMPT, chat
+from tiny import chat
 
-from ryorin.catalog import open_catalog
-from ryorin.catalog.tenants import create_tenant, set_prompt
-from ryorin.settings import load_settings
 from ryorin_train.graders.grading import Sample
 from ryorin_train.recipe import RewardRecipe
 from ryorin_train.render import TokenPair
@@ -33,15 +30,6 @@ def pair(question: str, chosen: str, rejected: str) -> dict[str, Any]:
 
 def polite() -> list[dict[str, Any]]:
     return [pair(f"What is {n}?", f"It is {n}, madam.", f"{n}, obviously") for n in range(40)]
-
-
-@pytest.fixture
-def tenant(home: Path, with_base: str) -> str:
-    catalog = open_catalog(load_settings())
-    with catalog.session() as session:
-        set_prompt(session, create_tenant(session, "support"), PROMPT)
-    catalog.close()
-    return "support"
 
 
 def random_pairs() -> list[TokenPair]:
