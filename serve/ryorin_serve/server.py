@@ -15,6 +15,7 @@ import os
 import secrets
 import signal
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -89,8 +90,10 @@ def serve(
     """
     base = get_base(catalog.settings, options.base)
     listener = bind(options.host, options.port)
-    with contextlib.closing(listener):
-        return asyncio.run(_serve(catalog, options, base, listener, say, on_ready))
+    with contextlib.closing(listener), tempfile.TemporaryDirectory(prefix="ryorin-") as sockets:
+        if options.metrics_port is not None:
+            bind(options.metrics_host, options.metrics_port).close()  # a taken one is told before the engine starts
+        return asyncio.run(_serve(catalog, options, base, listener, sockets, say, on_ready))
 
 
 async def _serve(
@@ -98,6 +101,7 @@ async def _serve(
     options: ServeOptions,
     base: BaseModel,
     listener: socket.socket,
+    sockets: str,
     say: Callable[[str], None],
     on_ready: Callable[[Running], None],
 ) -> int:
@@ -108,7 +112,7 @@ async def _serve(
     engine_key = secrets.token_urlsafe(32)
     engine = Engine(
         vllm_command(options, base.path, SERVED_AS),
-        vllm_environment(options, engine_key),
+        vllm_environment(options, engine_key, sockets),
         catalog.settings.logs_dir / f"engine-{port}.log",
         policy=Policy(start_timeout_s=options.start_timeout_s),
         on_event=say,

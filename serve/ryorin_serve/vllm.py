@@ -43,10 +43,15 @@ def vllm_command(options: ServeOptions, base_path: Path, served_name: str) -> Ca
     return lambda port: [*command, "--port", str(port)]
 
 
-def vllm_environment(options: ServeOptions, api_key: str) -> dict[str, str]:
-    """The environment: this process's own without secrets, offline, no usage reports, adapters loadable at run time."""
+def vllm_environment(options: ServeOptions, api_key: str, sockets: str) -> dict[str, str]:
+    """
+    The environment: this process's own without secrets, offline, no usage reports, adapters loadable at run time.
+
+    sockets: the folder of those by which vLLM's processes speak, which they leave behind when they are killed.
+    """
     environment = {name: value for name, value in os.environ.items() if name not in _PRIVATE}
     environment |= {
+        "VLLM_RPC_BASE_PATH": sockets,
         "VLLM_API_KEY": api_key,  # by environment: a command line is visible to every user of the machine
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_PLUGINS": "ryorin_grouped_lora",

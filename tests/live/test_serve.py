@@ -247,6 +247,7 @@ def test_a_taken_port_and_an_unknown_base_are_errors_at_once(live: Server):
     for options, words in (
         (["--port", str(live.ready["port"])], f"port {live.ready['port']} on 127.0.0.1 is in use"),
         (["--port", "0", "--base", "no-such-model"], "no-such-model"),
+        (["--port", "0", "--metrics-port", str(live.metrics_port)], f"port {live.metrics_port} on 127.0.0.1 is in use"),
     ):
         done = subprocess.run(
             [sys.executable, "-m", "ryorin.cli", "serve", *options],

@@ -6,6 +6,7 @@ import importlib
 import itertools
 import socket
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -78,8 +79,11 @@ def test_vllms_command_and_environment(monkeypatch, tmp_path: Path):
     pairs = dict(itertools.pairwise(command))
     assert (pairs["--max-loras"], pairs["--max-lora-rank"], pairs["--max-model-len"]) == ("3", "32", "2048")
     assert (pairs["--host"], pairs["--port"], pairs["--model"]) == ("127.0.0.1", "4321", str(tmp_path))
-    environment = vllm_environment(options, "engine-key")
-    assert environment["VLLM_API_KEY"] == "engine-key"
+    environment = vllm_environment(options, "engine-key", "/somewhere")
+    assert environment["VLLM_API_KEY"] == "engine-key" and environment["VLLM_RPC_BASE_PATH"] == "/somewhere"
+    assert "--enable-auto-tool-choice" not in command
+    tools = vllm_command(replace(options, tool_call_parser="hermes"), tmp_path, "ryorin-base")(4321)
+    assert tools[tools.index("--tool-call-parser") + 1] == "hermes" and "--enable-auto-tool-choice" in tools
     module, _, door = pairs["--middleware"].rpartition(".")
     assert getattr(importlib.import_module(module), door) is EngineDoor
     assert "engine-key" not in command
