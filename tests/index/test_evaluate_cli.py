@@ -28,7 +28,7 @@ def filled(
     from ryorin_index import search
 
     add_paths(catalog, store, [folder], lambda: embedder)
-    monkeypatch.setattr(search.Searcher, "_open", lambda self, store: embedder)
+    monkeypatch.setattr(search.Searcher, "embedder", lambda self, store: embedder)
     return store
 
 
