@@ -6,6 +6,7 @@ import random
 import string
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ QUESTION = [{"role": "user", "content": "How long do refunds take?"}]
 def house(tmp_path_factory: pytest.TempPathFactory, empty_sqlite: Path) -> Iterator[House]:
     with built(tmp_path_factory.mktemp("scopes") / "home", empty_sqlite, ServeOptions(max_model_len=400)) as house:
         yield house
+        client_of(house.url).close()
 
 
 def routes_of(house: House) -> list[Any]:
@@ -60,8 +62,13 @@ def calls(route: Any, value: str = "x") -> list[tuple[str, str]]:
 
 def sent(house: House, method: str, path: str, key: str | None, **more: Any) -> Any:
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=house.url, verify=NO_CERTIFICATES) as client:
-        return client.request(method, path, headers=headers | more.pop("headers", {}), **more)
+    return client_of(house.url).request(method, path, headers=headers | more.pop("headers", {}), **more)
+
+
+@lru_cache(1)
+def client_of(url: str) -> Any:
+    """One for all requests of this file: making one costs more than a request."""
+    return httpx.Client(base_url=url, verify=NO_CERTIFICATES)
 
 
 def test_every_route_says_which_scopes_it_needs(house: House) -> None:
