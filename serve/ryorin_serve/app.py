@@ -60,7 +60,8 @@ from ryorin_serve.traffic import Traffic
 from ryorin_serve.turn import ClientGone, on_gone
 
 CLEAR_EVERY_S = 600.0  # expired files; they are not found any longer from the moment on
-THREADS = 8  # of blocking work; below the catalog's pool of connections
+THREADS = 8  # of blocking work; with those below no more than the catalog's pool has connections
+DOOR_THREADS = 2  # that prove keys: a flood that is sent away does not hold up what was let in
 UNWIND_S = 5.0  # for requests that were cut off at shutdown to write their row of the log
 PASSAGE_ID = re.compile(r"[0-9]{1,18}")  # what fits into the catalog's 64 bits
 # Of a healthy engine only the first byte may take long: it queues requests. A dead one closes its connections.
@@ -99,6 +100,7 @@ class Gateway:
         self._pepper = catalog.settings.pepper()
         self._preparer = Preparer(catalog, searcher, counter, base, options)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway")
+        self._door = ThreadPoolExecutor(DOOR_THREADS, thread_name_prefix="door")
         self._quotas: Quotas
         self._answering: Answering
 
@@ -193,7 +195,8 @@ class Gateway:
                 await answering.shadows.drain(UNWIND_S)
                 await asyncio.gather(*(asyncio.to_thread(worker.stop) for worker in self._workers))
                 await asyncio.to_thread(log.close)
-                self._threads.shutdown(wait=False, cancel_futures=True)
+                for threads in (self._threads, self._door):
+                    threads.shutdown(wait=False, cancel_futures=True)
 
     def _serve_metrics(self, metrics: Metrics) -> Callable[[], None]:
         """Serve the figures, if there is a port for them; how to stop."""
@@ -232,7 +235,8 @@ class Gateway:
                 more = bool(prune_logs(session))
 
     async def _identify(self, authorization: str | None) -> Caller:
-        return await self._in_thread(identify, self._catalog, self._pepper, authorization)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._door, identify, self._catalog, self._pepper, authorization)
 
     async def health(self, _request: Request) -> Response:
         """Whether requests can be answered: 200, or 503 while the engine starts."""

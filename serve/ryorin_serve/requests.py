@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from ryorin_serve.auth import Caller
 
 MAX_PAIRS, MAX_KEY_CHARACTERS, MAX_VALUE_CHARACTERS = 16, 64, 512  # of OpenAI's metadata and attributes
 MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
+BODY_S = 60.0  # that a body of JSON may take to come
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -24,13 +26,28 @@ class BodyTooLarge(InvalidInput):
     http_status = 413
 
 
+class BodyTooSlow(InvalidInput):
+    """The request's body did not come in time."""
+
+    http_status = 408
+
+
 async def read_json(request: Request, limit: int) -> Any:
-    """The body as JSON. Raises BodyTooLarge over `limit` bytes, InvalidInput when it is not JSON."""
+    """
+    The body as JSON. Raises BodyTooLarge over `limit` bytes, BodyTooSlow when it does not come within `BODY_S`,
+    InvalidInput when it is not JSON.
+    """
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > limit:
-            raise BodyTooLarge(f"The request's body is over the limit of {limit} bytes.", code="request_too_large")
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for part in request.stream():
+                body += part
+                if len(body) > limit:
+                    raise BodyTooLarge(
+                        f"The request's body is over the limit of {limit} bytes.", code="request_too_large"
+                    )
+    except TimeoutError:
+        raise BodyTooSlow(f"The request's body did not come within {BODY_S:g} s.", code="request_timeout") from None
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:

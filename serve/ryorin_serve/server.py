@@ -16,9 +16,11 @@ import secrets
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import uvicorn
 from sqlalchemy import or_, select
@@ -49,13 +51,39 @@ class Running:
     engine_pid: int | None
 
 
+HEADERS_S = 15.0  # that a connection may take to send a request's headers; longer than one is kept alive unused
+TICKS_A_LOOK = 10  # of uvicorn's, a tenth of a second each
+
+
 class QuietServer(uvicorn.Server):
-    """uvicorn without signal handlers of its own: who runs it decides what a signal means."""
+    """
+    uvicorn without signal handlers of its own: who runs it decides what a signal means; and with a deadline for the
+    headers of a request, which uvicorn has not: connections that only drip would be held for good.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._since: WeakKeyDictionary[Any, float] = WeakKeyDictionary()  # when a connection began to wait for headers
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals alone."""
         yield
+
+    async def on_tick(self, counter: int) -> bool:
+        """What uvicorn does ten times a second, and now and then a look at slow connections."""
+        if counter % TICKS_A_LOOK == 0:
+            self._close_slow()
+        return await super().on_tick(counter)
+
+    def _close_slow(self) -> None:
+        now = time.monotonic()
+        for connection in list(self.server_state.connections):
+            cycle = getattr(connection, "cycle", None)
+            if cycle is not None and not cycle.response_complete:
+                self._since.pop(connection, None)
+            elif now - self._since.setdefault(connection, now) > HEADERS_S:
+                connection.transport.close()
 
 
 def bind(host: str, port: int) -> socket.socket:
