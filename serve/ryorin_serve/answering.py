@@ -29,6 +29,7 @@ from ryorin_serve.options import ServeOptions
 from ryorin_serve.relay import AdapterMissing, Upstream
 from ryorin_serve.requests import base_url
 from ryorin_serve.shadow import DROPPED, Shadows
+from ryorin_serve.tracing import Traces
 from ryorin_serve.traffic import Traffic
 from ryorin_serve.turn import ClientGone, Turn, unless_gone
 
@@ -56,8 +57,10 @@ class Answering:
         options: ServeOptions,
         pepper: bytes,
         metrics: Metrics,
+        traces: Traces,
     ) -> None:
         self._metrics = metrics
+        self._traces = traces
         bounds = Bounds(options.max_running, options.max_waiting, options.max_wait_s)
         self.admission = Admission(bounds, metrics.refused, metrics.waited)
         self.upstream = upstream
@@ -80,14 +83,20 @@ class Answering:
             self._metrics.refused(str(error.code))
             raise
         turn = Turn(request.state.request_id, request.state.caller, asked, base_url(request))
-        place = self.admission.free_place()
-        if place is None:
-            place = await unless_gone(request, self.admission.enter(turn.caller.tenant_id))
+        self._traces.begin(turn, request.headers)
+        place = None
         try:
+            with self._traces.step(turn, "queue"):
+                place = self.admission.free_place()
+                if place is None:
+                    place = await unless_gone(request, self.admission.enter(turn.caller.tenant_id))
             self.shadows.make_way()
-            turn.prepared = await unless_gone(request, self._traffic.prepare(turn.caller, asked))
+            with self._traces.step(turn, "prepare"):
+                turn.prepared = await unless_gone(request, self._traffic.prepare(turn.caller, asked))
         except BaseException:
-            place.leave()
+            if place is not None:
+                place.leave()
+            self._traces.refused(turn)
             raise
         turn.leave = place.leave
         self.open_turns.add(turn)
@@ -129,6 +138,7 @@ class Answering:
         prepared = turn.prepared
         total_s = time.perf_counter() - turn.began
         self._metrics.ended(turn, status, total_s)
+        self._traces.end(turn, status)
         texts = [text for _, text in sorted(turn.texts.items())]
         self._log.write(
             id=turn.request_id,
@@ -193,7 +203,7 @@ class Answering:
         return keyed_hash(self._pepper, f"cache\0{caller.tenant_id}")
 
     async def _with_adapter(
-        self, turn: Turn, body: dict[str, Any], ask: Callable[[dict[str, Any], str], Awaitable[Result]]
+        self, turn: Turn, body: dict[str, Any], ask: Callable[[dict[str, Any], dict[str, str]], Awaitable[Result]]
     ) -> Result:
         """Ask the engine once it holds the release's adapter; again, once, when it turns out not to."""
         adapter = turn.prepared.release.adapter
@@ -201,7 +211,9 @@ class Answering:
             if adapter:
                 await self._adapters.ensure(adapter.name, adapter.digest)
             try:
-                return await ask(body, turn.request_id)
+                with self._traces.step(turn, "engine"):
+                    headers = {"x-request-id": turn.request_id, **self._traces.engine_headers(turn)}
+                    return await ask(body, headers)
             except AdapterMissing:
                 if adapter is None or last:
                     raise self.upstream.gone("The engine lost the adapter; try again.") from None

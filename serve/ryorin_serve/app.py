@@ -56,6 +56,7 @@ from ryorin_serve.routes_responses import ResponseRoutes
 from ryorin_serve.routes_store_files import StoreFileRoutes
 from ryorin_serve.routes_vector_stores import StoreRoutes
 from ryorin_serve.shadow import Shadows
+from ryorin_serve.tracing import Traces
 from ryorin_serve.traffic import Traffic
 from ryorin_serve.turn import ClientGone, on_gone
 
@@ -87,7 +88,9 @@ class Gateway:
         options: ServeOptions = DEFAULTS,
         workers: Sequence[Worker] = (),
         shadows_beside: bool = True,
+        traces: Traces | None = None,
     ) -> None:
+        self._traces = traces or Traces.by_environment()
         self._catalog = catalog
         self._searcher = searcher
         self._engine = engine
@@ -162,6 +165,7 @@ class Gateway:
                 options=self._options,
                 pepper=self._pepper,
                 metrics=metrics,
+                traces=self._traces,
             )
             metrics.watch("running", lambda: answering.admission.running)
             metrics.watch("waiting", lambda: answering.admission.waiting)
@@ -195,6 +199,7 @@ class Gateway:
                 await answering.shadows.drain(UNWIND_S)
                 await asyncio.gather(*(asyncio.to_thread(worker.stop) for worker in self._workers))
                 await asyncio.to_thread(log.close)
+                await asyncio.to_thread(self._traces.close)
                 for threads in (self._threads, self._door):
                     threads.shutdown(wait=False, cancel_futures=True)
 

@@ -49,14 +49,14 @@ class Upstream:
         """The error for an engine that does not answer."""
         return Unavailable(message, retry_after_s=self._engine.retry_after_s, code="engine_unavailable")
 
-    async def open(self, body: dict[str, Any], request_id: str) -> aiohttp.ClientResponse:
+    async def open(self, body: dict[str, Any], headers: dict[str, str]) -> aiohttp.ClientResponse:
         """Send a request; the response's head has come and is a success. The caller closes it."""
         self.check()
         try:
             response = await self._http.post(
                 f"{self._engine.url}/v1/chat/completions",
                 data=orjson.dumps(body),
-                headers={"content-type": "application/json", "x-request-id": request_id},
+                headers={"content-type": "application/json", **headers},
             )
             if response.status == 200:
                 return response
@@ -66,9 +66,9 @@ class Upstream:
             raise self.gone() from error
         raise self._refusal(response.status, text, str(body["model"]))
 
-    async def complete(self, body: dict[str, Any], request_id: str) -> dict[str, Any]:
+    async def complete(self, body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
         """A whole answer."""
-        response = await self.open(body, request_id)
+        response = await self.open(body, headers)
         try:
             async with response:
                 answer: dict[str, Any] = orjson.loads(await response.read())

@@ -45,6 +45,7 @@ class Turn:
         self.gates: dict[int, MarkerGate] = {}
         self.usage: dict[str, Any] = {}
         self.leave: Callable[[], None] = lambda: None  # its place among those that are answered
+        self.span: Any = None  # OpenTelemetry's, where there are traces
 
     def saw_text(self) -> None:
         """Note when the first text came."""

@@ -44,6 +44,7 @@ from ryorin_index.search import Hit, Searcher
 from ryorin_serve.app import Gateway
 from ryorin_serve.options import ServeOptions
 from ryorin_serve.server import QuietServer
+from ryorin_serve.tracing import Traces
 
 if TYPE_CHECKING:
     import openai
@@ -109,6 +110,7 @@ class Engine:
         self.deltas: list[dict[str, Any]] | None = None
         self.pieces: list[str] = ["Refunds take 30 days ", "[", "2]", "."]
         self.requests: list[dict[str, Any]] = []
+        self.traceparents: list[str | None] = []
         self.loading: list[str] = []
         self.loads: list[str] = []
         self.adapters: set[str] = set()
@@ -178,6 +180,7 @@ class Engine:
         assert request.headers["authorization"] == "Bearer engine-key"
         body = await request.json()
         self.requests.append(body)
+        self.traceparents.append(request.headers.get("traceparent"))
         if self.refuse:
             status, message = self.refuse
             return _error(status, message)
@@ -449,6 +452,7 @@ def built(
     embed: Embed | None = None,
     base_folder: Path | None = None,
     shadows_beside: bool = True,
+    traces: Traces | None = None,
 ) -> Iterator[House]:
     """
     The house, with everything in it running; the gateway on a server of this kind.
@@ -456,7 +460,7 @@ def built(
     database: an empty catalog on SQLite, to be copied, or the address of one on PostgreSQL.
     embed: in place of the shelf stand a real searcher and a real worker, with this embedder.
     base_folder: a real base model, for which a real worker trains.
-    shadows_beside: as on a GPU.
+    shadows_beside: as on a GPU. traces: of questions.
     """
     home.mkdir()
     if isinstance(database, Path):
@@ -491,6 +495,7 @@ def built(
         options=options,
         workers=workers,
         shadows_beside=shadows_beside,
+        traces=traces,
     )
     with running(gateway.app(), kind) as house.url:
         yield house
