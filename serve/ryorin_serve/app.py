@@ -197,6 +197,7 @@ class Gateway:
                         while answering.open_turns:
                             await asyncio.sleep(0.01)
                 await answering.shadows.drain(UNWIND_S)
+                await self._quotas.save()
                 await asyncio.gather(*(asyncio.to_thread(worker.stop) for worker in self._workers))
                 await asyncio.to_thread(log.close)
                 await asyncio.to_thread(self._traces.close)

@@ -62,11 +62,12 @@ def _tools(value: Any) -> bool:
 
 
 def _tool(value: Any) -> bool:
-    function = value.get("function") if isinstance(value, dict) and set(value) <= {"type", "function"} else None
+    if not isinstance(value, dict) or set(value) != {"type", "function"} or value["type"] != "function":
+        return False
+    function = value["function"]
     checks: dict[str, Check] = {"name": _name, "description": _text, "parameters": _object, "strict": _boolean}
     return (
-        value.get("type") == "function"
-        and isinstance(function, dict)
+        isinstance(function, dict)
         and "name" in function
         and all(name in checks and (each is None or checks[name](each)) for name, each in function.items())
     )

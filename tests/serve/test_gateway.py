@@ -520,6 +520,7 @@ def test_an_adapter_that_vllm_refuses_is_an_error_of_the_release_and_a_dying_vll
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),  # no parser is known
         ({"tools": [{"type": "function", "function": {"name": "f g"}}]}, "tools"),
         ({"tools": [{"type": "code_interpreter"}]}, "tools"),
+        ({"tools": [1e308, ["a"]]}, "tools"),
         ({"tools": [{"type": "function", "function": {"name": "f", "code": "x"}}]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": "auto"}, "tool_choice"),
