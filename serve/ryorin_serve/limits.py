@@ -67,8 +67,11 @@ class Quotas:
         self._clock = clock
         self._known: dict[tuple[str, str], Used] = {}  # (key or tenant, window): by the catalog
         self._new: dict[tuple[str, str, str], Used] = {}  # (tenant, key, window): not in the catalog yet
+        self._written: dict[tuple[str, str, str], Used] = {}  # being added to the catalog, and not in _known yet
         self._callers: dict[str, str] = {}  # key: its tenant, of those whose use is watched
+        self._looked: set[str] = set()  # keys of which it is known what was used before
         self._saving = asyncio.Lock()
+        self._looking = asyncio.Lock()
         self._forgot_at = float("-inf")
 
     async def run(self) -> None:
@@ -80,16 +83,26 @@ class Quotas:
     async def save(self) -> None:
         """Add what is new to the catalog, and read what all gateways counted. Keeps it for later when that fails."""
         async with self._saving:
-            new, self._new = self._new, {}
-            watched = set(self._callers.values())
-            if not new and not watched:
+            tenants = set(self._callers.values())
+            if not self._new and not tenants:
                 return
+            self._written, self._new = self._new, {}
             try:
-                self._known = await asyncio.to_thread(self._exchange, new, watched)
+                await asyncio.to_thread(self._write, self._written)
             except Exception as error:
                 _logger.warning("what was used cannot be counted in the catalog now: %s", error)
-                for key, used in new.items():
+                for key, used in self._written.items():
                     self._new.setdefault(key, Used()).add(used)
+                self._written = {}
+                return
+            try:
+                self._known = await asyncio.to_thread(self._read, tenants)
+            except Exception as error:
+                _logger.warning("what was used cannot be read from the catalog now: %s", error)
+                for (tenant, key_id, window), used in self._written.items():
+                    for who in (tenant, key_id):
+                        self._known.setdefault((who, window), Used()).add(used)
+            self._written = {}
 
     async def admit(self, caller: Caller) -> dict[str, str]:
         """
@@ -101,9 +114,12 @@ class Quotas:
         if not limited:
             self._count(caller, Used(requests=1))
             return {}
-        if caller.key_id not in self._callers:
-            self._callers[caller.key_id] = caller.tenant_id
-            await self.save()  # what was used before this gateway knew the key
+        if caller.key_id not in self._looked:
+            async with self._looking:  # whoever comes meanwhile waits for it
+                if caller.key_id not in self._looked:
+                    self._callers[caller.key_id] = caller.tenant_id
+                    await self.save()  # what was used before this gateway knew the key
+                    self._looked.add(caller.key_id)
         budgets = list(self._budgets(caller))
         for budget in budgets:
             if budget.left <= 0:
@@ -154,18 +170,22 @@ class Quotas:
         """By the catalog and what is not in it yet."""
         total = Used()
         total.add(self._known.get((who, window), Used()))
-        for (tenant, key, of), used in self._new.items():
-            if of == window and who in (tenant, key):
-                total.add(used)
+        for counted in (self._new, self._written):
+            for (tenant, key, of), used in counted.items():
+                if of == window and who in (tenant, key):
+                    total.add(used)
         return total
 
-    def _exchange(self, new: dict[tuple[str, str, str], Used], tenants: set[str]) -> dict[tuple[str, str], Used]:
+    def _write(self, new: dict[tuple[str, str, str], Used]) -> None:
         now = self._clock()
         with self._catalog.session() as session:
             add_usage(session, ((tenant, key, window, used) for (tenant, key, window), used in new.items()))
             if now - self._forgot_at > FORGET_EVERY_S:
                 forget_minutes(session, now)
                 self._forgot_at = now
+
+    def _read(self, tenants: set[str]) -> dict[tuple[str, str], Used]:
+        now = self._clock()
         with self._catalog.session() as session:
             return usage_of(session, tenants, (minute_of(now), month_of(now))) if tenants else {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -67,20 +68,62 @@ def test_a_new_minute_begins_anew_and_the_month_goes_on(catalog: Catalog, caller
     assert admitted(quotas, caller, 1) == 1
 
 
-def test_what_cannot_be_saved_now_is_saved_later(
-    catalog: Catalog, caller: Caller, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("part", ["_write", "_read"])
+def test_what_cannot_be_saved_now_is_counted_once_all_the_same(
+    catalog: Catalog, caller: Caller, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     quotas = Quotas(catalog, lambda: NOW)
     assert admitted(quotas, caller, 2) == 2
-    exchange = quotas._exchange
 
     def away(*_: Any) -> Any:
         raise ConnectionError("the database is away")
 
-    monkeypatch.setattr(quotas, "_exchange", away)
+    with monkeypatch.context() as patch:
+        patch.setattr(quotas, part, away)
+        asyncio.run(quotas.save())
+        assert admitted(quotas, caller, 9) == 3  # and is not forgotten meanwhile
     asyncio.run(quotas.save())
-    assert admitted(quotas, caller, 9) == 3  # and is not forgotten meanwhile
-    monkeypatch.setattr(quotas, "_exchange", exchange)
-    asyncio.run(quotas.save())
+    assert used(catalog, caller) == 5 and admitted(quotas, caller, 1) == 0
+
+
+def used(catalog: Catalog, caller: Caller) -> int:
     with catalog.session() as session:
-        assert usage_of(session, [caller.tenant_id], [minute_of(NOW)])[caller.tenant_id, minute_of(NOW)].requests == 5
+        return usage_of(session, [caller.tenant_id], [minute_of(NOW)])[caller.tenant_id, minute_of(NOW)].requests
+
+
+@pytest.mark.parametrize("part", ["_write", "_read"])
+def test_what_is_being_saved_counts_too(
+    catalog: Catalog, caller: Caller, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    quotas = Quotas(catalog, lambda: NOW)
+    assert admitted(quotas, caller, 5) == 5
+    whole = getattr(quotas, part)
+
+    def slow(*given: Any) -> Any:
+        time.sleep(0.3)
+        return whole(*given)
+
+    async def meanwhile() -> None:
+        saving = asyncio.create_task(quotas.save())
+        await asyncio.sleep(0.1)
+        with pytest.raises(OverLimit):
+            await quotas.admit(caller)
+        await saving
+
+    monkeypatch.setattr(quotas, part, slow)
+    asyncio.run(meanwhile())
+    assert used(catalog, caller) == 5
+
+
+def test_of_many_that_come_at_once_to_a_gateway_that_is_new_none_is_over_the_limit(
+    catalog: Catalog, caller: Caller
+) -> None:
+    first = Quotas(catalog, lambda: NOW)
+    assert admitted(first, caller, 5) == 5
+    asyncio.run(first.save())
+    second = Quotas(catalog, lambda: NOW)
+
+    async def burst() -> list[Any]:
+        return await asyncio.gather(*(second.admit(caller) for _ in range(20)), return_exceptions=True)
+
+    assert all(isinstance(each, OverLimit) for each in asyncio.run(burst()))
