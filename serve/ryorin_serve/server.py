@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import uvicorn
 from sqlalchemy import or_, select
@@ -63,7 +62,7 @@ class QuietServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self._since: WeakKeyDictionary[Any, float] = WeakKeyDictionary()  # when a connection began to wait for headers
+        self._waiting: dict[Any, tuple[Any, float]] = {}  # connections without a request: after which one, since when
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -78,11 +77,16 @@ class QuietServer(uvicorn.Server):
 
     def _close_slow(self) -> None:
         now = time.monotonic()
-        for connection in list(self.server_state.connections):
-            cycle = getattr(connection, "cycle", None)
+        waiting = {}
+        for connection in self.server_state.connections:
+            cycle = getattr(connection, "cycle", None)  # uvicorn's, of the latest request; each has one of its own
             if cycle is not None and not cycle.response_complete:
-                self._since.pop(connection, None)
-            elif now - self._since.setdefault(connection, now) > HEADERS_S:
+                continue
+            last, since = self._waiting.get(connection, (cycle, now))
+            waiting[connection] = (cycle, since if last is cycle else now)  # one between two looks counts too
+        self._waiting = waiting
+        for connection, (_, since) in waiting.items():
+            if now - since > HEADERS_S:
                 connection.transport.close()
 
 

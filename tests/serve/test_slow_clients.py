@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import time
@@ -65,3 +66,14 @@ def test_an_answer_that_takes_long_is_not_a_slow_request(house: House) -> None:
         time.sleep(1.2)
         house.engine.gate.set()
         assert len(list(stream)) > 2
+
+
+def test_a_kept_connection_of_short_requests_is_kept(house: House) -> None:
+    connection = http.client.HTTPConnection(urlsplit(house.url).netloc, timeout=10)
+    connection.connect()
+    kept, until = connection.sock, time.monotonic() + 1.5
+    while time.monotonic() < until:
+        connection.request("GET", "/v1/none")
+        assert connection.getresponse().read() and connection.sock is kept
+        time.sleep(0.02)
+    connection.close()
