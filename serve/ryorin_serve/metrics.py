@@ -86,8 +86,8 @@ class Metrics:
         self._total.labels(*of).observe(total_s)
         if prepared.hits is not None:
             self._retrieval.labels(*of).observe(prepared.retrieval_ms / 1000)
-        if turn.removed_markers:
-            self._markers.labels(*of).inc(turn.removed_markers)
+        if removed := sum(turn.removed.values()):
+            self._markers.labels(*of).inc(removed)
 
     def refused(self, reason: str) -> None:
         """A question was sent away."""

@@ -111,8 +111,8 @@ class StreamRelay:
     Relays one stream and keeps what the log and the citations need.
 
     texts: the answer of each choice so far. usage: as vLLM counted. finished: the stream came to its regular end.
-    addition: from a choice's whole text to what its last event gets (citations). gate: of a choice's text, what of it
-    goes on; None lets all of it through as it came.
+    addition: from a choice and its whole text to what its last event gets (citations). gate: of a choice's text, what
+    of it goes on; None lets all of it through as it came.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class StreamRelay:
         engine_model: str,
         model: str,
         include_usage: bool,
-        addition: Callable[[str], dict[str, Any]],
+        addition: Callable[[int, str], dict[str, Any]],
         gate: Callable[[int], Callable[[str, bool], str]] | None,
         on_text: Callable[[], None],
     ) -> None:
@@ -185,7 +185,7 @@ class StreamRelay:
                 self.texts[index] = self.texts.get(index, "") + text
                 self._on_text()
             if ended:
-                delta.update(self._addition(self.texts.get(index, "")))
+                delta.update(self._addition(index, self.texts.get(index, "")))
                 changed = True
         if not changed:
             return b"data: " + event.replace(*self._names, 1) + b"\n\n"

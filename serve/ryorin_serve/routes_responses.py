@@ -96,6 +96,7 @@ def _whole(asked: Asked, turn: Turn, answer: dict[str, Any]) -> dict[str, Any]:
     if turn.texts[0] or not calls:
         text = _cited_text(turn)
         text.feed(turn.texts[0], last=True)
+        turn.removed[0] = text.removed
         output.append(message_item(new_id("msg_"), text, status))
     output += [call_item(new_id("fc_"), call, "completed") for call in calls]
     return response_object(_response_id(turn), turn.created_at, asked, status, output, turn.usage)
@@ -232,6 +233,7 @@ class ResponseEvents:
             found += self._opened_text()
         if self._text is not None:
             found += self._told(*self._text.feed("", last=True))
+            self._turn.removed[0] = self._text.removed
             part = text_part(self._text)
             found.append(self._of_text("response.output_text.done", text=self._text.text, logprobs=[]))
             found.append(self._of_text("response.content_part.done", part=part))

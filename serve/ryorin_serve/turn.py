@@ -42,7 +42,8 @@ class Turn:
         self.began = time.perf_counter()
         self.first_token_ms: float | None = None
         self.texts: dict[int, str] = {}
-        self.gates: dict[int, MarkerGate] = {}
+        self.removed: dict[int, int] = {}  # of each choice: markers taken out that point to no passage
+        self._gates: dict[int, MarkerGate] = {}
         self.usage: dict[str, Any] = {}
         self.leave: Callable[[], None] = lambda: None  # its place among those that are answered
         self.span: Any = None  # OpenTelemetry's, where there are traces
@@ -59,7 +60,7 @@ class Turn:
             text = choice["message"].get("content") or ""
             if self.is_gated and text:
                 text = choice["message"]["content"] = self.gate_of(choice["index"])(text, True)
-            choice["message"].update(self.addition(text))
+            choice["message"].update(self.addition(choice["index"], text))
             self.texts[choice["index"]] = text
         self.usage = answer.get("usage") or {}
 
@@ -71,8 +72,14 @@ class Turn:
 
     def gate_of(self, choice: int) -> Callable[[str, bool], str]:
         """What of a choice's text goes on."""
-        gate = self.gates.setdefault(choice, MarkerGate(len(self.prepared.hits or ())))
-        return gate.feed
+        gate = self._gates.setdefault(choice, MarkerGate(len(self.prepared.hits or ())))
+
+        def feed(piece: str, last: bool) -> str:
+            text = gate.feed(piece, last)
+            self.removed[choice] = gate.removed
+            return text
+
+        return feed
 
     def again(self, request_id: str, release: PinnedRelease) -> Turn:
         """The same request once more, for a shadow."""
@@ -81,19 +88,14 @@ class Turn:
         turn.prepared = Prepared(release, [], None, prompt_tokens=0, max_tokens=0, retrieval_ms=0.0, part=SHADOW)
         return turn
 
-    def addition(self, text: str) -> dict[str, Any]:
-        """What a message with this text gets: its citations, when passages were looked for."""
+    def addition(self, choice: int, text: str) -> dict[str, Any]:
+        """What a choice's message with this text gets: its citations, when passages were looked for."""
         if self.prepared.hits is None:
             return {}
         found = citations(text, self.prepared.hits, self.base_url)
-        if self.removed_markers:
-            found["context"]["removed_markers"] = self.removed_markers
+        if removed := self.removed.get(choice):
+            found["context"]["removed_markers"] = removed
         return found
-
-    @property
-    def removed_markers(self) -> int:
-        """How many markers that point to no passage were taken out."""
-        return sum(gate.removed for gate in self.gates.values())
 
 
 class EventStream(StreamingResponse):

@@ -226,6 +226,17 @@ def test_a_marker_that_points_to_nothing_is_taken_out_and_counted(
     assert house.logs(1)[0].answer == shown
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_each_choice_tells_of_its_own_markers(house: House, stream: bool):
+    house.engine.pieces = ["So [9]."]
+    answer = ask(house, n=2, stream=stream)
+    if stream:
+        told = [choice.delta.context for chunk in answer for choice in chunk.choices if choice.finish_reason]
+    else:
+        told = [choice.message.context for choice in answer.choices]
+    assert [context["removed_markers"] for context in told] == [1, 1]
+
+
 def test_json_keeps_its_markers(house: House):
     house.engine.pieces = ['{"citation": "[9]"}']
     answer = ask(house, response_format={"type": "json_object"})

@@ -61,17 +61,20 @@ def test_figures_of_tenants_and_releases(house: House, port: int) -> None:
     list(ask(house, stream=True))
     house.engine.pieces = ["So [9]."]
     ask(house, "people")
-    house.logs(3)
+    desk = house.client("people").responses
+    desk.create(model="people", input="How long?")
+    list(desk.create(model="people", input="How long?", stream=True))
+    house.logs(5)
     found = figures(port)
     assert found["ryorin_requests_total", "live", "support@1", "ok", "support"] == 2
-    assert found["ryorin_requests_total", "live", "people@1", "ok", "people"] == 1
+    assert found["ryorin_requests_total", "live", "people@1", "ok", "people"] == 3
     assert found["ryorin_tokens_total", "prompt", "support@1", "support"] == 22
     assert found["ryorin_tokens_total", "completion", "support@1", "support"] == 8
     assert found["ryorin_first_token_seconds_count", "support@1", "support"] == 1
     assert found["ryorin_request_seconds_count", "support@1", "support"] == 2
     assert found["ryorin_retrieval_seconds_count", "support@1", "support"] == 2
-    assert found["ryorin_removed_markers_total", "people@1", "people"] == 1
-    assert found["ryorin_queue_wait_seconds_count",] == 3
+    assert found["ryorin_removed_markers_total", "people@1", "people"] == 3
+    assert found["ryorin_queue_wait_seconds_count",] == 5
     assert (found["ryorin_running",], found["ryorin_waiting",], found["ryorin_engine_ready",]) == (0, 0, 1)
 
 
