@@ -1,8 +1,8 @@
 """
 The gateway: its parts, its routes and its life. docs/structures.md follows one request through it.
 
-Everything but `/health` needs a key, also what does not exist: the middleware identifies the caller before a route is
-looked for. Every response carries `x-request-id`; every error is an OpenAI error object.
+Everything but `/health` and `/ready` needs a key, also what does not exist: the middleware identifies the caller before
+a route is looked for. Every response carries `x-request-id`; every error is an OpenAI error object.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from ryorin.catalog import Catalog
 from ryorin.catalog.logs import prune_logs
@@ -44,6 +43,7 @@ from ryorin_serve.metrics import Metrics
 from ryorin_serve.options import DEFAULTS, ServeOptions
 from ryorin_serve.prepare import Preparer
 from ryorin_serve.presence import Presence
+from ryorin_serve.readiness import Readiness
 from ryorin_serve.relay import Upstream
 from ryorin_serve.requests import base_url
 from ryorin_serve.routes_admin import AdminRoutes
@@ -120,7 +120,7 @@ class Gateway:
         )
         app = Starlette(
             routes=[
-                Route("/health", self.health),
+                *Readiness(self._catalog, self._engine).routes(),
                 ScopedRoute("/v1/models", self.models, *SCOPES),
                 ScopedRoute("/v1/models/{model:path}", self.model, *SCOPES),
                 ScopedRoute("/ryorin/v1/passages/{passage_id}", self.passage, CHAT, KNOWLEDGE),
@@ -243,12 +243,6 @@ class Gateway:
     async def _identify(self, authorization: str | None) -> Caller:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._door, identify, self._catalog, self._pepper, authorization)
-
-    async def health(self, _request: Request) -> Response:
-        """Whether requests can be answered: 200, or 503 while the engine starts."""
-        ready = self._engine.state == "ready"
-        body = {"status": "ok" if ready else "unavailable", "engine": self._engine.state}
-        return JSONResponse(body, status_code=200 if ready else 503)
 
     async def models(self, request: Request) -> Response:
         """The caller's alias and releases."""

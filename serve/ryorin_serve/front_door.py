@@ -1,7 +1,7 @@
 """
 What stands before the routes: who asks, the request's id, and errors as OpenAI's clients know them.
 
-Everything but `/health` needs a key, also what does not exist.
+Everything but `/health` and `/ready` needs a key, also what does not exist.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ryorin.errors import NotFound, RyorinError, Unavailable
 from ryorin_serve.auth import Caller
 from ryorin_serve.errors import error_object, error_response, internal_error
 
-PUBLIC = {"/health"}
+PUBLIC = {"/health", "/ready"}
 
 _logger = logging.getLogger("ryorin.serve")
 
