@@ -25,7 +25,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ryorin.blobs import blob_path, check_blob, keep_chunks
-from ryorin.catalog import Catalog
+from ryorin.catalog import Catalog, audit
 from ryorin.catalog.tables import Document, DocumentText, File, Passage, Snapshot, Source, VectorStore
 from ryorin.digests import canonical_json, digest_of, is_name, new_id
 from ryorin.errors import Conflict, InvalidInput, NotFound
@@ -145,6 +145,7 @@ def delete_snapshot(catalog: Catalog, store: VectorStore, name: str) -> None:
     with catalog.session() as session:
         snapshot = get_snapshot(session, store, name)
         session.delete(snapshot)
+        audit.note(session, store.tenant_id, "snapshot.delete", f"{store.name}/{name}")
     blob_path(catalog.settings.blobs_dir, snapshot.sha256).unlink(missing_ok=True)
 
 
@@ -186,6 +187,7 @@ def rollback_store(
                     raise _Overtaken
                 _apply(session, store, path, plan, generation)
                 require_vectors(session, store, generation)
+                audit.note(session, store.tenant_id, "store.rollback", f"{store.name}/{name}", generation=generation)
         except (_Overtaken, VectorsGone):
             continue
         added = sum(target is None for target in plan.targets.values())

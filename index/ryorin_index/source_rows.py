@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from ryorin.catalog import Catalog
+from ryorin.catalog import Catalog, audit
 from ryorin.catalog.tables import Document, Source, VectorStore
 from ryorin.digests import new_id
 from ryorin.errors import Conflict, InvalidInput, NotFound
@@ -43,6 +43,7 @@ def add_source(
         state={},
     )
     session.add(source)
+    audit.note(session, store.tenant_id, "source.add", source.uri, store=store.name)
     session.flush()
     return source
 
@@ -124,4 +125,7 @@ def remove_source(catalog: Catalog, store: VectorStore, source: Source, *, keep_
                 if documents:
                     delete_documents(session, store, documents)
             session.delete(session.get_one(Source, source.id))
+            audit.note(
+                session, store.tenant_id, "source.remove", source.uri, store=store.name, keep_documents=keep_documents
+            )
         shutil.rmtree(scratch_of(catalog.settings, source), ignore_errors=True)

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from ryorin.blobs import BlobWriter, keeping
-from ryorin.catalog import Catalog
+from ryorin.catalog import Catalog, audit
 from ryorin.catalog.files import expired_files, get_file, remove_unneeded_blobs
 from ryorin.catalog.tables import Document, File, VectorStore
 from ryorin.digests import new_id
@@ -56,7 +56,8 @@ def clear_away(catalog: Catalog) -> None:
     with catalog.session() as session:
         expired = [(file.tenant_id, file.id) for file in expired_files(session)]
     for tenant_id, file_id in expired:
-        _delete(catalog, tenant_id, file_id)
+        with audit.acting("expires_after"):
+            _delete(catalog, tenant_id, file_id)
     for path in catalog.settings.blobs_dir.glob("new.*"):
         try:
             if path.stat().st_mtime < time.time() - STALE_UPLOAD_S:
@@ -82,6 +83,7 @@ def _delete(catalog: Catalog, tenant_id: str, file_id: str) -> None:
                 if file is None or file.tenant_id != tenant_id:
                     raise NotFound(f"No such File object: {file_id}", param="file_id")
                 session.delete(file)
+                audit.note(session, tenant_id, "file.delete", file_id, filename=file.filename, stores=sorted(by_store))
                 sha256 = file.sha256
             break
         except IntegrityError:  # it was attached to one more store meanwhile

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from ryorin.catalog import jobs
+from ryorin.catalog import audit, jobs
 from ryorin.catalog.files import get_file
 from ryorin.catalog.fine_tuning import KIND, PREFIX, FineTuning, add_event, get_job
 from ryorin.catalog.tables import Job, JobEvent, Tenant
@@ -116,15 +116,15 @@ class FineTuningRoutes:
 
     async def cancel(self, request: Request) -> Response:
         """Give a job up."""
-        return await self._move(request, jobs.end, "The job was cancelled")
+        return await self._move(request, "cancel", jobs.end, "The job was cancelled")
 
     async def pause(self, request: Request) -> Response:
         """Let a job rest; what was trained since its last checkpoint is trained again later."""
-        return await self._move(request, jobs.pause, "The job was paused; /resume continues it")
+        return await self._move(request, "pause", jobs.pause, "The job was paused; /resume continues it")
 
     async def resume(self, request: Request) -> Response:
         """Continue a paused job."""
-        response = await self._move(request, jobs.resume, "The job was resumed")
+        response = await self._move(request, "resume", jobs.resume, "The job was resumed")
         self._context.wake()
         return response
 
@@ -169,6 +169,7 @@ class FineTuningRoutes:
                 _check_same(job, wanted)
             if session.scalar(select(JobEvent.id).where(JobEvent.job_id == made).limit(1)) is None:
                 add_event(session, caller.tenant_id, made, f"Created fine-tuning job: {made}")
+                audit.note(session, caller.tenant_id, "job.create", made, method=wanted.method)
             return job_object(job, caller.tenant_name)
 
     def _adapter(self, caller: Caller, model: str) -> str:
@@ -205,7 +206,7 @@ class FineTuningRoutes:
                     f"Could not find fine tune: {shown_id(request, 'job_id')}", code=error.code, param=error.param
                 ) from None
 
-    async def _move(self, request: Request, move: Callable[[Session, str, str], bool], said: str) -> Response:
+    async def _move(self, request: Request, act: str, move: Callable[[Session, str, str], bool], said: str) -> Response:
         query_of(request, ())
 
         def moved() -> dict[str, Any]:
@@ -214,6 +215,7 @@ class FineTuningRoutes:
                 if not move(session, job.tenant_id, job.id):
                     raise Conflict(f"Job {job.id} is {job.status}; that cannot be done to it now.", code="job_status")
                 add_event(session, job.tenant_id, job.id, said)
+                audit.note(session, job.tenant_id, f"job.{act}", job.id)
             return self._shown(request)
 
         return JSONResponse(await self._context.in_thread(moved))

@@ -15,6 +15,7 @@ from word_embedder import WordEmbedder, fake_embedder
 
 from ryorin.blobs import blob_path
 from ryorin.catalog import Catalog
+from ryorin.catalog.audit import audit_events
 from ryorin.catalog.tables import Document, Passage, Tenant, VectorStore
 from ryorin.digests import new_id
 from ryorin.errors import Conflict, InvalidInput, NotFound
@@ -83,6 +84,9 @@ def test_going_back_and_forth_embeds_nothing_and_keeps_rows(
     assert done.saved_as == f"before-rollback-{generation}"
     rollback_store(catalog, store, done.saved_as, refuse, save=False)
     assert answers(catalog, store) == after
+    with catalog.session() as session:
+        acts = [(act.act, act.target) for act in audit_events(session, store.tenant_id)]
+    assert acts[:2] == [("store.rollback", f"{store.name}/{done.saved_as}"), ("store.rollback", f"{store.name}/monday")]
 
 
 def test_a_store_that_is_equal_is_left_alone(catalog: Catalog, store: VectorStore, embedder: WordEmbedder) -> None:

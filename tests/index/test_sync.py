@@ -18,6 +18,7 @@ from sqlalchemy import delete, select
 from word_embedder import WordEmbedder, fake_embedder
 
 from ryorin.catalog import Catalog
+from ryorin.catalog.audit import audit_events
 from ryorin.catalog.tables import Document, Passage, Source, Tenant, VectorStore
 from ryorin.digests import sha256_bytes
 from ryorin.errors import Conflict, InvalidInput, NotFound
@@ -297,6 +298,9 @@ def test_attributes_and_globs(catalog: Catalog, store: VectorStore, folder: Path
     assert len(sync_store(catalog, store, [second], lambda: embedder).unchanged) == 3
     remove_source(catalog, store, second, keep_documents=False)
     assert held(catalog, store) == {}
+    with catalog.session() as session:
+        acts = [act.act for act in audit_events(session, store.tenant_id) if act.target == str(folder)]
+    assert acts == ["source.remove", "source.add"] * 2
 
 
 def test_sources_in_one_another_do_not_quarrel(

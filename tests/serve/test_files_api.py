@@ -11,6 +11,7 @@ from lazily import Lazily
 from scripted_house import NO_CERTIFICATES, House
 from sqlalchemy import select, update
 
+from ryorin.catalog.audit import audit_events
 from ryorin.catalog.tables import File
 from ryorin_serve.files import clear_away
 
@@ -102,6 +103,20 @@ def test_an_expired_file_is_not_found_and_is_cleared_away(library: House, client
     clear_away(library.catalog)
     with library.catalog.session() as session:
         assert session.scalar(select(File).where(File.id == made.id)) is None
+
+
+def test_whoever_deletes_a_file_is_written_down(library: House, client: openai.OpenAI):
+    gone, expired = (client.files.create(file=(f"{n}.txt", b"x"), purpose="batch").id for n in ("gone", "expired"))
+    client.files.delete(gone)
+    with pytest.raises(openai.NotFoundError):
+        client.files.delete(gone)
+    with library.catalog.session() as session:
+        session.execute(update(File).where(File.id == expired).values(expires_at=time.time() - 1))
+    clear_away(library.catalog)
+    with library.catalog.session() as session:
+        acts = {act.target: act for act in audit_events(session, library.ids["support"]) if act.act == "file.delete"}
+    assert acts[gone].actor.startswith("key ") and acts[gone].request_id.startswith("req_")
+    assert (acts[expired].actor, acts[expired].detail) == ("expires_after", {"filename": "expired.txt", "stores": []})
 
 
 def test_the_same_request_twice_makes_one_file(library: House, client: openai.OpenAI):

@@ -17,7 +17,7 @@ from tiny import PROMPT
 
 from ryorin.adapter_files import is_whole
 from ryorin.catalog import open_catalog
-from ryorin.catalog.tables import Adapter, Job
+from ryorin.catalog.tables import Adapter, AuditEvent, Job
 from ryorin.catalog.tenants import create_tenant, get_tenant, set_prompt
 from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin.prompt import Prompt
@@ -119,6 +119,9 @@ def test_what_peft_saved_comes_in_and_answers_as_before(
     assert torch.equal(ours, theirs) and not torch.allclose(ours, logits(tiny_base))
     again = bring(lora)
     assert (again.adapter, again.present) == (imported.adapter, True)
+    with catalog.session() as session:
+        made = session.query(AuditEvent).filter_by(act="adapter.create").one()
+        assert (made.target, made.detail["kind"]) == (imported.adapter, "import")
 
 
 @pytest.mark.parametrize("prefix", ["", "my lora アダプタ/"])

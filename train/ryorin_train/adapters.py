@@ -259,7 +259,11 @@ def _install(built: Path, adapters_dir: Path, name: str) -> None:
 
 def _record(session: Session, row: Adapter, job_id: str | None) -> Adapter:
     """The adapter's row, unless the very same one has one that is not deleted, and the end of the job."""
+    from ryorin.catalog import audit
+
     known = _find(session, row.name)
+    if known is None or known.deleted_at is not None:
+        audit.note(session, row.tenant_id, "adapter.create", row.name, kind=row.manifest["kind"], job=job_id)
     if known is None:
         session.add(row)
         known = row

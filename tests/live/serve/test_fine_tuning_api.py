@@ -14,6 +14,7 @@ from lazily import Lazily
 from scripted_house import House, built, eventually
 from tiny_base import make_tiny_base
 
+from ryorin.catalog.audit import audit_events
 from ryorin.catalog.tables import Adapter, Job, Tenant
 from ryorin.catalog.tenants import current_prompt, set_prompt
 from ryorin.prompt import Prompt
@@ -187,6 +188,9 @@ def test_a_job_is_paused_resumed_and_cancelled(school: House) -> None:
     assert said[0] == "The job was cancelled"
     assert "Fine-tuning job started" in said
     assert not any("successfully" in message for message in said)
+    with school.catalog.session() as session:
+        acts = [act.act for act in audit_events(session, school.ids["people"]) if act.target == job.id]
+    assert acts[::-1] == ["job.create", "job.pause", "job.resume", "job.cancel"]
 
 
 def test_a_file_that_cannot_be_learned_says_so_when_it_comes_and_makes_no_job(school: House) -> None:
