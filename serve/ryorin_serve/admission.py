@@ -33,19 +33,13 @@ class Bounds:
 
 class Admission:
     """
-    The queue. on_refusal: told why a request was sent away; on_wait: how long one waited, in seconds.
+    The queue. on_wait: told how long a request waited, in seconds.
 
     running, waiting: now.
     """
 
-    def __init__(
-        self,
-        bounds: Bounds,
-        on_refusal: Callable[[str], None] = lambda reason: None,
-        on_wait: Callable[[float], None] = lambda seconds: None,
-    ) -> None:
+    def __init__(self, bounds: Bounds, on_wait: Callable[[float], None] = lambda seconds: None) -> None:
         self._bounds = bounds
-        self._on_refusal = on_refusal
         self._on_wait = on_wait
         self._queues: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()  # whose turn is next comes first
         self.running = 0
@@ -126,7 +120,6 @@ class Admission:
                 del self._queues[tenant_id]
 
     def _refusal(self, reason: str, why: str) -> Unavailable:
-        self._on_refusal(reason)
         ahead = self._answer_s * (self.waiting + 1) / self._bounds.running
         retry_s = min(max(ahead, LEAST_RETRY_S), MOST_RETRY_S)
         return Unavailable(f"The server is busy: {why}. Try again.", retry_after_s=retry_s, code=reason)

@@ -17,7 +17,7 @@ from starlette.requests import Request
 
 from ryorin.catalog.keys import keyed_hash
 from ryorin.catalog.logs import asker_hash
-from ryorin.errors import InvalidInput, OverLimit
+from ryorin.errors import InvalidInput, OverLimit, Unavailable
 from ryorin_serve.adapters import Adapters
 from ryorin_serve.admission import Admission, Bounds
 from ryorin_serve.auth import Caller
@@ -62,7 +62,7 @@ class Answering:
         self._metrics = metrics
         self._traces = traces
         bounds = Bounds(options.max_running, options.max_waiting, options.max_wait_s)
-        self.admission = Admission(bounds, metrics.refused, metrics.waited)
+        self.admission = Admission(bounds, metrics.waited)
         self.upstream = upstream
         self._adapters = adapters
         self._traffic = traffic
@@ -76,12 +76,15 @@ class Answering:
     async def begin(self, request: Request, asked: ChatRequest) -> Turn:
         """Let a question in and prepare it. Raises what says that it cannot be answered now, or at all."""
         self._check_tools(asked)
-        self.upstream.check()
         try:
-            request.state.headers = await self._quotas.admit(request.state.caller)
-        except OverLimit as error:
-            self._metrics.refused(str(error.code))
+            return await self._let_in(request, asked)
+        except (OverLimit, Unavailable) as error:
+            self._metrics.refused(request.state.caller.tenant_name, error.code or "unavailable")
             raise
+
+    async def _let_in(self, request: Request, asked: ChatRequest) -> Turn:
+        self.upstream.check()
+        request.state.headers = await self._quotas.admit(request.state.caller)
         turn = Turn(request.state.request_id, request.state.caller, asked, base_url(request))
         self._traces.begin(turn, request.headers)
         place = None

@@ -34,6 +34,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._releases: set[str] = set()
+        self._refused_tenants: set[str] = set()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"ryorin_{name}", text, labels, registry=self.registry)
@@ -48,7 +49,7 @@ class Metrics:
         self._total = histogram("request_seconds", "From the question to the answer's end", *of)
         self._retrieval = histogram("retrieval_seconds", "Of finding passages", *of)
         self._markers = counter("removed_markers", "Citations of passages that were not there", *of)
-        self._refused = counter("refused", "Questions that were sent away, by code", "reason")
+        self._refused = counter("refused", "Questions that were sent away, by code", "tenant", "reason")
         self._waited = histogram("queue_wait_seconds", "That a question waited for its turn")
         self._gauges = {
             name: Gauge(f"ryorin_{name}", text, registry=self.registry)
@@ -89,9 +90,12 @@ class Metrics:
         if removed := sum(turn.removed.values()):
             self._markers.labels(*of).inc(removed)
 
-    def refused(self, reason: str) -> None:
+    def refused(self, tenant: str, reason: str) -> None:
         """A question was sent away."""
-        self._refused.labels(reason).inc()
+        if tenant not in self._refused_tenants and len(self._refused_tenants) >= MOST_LABELS:
+            tenant = OTHER
+        self._refused_tenants.add(tenant)
+        self._refused.labels(tenant, reason).inc()
 
     def waited(self, seconds: float) -> None:
         """A question waited for its turn."""

@@ -101,7 +101,12 @@ def test_what_is_too_much_waits_and_what_is_more_is_sent_away(house: House, port
         answered = [each for each in asked if each.exception(30) is None]
         assert len(answered) == 4 and other.result(30).choices
     house.logs(5)
-    assert figures(port)["ryorin_refused_total", "queue_full"] == 2
+    assert figures(port)["ryorin_refused_total", "queue_full", "support"] == 2
+    house.engine.state = "down"
+    with pytest.raises(openai.InternalServerError):
+        ask(house, "people")
+    house.engine.state = "ready"
+    assert figures(port)["ryorin_refused_total", "engine_unavailable", "people"] == 1
     assert ask(house).choices  # and it goes on
 
 
