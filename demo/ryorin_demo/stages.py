@@ -70,7 +70,9 @@ def _finish(command: Sequence[str], words: Sequence[str | Path], stdout: Any) ->
         try:
             output, _ = process.communicate()
         except BaseException:
-            process.send_signal(signal.SIGINT)
+            # A shell starts what is to run in the background with SIGINT ignored, and the command has that from here.
+            deaf = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            process.send_signal(signal.SIGTERM if deaf else signal.SIGINT)
             try:
                 process.wait(STOP_TIMEOUT_S)
             except BaseException:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from ryorin.commands.common import stopping_in_order
 from ryorin.errors import RyorinError
 from ryorin_demo import stages
 
 CLEANS_UP = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 try:
     open(sys.argv[1] + ".begun", "w").close()
     time.sleep(60)
@@ -41,17 +43,26 @@ def test_a_failed_command_is_named(commands: None) -> None:
         stages.run("raise SystemExit(3)")
 
 
-def test_ctrl_c_reaches_the_command_once_and_waits_for_it(commands: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "background"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
+def test_the_end_reaches_the_command_once_and_waits_for_it(
+    commands: None, tmp_path: Path, how: signal.Signals, background: bool
+) -> None:
     mark = tmp_path / "cleaned"
 
     def interrupt() -> None:
         while not Path(f"{mark}.begun").exists():
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), how)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        stages.run(CLEANS_UP, str(mark))
+    before = signal.getsignal(signal.SIGINT)
+    if background:  # as a shell starts what is to run in the background
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt), stopping_in_order():
+            stages.run(CLEANS_UP, str(mark))
+    finally:
+        signal.signal(signal.SIGINT, before)
     thread.join()
     assert mark.exists()
