@@ -20,7 +20,7 @@ demo: setup ## the main job, end to end; DEMO_ARGS="--keep-running" leaves the s
 test: setup lint types ## style, types and all tests, those of tests/live too
 	@$(PYTEST) tests
 
-fast: setup ## the tests without tests/live, in two minutes on two cores
+fast: setup ## the tests without tests/live, in four minutes on two cores
 	@$(PYTEST) tests --ignore tests/live
 
 live: setup ## only tests/live: the real engine, whole training runs, killed processes
