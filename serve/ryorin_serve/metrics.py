@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MOST_LABELS = 1000  # tenants and releases that have figures of their own; the others are OTHER together
 OTHER = "other"
-SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # when a series began is no figure of ours
 
@@ -46,6 +46,9 @@ class Metrics:
         self._requests = counter("requests", "Questions that were let in, by how they ended", *of, "part", "status")
         self._tokens = counter("tokens", "Tokens by kind: prompt, cached (of the prompt), completion", *of, "kind")
         self._first = histogram("first_token_seconds", "From the question to the first text of a streamed answer", *of)
+        self._token = histogram(
+            "output_token_seconds", "Between two tokens of a streamed answer, in the mean of the answer", *of
+        )
         self._total = histogram("request_seconds", "From the question to the answer's end", *of)
         self._retrieval = histogram("retrieval_seconds", "Of finding passages", *of)
         self._markers = counter("removed_markers", "Citations of passages that were not there", *of)
@@ -84,6 +87,9 @@ class Metrics:
                 self._tokens.labels(*of, kind).inc(count)
         if turn.first_token_ms is not None:
             self._first.labels(*of).observe(turn.first_token_ms / 1000)
+            later = (usage.get("completion_tokens") or 0) - 1
+            if later > 0 and len(turn.texts) == 1:  # the tokens of several choices are counted together
+                self._token.labels(*of).observe((total_s - turn.first_token_ms / 1000) / later)
         self._total.labels(*of).observe(total_s)
         if prepared.hits is not None:
             self._retrieval.labels(*of).observe(prepared.retrieval_ms / 1000)

@@ -71,6 +71,12 @@ def test_figures_of_tenants_and_releases(house: House, port: int) -> None:
     assert found["ryorin_tokens_total", "prompt", "support@1", "support"] == 22
     assert found["ryorin_tokens_total", "completion", "support@1", "support"] == 8
     assert found["ryorin_first_token_seconds_count", "support@1", "support"] == 1
+    assert found["ryorin_output_token_seconds_count", "support@1", "support"] == 1
+    first, each, total = (
+        found[f"ryorin_{name}_seconds_sum", "support@1", "support"]
+        for name in ("first_token", "output_token", "request")
+    )
+    assert 0 < first + 3 * each < total  # of four tokens; the total is of the whole answer too
     assert found["ryorin_request_seconds_count", "support@1", "support"] == 2
     assert found["ryorin_retrieval_seconds_count", "support@1", "support"] == 2
     assert found["ryorin_removed_markers_total", "people@1", "people"] == 3
