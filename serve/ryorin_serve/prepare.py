@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from ryorin.catalog import Catalog
 from ryorin.catalog.fine_tuning import finished_models, job_of_model
-from ryorin.catalog.tables import Adapter, Release, Tenant
+from ryorin.catalog.tables import Adapter, Release, Tenant, VectorStore
 from ryorin.catalog.tables import Prompt as PromptRow
 from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin.models.registry import BaseModel
@@ -28,6 +29,7 @@ from ryorin_index.retrieve import retrieve
 from ryorin_index.search import Hit, Searcher
 from ryorin_serve.auth import Caller
 from ryorin_serve.chat import ChatRequest, Knowledge
+from ryorin_serve.context import require_live
 from ryorin_serve.options import ServeOptions
 
 _MODEL = re.compile(r"(?P<tenant>[a-z0-9-]{1,48})(?:@(?P<version>[1-9][0-9]{0,8}))?")
@@ -102,7 +104,7 @@ class Preparer:
         Everything the engine needs for `request`, answered by `release`.
 
         Raises Conflict when the release is for another base model, InvalidInput when the conversation does not fit into
-        the context.
+        the context or a store that the request names has expired. (Of a release's stores such a one is left out.)
         """
         if release.base_digest != self._base.digest:
             raise Conflict(
@@ -119,6 +121,8 @@ class Preparer:
                 "leave 'retrieval' out",
                 param="retrieval",
             )
+        if request.knowledge.store_ids is not None:
+            self._require_live(caller.tenant_id, store_ids)
         began = time.perf_counter()
         hits = retrieve(
             self._catalog,
@@ -197,6 +201,12 @@ class Preparer:
         live = [release for release in releases if release.id == tenant.live_release_id]
         alias = [(caller.tenant_name, live[0].created_at)] if live else []
         return [*alias, *models, *tuned]
+
+    def _require_live(self, tenant_id: str, store_ids: Sequence[str]) -> None:
+        named = select(VectorStore).where(VectorStore.tenant_id == tenant_id, VectorStore.id.in_(store_ids))
+        with self._catalog.session() as session:
+            for store in session.scalars(named):
+                require_live(store)
 
 
 def _retrieval(release: PinnedRelease, said: Knowledge) -> tuple[Retrieval, tuple[str, ...]]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from lazily import Lazily
 from scripted_house import House
+from sqlalchemy import update
 from test_files_api import error_of, send
 from test_gateway import CALL, WEATHER
 from test_vector_stores_api import GOODS, RICE, fill
 
 from ryorin import release as releases
 from ryorin.catalog import tenants
+from ryorin.catalog.tables import VectorStore
 from ryorin.prompt import Prompt
 from ryorin.release import Retrieval
 
@@ -281,6 +284,20 @@ def test_another_tenants_store_does_not_exist(stocked: tuple[House, str]) -> Non
                 messages=[{"role": "user", "content": "goods"}],
                 extra_body={"retrieval": {"vector_store_ids": stores}},
             )
+
+
+def test_an_expired_store_that_a_request_names_is_told(stocked: tuple[House, str]) -> None:
+    house, store = stocked
+    client = house.client()
+    client.vector_stores.update(store, expires_after={"anchor": "last_active_at", "days": 1})
+    with house.catalog.session() as session:
+        session.execute(update(VectorStore).where(VectorStore.id == store).values(last_active_at=time.time() - 90_000))
+    search: Any = {"type": "file_search", "vector_store_ids": [store]}
+    with pytest.raises(openai.BadRequestError) as told:
+        client.responses.create(model="support", input="goods", tools=[search])
+    assert told.value.code == "vector_store_expired" and store in told.value.message
+    client.vector_stores.update(store, expires_after=None)
+    assert client.responses.create(model="support", input="goods", tools=[search]).output
 
 
 def test_chat_retrieves_from_where_a_request_says(stocked: tuple[House, str]) -> None:
