@@ -6,7 +6,8 @@ import time
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from ryorin.catalog import Catalog, audit
@@ -143,6 +144,20 @@ def test_acts_are_written_with_who_did_them(catalog: Catalog, support: Tenant) -
     with catalog.session() as session:
         assert not audit_events(session, support.id, since=time.time() + 1)
         assert len(audit_events(session, support.id, limit=2)) == 2
+
+
+def test_the_database_lets_nobody_change_the_audit_log(catalog: Catalog) -> None:
+    with catalog.session() as session:
+        tenant = create_tenant(session, "support")
+    statements = ["UPDATE audit_events SET actor = 'nobody'", "DELETE FROM audit_events"]
+    if catalog.engine.dialect.name == "postgresql":
+        statements.append("TRUNCATE audit_events")
+    for statement in statements:
+        with pytest.raises(DBAPIError, match="append-only"), catalog.session() as session:
+            session.execute(text(statement))
+    with catalog.session() as session:
+        (event,) = audit_events(session, tenant.id)
+        assert event.actor.startswith("user ")
 
 
 def asked(session: Session, tenant: Tenant, release: Release, age_days: float, name: str | None) -> str:

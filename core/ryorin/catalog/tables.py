@@ -501,7 +501,7 @@ class Usage(Base):
 
 class AuditEvent(Base):
     """
-    An administrative act, written in the transaction that does it; append-only.
+    An administrative act, written in the transaction that does it; append-only, as triggers see to.
 
     `actor`: a key by its prefix, or the user of the machine that ran a command. `target`: what it was done to.
     """
