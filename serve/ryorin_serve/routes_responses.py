@@ -202,6 +202,7 @@ class ResponseEvents:
 
     def _told(self, shown: str, cited: list[dict[str, Any]]) -> list[bytes]:
         assert self._text is not None
+        self._turn.removed[0] = self._text.removed
         found = [self._of_text("response.output_text.delta", delta=shown, logprobs=[])] if shown else []
         first = len(self._text.annotations) - len(cited)
         return found + [
@@ -233,7 +234,6 @@ class ResponseEvents:
             found += self._opened_text()
         if self._text is not None:
             found += self._told(*self._text.feed("", last=True))
-            self._turn.removed[0] = self._text.removed
             part = text_part(self._text)
             found.append(self._of_text("response.output_text.done", text=self._text.text, logprobs=[]))
             found.append(self._of_text("response.content_part.done", part=part))
