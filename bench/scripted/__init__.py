@@ -98,8 +98,8 @@ def gateway(home: Path, port: int, engine_port: int, bounds: dict[str, Any]) -> 
 
     catalog = opened(home)
     made = Gateway(
-        catalog, Searcher(catalog), Handle(engine_port), BaseModel("base", BASE, home, "bench"),  # type: ignore[arg-type]
-        base_served_as="base", engine_key=KEY, counter=Words(), options=ServeOptions(**bounds),  # type: ignore[arg-type]
+        catalog, Searcher(catalog), [Handle(engine_port)], BaseModel("base", BASE, home, "bench"),  # type: ignore[arg-type]
+        engine_key=KEY, counter=Words(), options=ServeOptions(**bounds),  # type: ignore[arg-type]
     )  # fmt: skip
     uvicorn.run(made.app(), host="127.0.0.1", port=port, log_level="critical")
 

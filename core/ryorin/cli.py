@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Which lever to pull: documents, retrieval, behaviour.",
     ),
     "serve": ("ryorin_serve.cli", "serve", "Start vLLM and the OpenAI-compatible gateway."),
+    "engine": ("ryorin_serve.cli", "engine", "Start one vLLM for gateways that run elsewhere."),
     "worker": ("ryorin.commands.worker", "worker", "Do queued jobs: indexing uploaded files, training."),
     "logs": ("ryorin.commands.logs", "logs", "The log of requests: how long it is kept, erasing a person's."),
     "audit": ("ryorin.commands.audit", "audit_command", "Who did what: keys, limits, releases, stores."),

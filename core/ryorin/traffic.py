@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
 from ryorin.catalog import audit
@@ -33,6 +33,12 @@ def falls_into(share: float, asker: str, release_id: str) -> bool:
     """
     lot = hashlib.sha256(f"{release_id}\0{asker}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(lot[:8], "big") < share * 2**64
+
+
+def has_traffic() -> ColumnElement[bool]:
+    """Joins `Tenant` to the releases that its row points to: live, canary and shadow."""
+    pointers = (Tenant.live_release_id, Tenant.canary_release_id, Tenant.shadow_release_id)
+    return or_(*(pointer == Release.id for pointer in pointers))
 
 
 def parse_share(text: str | float) -> float:

@@ -1,8 +1,9 @@
 """
-Seeing to it that the engine holds a release's adapter before it is asked for it.
+Seeing to it that an engine holds a release's adapter before it is asked for it.
 
 Names and folders of adapters never change their content, so an adapter is loaded once in the life of an engine; the
-engine's `generation` says when that life began anew. Requests that need the same adapter wait for one loading.
+engine's `generation` says when that life began anew. Requests that need the same adapter wait for one loading. What
+nobody used for a while and no tenant points to is let go.
 
 An adapter's files are checked against the digest in the catalog: once in this process, and again when a file is
 another than it was (inode, size or time), which each request looks at, because vLLM reads a folder anew by itself when
@@ -13,100 +14,45 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import aiohttp
 
 from ryorin.adapter_files import CODE_BEARING, CONFIG_FILE, NAME, WEIGHTS_FILE, file_identity, is_whole
 from ryorin.digests import SHORT
 from ryorin.errors import Conflict, Unavailable
-from ryorin_serve.engine import State
+from ryorin_serve.engine_handle import EngineHandle, unavailable
 
 HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=5)
+IDLE_S = 600.0  # after which an adapter that no tenant points to is let go
 Verified = tuple[str, tuple[tuple[int, ...], ...]]  # a digest, and the identity of the files that had it
 
 
-class EngineHandle(Protocol):
-    """What the gateway knows of the engine."""
+class AdapterFiles:
+    """
+    The folders of adapters, checked before an engine reads them; one for all engines.
 
-    state: State
-    generation: int
+    engines_folder: where the engines find what lies in `folder`, if that is another path there.
+    """
 
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-
-    @property
-    def retry_after_s(self) -> float:
-        """When it may be ready again."""
-
-
-class Adapters:
-    """The adapters that the present engine holds."""
-
-    def __init__(self, engine: EngineHandle, http: aiohttp.ClientSession, folder: Path, max_rank: int) -> None:
-        self._engine = engine
-        self._http = http
+    def __init__(self, folder: Path, max_rank: int, engines_folder: Path | None = None) -> None:
         self._folder = folder
         self._max_rank = max_rank
-        self._generation = 0
-        self._loading: dict[str, asyncio.Task[None]] = {}
+        self._engines_folder = engines_folder
         self._verified: dict[str, Verified] = {}
 
-    async def ensure(self, name: str, digest: str) -> None:
-        """
-        Return when the engine holds adapter `name`. digest: what the catalog says of its content.
-
-        Raises Conflict when its files are not the catalog's or cannot be served, Unavailable when the engine does not
-        answer.
-        """
-        if self._generation != self._engine.generation:
-            self._generation = self._engine.generation
-            self._loading = {}
-        task = self._loading.get(name)
-        if task is not None and task.done() and not await asyncio.to_thread(self._is_unchanged, name, digest):
-            if self._loading.get(name) is task:
-                del self._loading[name]
-            task = self._loading.get(name)
-        if task is None:
-            task = self._loading[name] = asyncio.create_task(self._load(name, digest))
-            task.add_done_callback(partial(self._drop_if_failed, name))  # also when nobody waits for it any more
-        await asyncio.shield(task)  # one waiter that gives up does not take the others' adapter away
-
-    def forget(self, name: str) -> None:
-        """The engine says it does not hold `name`: load it again when it is needed."""
-        self._loading.pop(name, None)
-
-    def _drop_if_failed(self, name: str, task: asyncio.Task[None]) -> None:
-        if (task.cancelled() or task.exception()) and self._loading.get(name) is task:
-            del self._loading[name]
-
-    async def _load(self, name: str, digest: str) -> None:
-        folder = await asyncio.to_thread(self._checked, name, digest)
-        try:
-            async with self._http.post(
-                f"{self._engine.url}/v1/load_lora_adapter", json={"lora_name": name, "lora_path": str(folder)}
-            ) as response:
-                text = await response.text()
-        except (TimeoutError, aiohttp.ClientError) as error:
-            raise self._gone() from error
-        if response.status == 200 or "has already been loaded" in text:
-            return
-        # vLLM says 500 both for an adapter that it cannot read and when it is about to die.
-        if response.status >= 500 and not await self._healthy():
-            raise self._gone()
-        message = _message(text).replace(str(folder), name)
-        raise Conflict(f"vLLM refused adapter {name}: {message}", code="adapter_refused", param="model")
-
-    def _is_unchanged(self, name: str, digest: str) -> bool:
+    def is_unchanged(self, name: str, digest: str) -> bool:
+        """Whether the files are those that were found to have this digest."""
         try:
             return self._verified.get(name) == (digest, file_identity(self._folder / name))
         except OSError:
             return False
 
-    def _checked(self, name: str, digest: str) -> Path:
+    def checked(self, name: str, digest: str) -> Path:
+        """Where an engine finds the adapter, once its files are the catalog's. Blocking. Raises Conflict."""
         folder = checked_folder(self._folder, name, self._max_rank)
         try:
             seen = (digest, file_identity(folder))  # before they are read: a change meanwhile is noticed next time
@@ -123,7 +69,86 @@ class Adapters:
                     param="model",
                 )
             self._verified[name] = seen
-        return folder
+        return folder if self._engines_folder is None else self._engines_folder / name
+
+
+class Adapters:
+    """The adapters that one engine holds in its present life."""
+
+    def __init__(self, engine: EngineHandle, http: aiohttp.ClientSession, files: AdapterFiles) -> None:
+        self._engine = engine
+        self._http = http
+        self._files = files
+        self._generation = 0
+        self._loading: dict[str, asyncio.Task[None]] = {}
+        self._used: dict[str, float] = {}
+
+    async def ensure(self, name: str, digest: str) -> None:
+        """
+        Return when the engine holds adapter `name`. digest: what the catalog says of its content.
+
+        Raises Conflict when its files are not the catalog's or cannot be served, Unavailable when the engine does not
+        answer.
+        """
+        self._begin_anew()
+        self._used[name] = time.monotonic()
+        task = self._loading.get(name)
+        if task is not None and task.done() and not await asyncio.to_thread(self._files.is_unchanged, name, digest):
+            if self._loading.get(name) is task:
+                del self._loading[name]
+            task = self._loading.get(name)
+        if task is None:
+            task = self._loading[name] = asyncio.create_task(self._load(name, digest))
+            task.add_done_callback(partial(self._drop_if_failed, name))  # also when nobody waits for it any more
+        await asyncio.shield(task)  # one waiter that gives up does not take the others' adapter away
+
+    def forget(self, name: str) -> None:
+        """The engine says it does not hold `name`: load it again when it is needed."""
+        self._loading.pop(name, None)
+
+    async def let_go(self, keep: Collection[str]) -> None:
+        """Unload what was not asked for in the last `IDLE_S`, but for `keep`. An engine that is away holds nothing."""
+        self._begin_anew()
+        idle_since = time.monotonic() - IDLE_S
+        for name in [name for name, used in self._used.items() if used < idle_since and name not in keep]:
+            task = self._loading.get(name)
+            if task is not None and not task.done():
+                continue
+            self.forget(name)  # first: a request that comes now loads it again
+            del self._used[name]
+            try:
+                async with self._http.post(
+                    f"{self._engine.url}/v1/unload_lora_adapter", json={"lora_name": name}
+                ) as response:
+                    await response.read()  # what it does not hold is as good as unloaded
+            except (TimeoutError, aiohttp.ClientError):
+                return
+
+    def _begin_anew(self) -> None:
+        if self._generation != self._engine.generation:
+            self._generation = self._engine.generation
+            self._loading, self._used = {}, {}
+
+    def _drop_if_failed(self, name: str, task: asyncio.Task[None]) -> None:
+        if (task.cancelled() or task.exception()) and self._loading.get(name) is task:
+            del self._loading[name]
+
+    async def _load(self, name: str, digest: str) -> None:
+        folder = await asyncio.to_thread(self._files.checked, name, digest)
+        try:
+            async with self._http.post(
+                f"{self._engine.url}/v1/load_lora_adapter", json={"lora_name": name, "lora_path": str(folder)}
+            ) as response:
+                text = await response.text()
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise self._gone() from error
+        if response.status == 200 or "has already been loaded" in text:
+            return
+        # vLLM says 500 both for an adapter that it cannot read and when it is about to die.
+        if response.status >= 500 and not await self._healthy():
+            raise self._gone()
+        message = _message(text).replace(str(folder), name)
+        raise Conflict(f"vLLM refused adapter {name}: {message}", code="adapter_refused", param="model")
 
     async def _healthy(self) -> bool:
         try:
@@ -133,11 +158,7 @@ class Adapters:
             return False
 
     def _gone(self) -> Unavailable:
-        return Unavailable(
-            "The engine went away while it loaded an adapter; try again.",
-            retry_after_s=self._engine.retry_after_s,
-            code="engine_unavailable",
-        )
+        return unavailable("The engine went away while it loaded an adapter; try again.", self._engine)
 
 
 def checked_folder(adapters_dir: Path, name: str, max_rank: int) -> Path:

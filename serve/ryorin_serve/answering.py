@@ -18,10 +18,10 @@ from starlette.requests import Request
 from ryorin.catalog.keys import keyed_hash
 from ryorin.catalog.logs import asker_hash
 from ryorin.errors import InvalidInput, OverLimit, Unavailable
-from ryorin_serve.adapters import Adapters
 from ryorin_serve.admission import Admission, Bounds
 from ryorin_serve.auth import Caller
 from ryorin_serve.chat import ChatRequest
+from ryorin_serve.fleet import Fleet, Replica
 from ryorin_serve.limits import Quotas
 from ryorin_serve.log import LogWriter
 from ryorin_serve.metrics import Metrics
@@ -32,8 +32,11 @@ from ryorin_serve.shadow import DROPPED, Shadows
 from ryorin_serve.tracing import Traces
 from ryorin_serve.traffic import Traffic
 from ryorin_serve.turn import ClientGone, Turn, unless_gone
+from ryorin_serve.vllm import SERVED_AS
 
+RETRIES = 1  # of a question, with another engine: one that kills engines must not go through all of them
 Result = TypeVar("Result")
+Ask = Callable[[Upstream, dict[str, Any], dict[str, str]], Awaitable[Result]]
 
 
 class Answering:
@@ -47,13 +50,11 @@ class Answering:
 
     def __init__(
         self,
-        upstream: Upstream,
-        adapters: Adapters,
+        fleet: Fleet,
         traffic: Traffic,
         quotas: Quotas,
         log: LogWriter,
         *,
-        base_served_as: str,
         options: ServeOptions,
         pepper: bytes,
         metrics: Metrics,
@@ -63,12 +64,10 @@ class Answering:
         self._traces = traces
         bounds = Bounds(options.max_running, options.max_waiting, options.max_wait_s)
         self.admission = Admission(bounds, metrics.waited)
-        self.upstream = upstream
-        self._adapters = adapters
+        self._fleet = fleet
         self._traffic = traffic
         self._quotas = quotas
         self._log = log
-        self._base_served_as = base_served_as
         self._options = options
         self._pepper = pepper
         self.open_turns: set[Turn] = set()
@@ -83,7 +82,7 @@ class Answering:
             raise
 
     async def _let_in(self, request: Request, asked: ChatRequest) -> Turn:
-        self.upstream.check()
+        self._fleet.check()
         request.state.headers = await self._quotas.admit(request.state.caller)
         turn = Turn(request.state.request_id, request.state.caller, asked, base_url(request))
         self._traces.begin(turn, request.headers)
@@ -110,7 +109,7 @@ class Answering:
         body = self._engine_body(turn)
         status = "error"
         try:
-            answer = await unless_gone(request, self._with_adapter(turn, body, self.upstream.complete))
+            answer = await unless_gone(request, self._asked(turn, body, Upstream.complete))
             taken = take(answer)
             status = "ok"
             return taken
@@ -124,7 +123,7 @@ class Answering:
         """The engine's stream, which the caller closes and ends the turn with; and what the engine calls the model."""
         body = self._engine_body(turn) | {"stream": True, "stream_options": {"include_usage": True}}
         try:
-            response = await unless_gone(request, self._with_adapter(turn, body, self.upstream.open))
+            response = await unless_gone(request, self._asked(turn, body, Upstream.open))
         except BaseException as error:
             self.end(turn, "cancelled" if isinstance(error, ClientGone | asyncio.CancelledError) else "error")
             raise
@@ -132,12 +131,13 @@ class Answering:
 
     async def unseen(self, turn: Turn) -> dict[str, Any]:
         """The engine's answer for a shadow."""
-        return await self._with_adapter(turn, self._engine_body(turn), self.upstream.complete)
+        return await self._asked(turn, self._engine_body(turn), Upstream.complete)
 
     def end(self, turn: Turn, status: str, reason: str | None = None) -> None:
         """The turn is over: its row goes into the log, what it used is counted, a shadow may take it up."""
         self.open_turns.discard(turn)
         turn.leave()
+        turn.turn_to(None)
         prepared = turn.prepared
         total_s = time.perf_counter() - turn.began
         self._metrics.ended(turn, status, total_s)
@@ -195,7 +195,7 @@ class Answering:
         adapter = prepared.release.adapter
         return {
             **turn.request.sampling,
-            "model": adapter.name if adapter else self._base_served_as,
+            "model": adapter.name if adapter else SERVED_AS,
             "messages": prepared.messages,
             "max_tokens": prepared.max_tokens,
             "cache_salt": self._cache_salt(turn.caller),
@@ -205,20 +205,33 @@ class Answering:
         """The prefix cache of one tenant tells another nothing; nobody else can know the salt."""
         return keyed_hash(self._pepper, f"cache\0{caller.tenant_id}")
 
-    async def _with_adapter(
-        self, turn: Turn, body: dict[str, Any], ask: Callable[[dict[str, Any], dict[str, str]], Awaitable[Result]]
-    ) -> Result:
+    async def _asked(self, turn: Turn, body: dict[str, Any], ask: Ask[Result]) -> Result:
+        """Ask an engine, and another one, once, when it does not answer. Nothing has gone to the client by then."""
+        failed: list[Replica] = []
+        adapter = turn.prepared.release.adapter
+        while True:
+            replica = self._fleet.choose(adapter.name if adapter else turn.caller.tenant_id, without=failed)
+            turn.turn_to(replica)
+            try:
+                return await self._with_adapter(turn, replica, body, ask)
+            except Unavailable:
+                replica.failed()
+                failed.append(replica)
+                if len(failed) > RETRIES or len(failed) == len(self._fleet.engines):
+                    raise
+
+    async def _with_adapter(self, turn: Turn, replica: Replica, body: dict[str, Any], ask: Ask[Result]) -> Result:
         """Ask the engine once it holds the release's adapter; again, once, when it turns out not to."""
         adapter = turn.prepared.release.adapter
         for last in (False, True):
             if adapter:
-                await self._adapters.ensure(adapter.name, adapter.digest)
+                await replica.adapters.ensure(adapter.name, adapter.digest)
             try:
                 with self._traces.step(turn, "engine"):
                     headers = {"x-request-id": turn.request_id, **self._traces.engine_headers(turn)}
-                    return await ask(body, headers)
+                    return await ask(replica.upstream, body, headers)
             except AdapterMissing:
                 if adapter is None or last:
-                    raise self.upstream.gone("The engine lost the adapter; try again.") from None
-                self._adapters.forget(adapter.name)
+                    raise replica.upstream.gone("The engine lost the adapter; try again.") from None
+                replica.adapters.forget(adapter.name)
         raise AssertionError("unreachable")

@@ -30,12 +30,14 @@ from ryorin.prompt_tokens import TokenCounter
 from ryorin.scopes import CHAT, KNOWLEDGE, SCOPES
 from ryorin.worker import Worker
 from ryorin_index.search import Hit, Searcher
-from ryorin_serve.adapters import Adapters, EngineHandle
+from ryorin_serve.adapters import AdapterFiles
 from ryorin_serve.answer import passage_url
 from ryorin_serve.answering import Answering
 from ryorin_serve.auth import Caller, ScopedRoute, identify
 from ryorin_serve.context import Context
+from ryorin_serve.engine_handle import EngineHandle
 from ryorin_serve.files import clear_away
+from ryorin_serve.fleet import Fleet
 from ryorin_serve.front_door import FrontDoor, on_http_error, on_ryorin_error
 from ryorin_serve.limits import Quotas, counting
 from ryorin_serve.log import LogWriter
@@ -44,7 +46,6 @@ from ryorin_serve.options import DEFAULTS, ServeOptions
 from ryorin_serve.prepare import Preparer
 from ryorin_serve.presence import Presence
 from ryorin_serve.readiness import Readiness
-from ryorin_serve.relay import Upstream
 from ryorin_serve.requests import base_url
 from ryorin_serve.routes_admin import AdminRoutes
 from ryorin_serve.routes_chat import ChatRoutes
@@ -79,10 +80,9 @@ class Gateway:
         self,
         catalog: Catalog,
         searcher: Searcher,
-        engine: EngineHandle,
+        engines: Sequence[EngineHandle],
         base: BaseModel,
         *,
-        base_served_as: str,
         engine_key: str,
         counter: TokenCounter,
         options: ServeOptions = DEFAULTS,
@@ -93,8 +93,7 @@ class Gateway:
         self._traces = traces or Traces.by_environment()
         self._catalog = catalog
         self._searcher = searcher
-        self._engine = engine
-        self._base_served_as = base_served_as
+        self._engines = engines
         self._engine_key = engine_key
         self._options = options
         self._base = base
@@ -120,7 +119,7 @@ class Gateway:
         )
         app = Starlette(
             routes=[
-                *Readiness(self._catalog, self._engine).routes(),
+                *Readiness(self._catalog, self._engines).routes(),
                 ScopedRoute("/v1/models", self.models, *SCOPES),
                 ScopedRoute("/v1/models/{model:path}", self.model, *SCOPES),
                 ScopedRoute("/ryorin/v1/passages/{passage_id}", self.passage, CHAT, KNOWLEDGE),
@@ -153,15 +152,14 @@ class Gateway:
         async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector) as http:
             log, metrics = LogWriter(self._catalog), Metrics()
             self._quotas = Quotas(self._catalog)
-            upstream = Upstream(self._engine, http)
-            adapters = Adapters(self._engine, http, self._catalog.settings.adapters_dir, self._options.max_lora_rank)
+            options = self._options
+            files = AdapterFiles(self._catalog.settings.adapters_dir, options.max_lora_rank, options.engine_adapters)
+            fleet = Fleet(self._engines, http, files)
             answering = self._answering = Answering(
-                upstream,
-                adapters,
-                Traffic(self._catalog, self._preparer, adapters, self._in_thread),
+                fleet,
+                Traffic(self._catalog, self._preparer, fleet, self._in_thread),
                 self._quotas,
                 log,
-                base_served_as=self._base_served_as,
                 options=self._options,
                 pepper=self._pepper,
                 metrics=metrics,
@@ -169,18 +167,18 @@ class Gateway:
             )
             metrics.watch("running", lambda: answering.admission.running)
             metrics.watch("waiting", lambda: answering.admission.waiting)
-            metrics.watch("engine_ready", lambda: self._engine.state == "ready")
+            metrics.watch("engines_ready", lambda: len(fleet.ready))
             metrics.watch("log_rows_dropped", lambda: log.dropped)
             stop_metrics = self._serve_metrics(metrics)
             answering.shadows = Shadows(
                 self._preparer,
                 beside=self._shadows_beside,
                 in_flight=lambda: len(answering.open_turns),
-                waiting=upstream.waiting,
+                waiting=fleet.waiting,
                 ask=answering.unseen,
                 write=answering.end,
             )
-            presence = Presence(self._catalog, self._searcher, adapters, self._base)
+            presence = Presence(self._catalog, self._searcher, fleet, self._base)
             await presence.start()
             clearing = asyncio.create_task(self._clear_away())
             for worker in self._workers:

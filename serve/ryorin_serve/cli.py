@@ -1,41 +1,109 @@
-"""`ryorin serve`: the gateway and its vLLM in the foreground."""
+"""`ryorin serve`: the gateway and its engines in the foreground. `ryorin engine`: one engine for gateways elsewhere."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from ryorin.commands.common import json_option, opened_catalog, print_json, say
-from ryorin_serve.options import DEFAULTS, ServeOptions
+from ryorin_serve.options import DEFAULTS, LORA_RANKS, MOST_LORAS, ServeOptions
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+ENGINE_OPTIONS = (
+    click.option("--base", default=DEFAULTS.base, show_default=True, metavar="NAME", help="Base model to serve."),
+    click.option(
+        "--max-model-len",
+        default=DEFAULTS.max_model_len,
+        show_default=True,
+        type=click.IntRange(min=128),
+        help="Tokens of prompt and answer together.",
+    ),
+    click.option(
+        "--max-loras",
+        type=click.IntRange(1, 256),
+        help=f"Adapters that may share one batch; by default as many as have traffic, {DEFAULTS.max_loras} to "
+        f"{MOST_LORAS}.",
+    ),
+    click.option(
+        "--max-lora-rank",
+        type=click.Choice(list(map(str, LORA_RANKS))),
+        help=f"Highest rank of an adapter; by default what the adapters have, at least {DEFAULTS.max_lora_rank}.",
+    ),
+    click.option(
+        "--tool-call-parser",
+        metavar="NAME",
+        help="vLLM's parser of the base model's tool calls, such as hermes; without it no tools are called.",
+    ),
+    click.option(
+        "--kv-cache-gb",
+        default=DEFAULTS.kv_cache_gb,
+        show_default=True,
+        type=click.IntRange(1),
+        help="Memory of an engine's KV cache (CPU).",
+    ),
+    click.option(
+        "--gpu-memory-utilization",
+        default=DEFAULTS.gpu_memory_utilization,
+        show_default=True,
+        type=click.FloatRange(0.05, 1.0),
+        help="Share of a GPU's memory that vLLM takes.",
+    ),
+    click.option(
+        "--gpus-per-replica",
+        default=DEFAULTS.gpus_per_replica,
+        show_default=True,
+        type=click.IntRange(1, 64),
+        help="GPUs that an engine spreads the model over.",
+    ),
+)
+
+
+def engine_options(function: Function) -> Function:
+    """What both commands tell vLLM."""
+    for option in reversed(ENGINE_OPTIONS):
+        function = option(function)
+    return function
+
+
+def on_one_thread() -> None:
+    """
+    One thread for embedding and search: on a small machine the cores are vLLM's, and OpenMP threads that spin while
+    they wait slow it many times over. It must be set before faiss is imported; the engine gets its own count.
+    """
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 
 @click.command(epilog="Example:  ryorin serve --port 8000")
 @click.option("--host", default=DEFAULTS.host, show_default=True, help="Address to listen on.")
 @click.option("--port", default=DEFAULTS.port, show_default=True, type=click.IntRange(0, 65535), help="0: a free one.")
-@click.option("--base", default=DEFAULTS.base, show_default=True, metavar="NAME", help="Base model to serve.")
+@engine_options
 @click.option(
-    "--max-model-len",
-    default=DEFAULTS.max_model_len,
+    "--replicas",
+    default=DEFAULTS.replicas,
     show_default=True,
-    type=click.IntRange(min=128),
-    help="Tokens of prompt and answer together.",
+    type=click.IntRange(1, 64),
+    help="Engines to start; they share the machine's cores or GPUs.",
 )
 @click.option(
-    "--max-loras",
-    default=DEFAULTS.max_loras,
-    show_default=True,
-    type=click.IntRange(1, 256),
-    help="Adapters that may share one batch.",
+    "--engine-url",
+    "engine_urls",
+    multiple=True,
+    metavar="URL",
+    help="An engine that runs elsewhere ('ryorin engine'), in place of own ones; may be given several times.",
 )
 @click.option(
-    "--max-lora-rank",
-    default=str(DEFAULTS.max_lora_rank),
-    show_default=True,
-    type=click.Choice(["8", "16", "32", "64", "128", "256", "320", "512"]),
-    help="Highest rank of an adapter.",
+    "--engine-adapters",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Where engines elsewhere find this home's adapters folder, if that is another path there.",
 )
 @click.option(
     "--max-answer-tokens",
@@ -57,11 +125,6 @@ from ryorin_serve.options import DEFAULTS, ServeOptions
     show_default=True,
     metavar="NAME",
     help="Embedder of vector stores that are made through the API.",
-)
-@click.option(
-    "--tool-call-parser",
-    metavar="NAME",
-    help="vLLM's parser of the base model's tool calls, such as hermes; without it no tools are called.",
 )
 @click.option(
     "--train/--no-train",
@@ -96,44 +159,59 @@ from ryorin_serve.options import DEFAULTS, ServeOptions
     help="Serve Prometheus' figures of all tenants there, on loopback unless --metrics-host says otherwise.",
 )
 @click.option("--metrics-host", default=DEFAULTS.metrics_host, show_default=True, help="Of the figures.")
-@click.option(
-    "--kv-cache-gb",
-    default=DEFAULTS.kv_cache_gb,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Memory of the KV cache (CPU).",
-)
-@click.option(
-    "--gpu-memory-utilization",
-    default=DEFAULTS.gpu_memory_utilization,
-    show_default=True,
-    type=click.FloatRange(0.05, 1.0),
-    help="Share of the GPU's memory that vLLM takes.",
-)
 @json_option
-def serve(max_lora_rank: str, as_json: bool, **given: object) -> None:
+def serve(as_json: bool, **given: Any) -> None:
     """
     Start vLLM and the OpenAI-compatible gateway; runs until Ctrl-C or SIGTERM.
 
     Ask it with any OpenAI client: the model is the tenant's name, the key one of 'ryorin key create'. With --json one
-    line {"url", "port", "pid", "engine_pid"} is printed when it is ready.
+    line {"url", "port", "pid", "engine_pids"} is printed when it is ready.
+
+    Engines that run elsewhere are asked with the key of RYORIN_ENGINE_KEY.
     """
-    # One thread for embedding and search: on a small machine the cores are vLLM's, and OpenMP threads that spin while
-    # they wait slow it many times over. It must be set before faiss is imported; the engine gets its own count.
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
-    from ryorin_serve.server import Running
+    on_one_thread()
     from ryorin_serve.server import serve as run
 
-    options = ServeOptions(max_lora_rank=int(max_lora_rank), **given)  # type: ignore[arg-type]
+    with opened_catalog() as catalog:
+        options = _options(catalog, **given)
+        _leave(run(catalog, options, say=say, on_ready=lambda running: _tell(asdict(running), as_json)))
 
-    def ready(running: Running) -> None:
-        if as_json:
-            print_json(asdict(running))
-            sys.stdout.flush()
+
+@click.command(epilog="Example:  RYORIN_ENGINE_KEY=… ryorin engine --host 0.0.0.0 --port 8001")
+@click.option("--host", default=DEFAULTS.host, show_default=True, help="Address to listen on.")
+@click.option("--port", default=8001, show_default=True, type=click.IntRange(1, 65535), help="Port to listen on.")
+@engine_options
+@json_option
+def engine(as_json: bool, **given: Any) -> None:
+    """
+    Start one vLLM for gateways that run elsewhere ('ryorin serve --engine-url'); runs until Ctrl-C or SIGTERM.
+
+    It needs the base model and the adapters folder of the same home (a shared disk), and answers nobody without the key
+    of RYORIN_ENGINE_KEY, which its gateways must share. It speaks plain HTTP: keep it inside a private network. With
+    --json one line {"url", "port", "pid", "engine_pids"} is printed when it is ready.
+    """
+    from ryorin_serve.server import serve_engine as run
 
     with opened_catalog() as catalog:
-        code = run(catalog, options, say=say, on_ready=ready)
+        options = _options(catalog, **given)
+        _leave(run(catalog.settings, options, say=say, on_ready=lambda running: _tell(asdict(running), as_json)))
+
+
+def _options(catalog: Any, max_loras: int | None, max_lora_rank: str | None, **given: Any) -> ServeOptions:
+    """The options, with the room for adapters that the catalog's need when nothing else is said."""
+    from ryorin_serve.server import lora_room
+
+    loras, rank = lora_room(catalog, given["base"])
+    return ServeOptions(max_loras=max_loras or loras, max_lora_rank=int(max_lora_rank or rank), **given)
+
+
+def _tell(running: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(running)
+        sys.stdout.flush()
+
+
+def _leave(code: int) -> None:
     if code:
         if code == 130:
             say("interrupted")

@@ -28,18 +28,17 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import aiohttp
 
 from ryorin.errors import RyorinError
-
-State = Literal["starting", "ready", "down"]
+from ryorin_serve.engine_handle import State
 
 # Kills the group named on the last line it read when its standard input ends; an empty line calls it off.
 WATCHDOG = 'group=""; while read -r line; do group=$line; done; [ -z "$group" ] || kill -s KILL -- "-$group"'
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LOG_TAIL_LINES = 25
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # where one that listens on all addresses is asked from here
 
 
 class EngineFailed(RyorinError, RuntimeError):
@@ -73,8 +72,8 @@ class Engine:
     """
     Runs one engine process at a time.
 
-    command: from the port to listen on (a free one, chosen anew for every start) to the command line.
-    on_event: gets one line of text for whoever watches.
+    command: from the port to listen on to the command line. host, port: where it listens; without a port a free one is
+    chosen anew for every start. on_event: gets one line of text for whoever watches.
     """
 
     def __init__(
@@ -86,8 +85,12 @@ class Engine:
         policy: Policy | None = None,
         on_event: Callable[[str], None] = lambda _: None,
         name: str = "vLLM",
+        host: str = "127.0.0.1",
+        port: int | None = None,
     ) -> None:
         self._command = command
+        self._host = EVERYWHERE.get(host, host)
+        self._fixed_port = port
         self._environment = dict(environment)
         self._policy = policy or Policy()
         self._on_event = on_event
@@ -107,7 +110,7 @@ class Engine:
     @property
     def url(self) -> str:
         """Where the present engine listens."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self._host}:{self.port}"
 
     @property
     def pid(self) -> int | None:
@@ -205,7 +208,7 @@ class Engine:
 
     async def _launch(self) -> None:
         self._rotate_log()
-        self.port = free_port()
+        self.port = self._fixed_port or free_port()
         self._attempt_began = time.monotonic()
         self.state = "starting"
         self.generation += 1

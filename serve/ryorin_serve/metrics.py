@@ -59,7 +59,7 @@ class Metrics:
             for name, text in (
                 ("running", "Questions that are being answered"),
                 ("waiting", "Questions that wait for their turn"),
-                ("engine_ready", "Whether vLLM answers: 1 or 0"),
+                ("engines_ready", "Engines (vLLM) that answer"),
                 ("log_rows_dropped", "Rows of the request log that were lost"),
             )
         }

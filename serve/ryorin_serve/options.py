@@ -6,9 +6,13 @@ window, which training shares.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ryorin.models.registry import DEFAULT_BASE, DEFAULT_EMBEDDER
 from ryorin.window import Window
+
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM can be started with
+MOST_LORAS = 16  # in one batch, when nothing is said; each takes memory whether it is used or not
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class ServeOptions:
     shutdown_grace_s: time that requests in flight get at the end.
     max_running, max_waiting, max_wait_s: requests answered at once, that wait for it, and how long (admission.py).
     engine_silence_s: of an answer's stream; an engine that says nothing for longer is taken for dead.
+    replicas: engines that are started. gpus_per_replica: GPUs that one spreads over (vLLM's tensor parallelism).
+    engine_urls: engines that run elsewhere, in place of own ones. engine_adapters: their path of the adapters' folder.
     metrics_port: of Prometheus' figures, on `metrics_host`; None has none.
     """
 
@@ -50,6 +56,10 @@ class ServeOptions:
     max_waiting: int = 48  # three quarters of those answered: then an answer takes less than twice as long
     max_wait_s: float = 60.0
     engine_silence_s: float = 300.0
+    replicas: int = 1
+    gpus_per_replica: int = 1
+    engine_urls: tuple[str, ...] = ()
+    engine_adapters: Path | None = None
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = None
 

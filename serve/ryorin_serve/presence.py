@@ -2,7 +2,10 @@
 The gateway as others see it in the catalog: that it runs, and what it was asked to load.
 
 A release is loaded as its first request would load it, with the same checks: the stores into memory, the adapter into
-the engine. A release that cannot be served is answered with the reason; while the engine is away the wish stays.
+the engines. A release that cannot be served is answered with the reason; while the engines are away the wish stays.
+
+When an engine begins a new life, the adapters of the releases with traffic are loaded into it before they are asked
+for; those that no release has traffic with and nobody asks for are let go.
 """
 
 from __future__ import annotations
@@ -13,20 +16,25 @@ import logging
 import os
 import socket
 import time
+from itertools import zip_longest
+
+from sqlalchemy import select
 
 from ryorin.catalog import Catalog, gateways
-from ryorin.catalog.tables import Release
+from ryorin.catalog.tables import Adapter, Release, Tenant
 from ryorin.digests import new_id
 from ryorin.errors import RyorinError, Unavailable
 from ryorin.models.registry import BaseModel
 from ryorin.release import Retrieval
+from ryorin.traffic import has_traffic
 from ryorin_index.search import Searcher
 from ryorin_index.store import live_stores
-from ryorin_serve.adapters import Adapters
-from ryorin_serve.prepare import PinnedRelease, pinned
+from ryorin_serve.fleet import Fleet
+from ryorin_serve.prepare import PinnedAdapter, PinnedRelease, pinned
 
 LOOK_S = 0.25
 SEEN_EVERY_S = 5.0
+LET_GO_EVERY_S = 60.0
 
 _logger = logging.getLogger("ryorin.serve")
 
@@ -34,26 +42,28 @@ _logger = logging.getLogger("ryorin.serve")
 class Presence:
     """Says that the gateway runs, and loads what is wished, until it is stopped."""
 
-    def __init__(self, catalog: Catalog, searcher: Searcher, adapters: Adapters, base: BaseModel) -> None:
+    def __init__(self, catalog: Catalog, searcher: Searcher, fleet: Fleet, base: BaseModel) -> None:
         self._catalog = catalog
         self._searcher = searcher
-        self._adapters = adapters
+        self._fleet = fleet
         self._base = base
         self._id = new_id("gw_")
         self._place = f"the gateway on {socket.gethostname()} (process {os.getpid()})"
         self._seen = float("-inf")
+        self._lives: tuple[int, ...] = ()
+        self._let_go_at = time.monotonic()
         self._in_hand: dict[str, asyncio.Task[None]] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """From now on the gateway is there."""
         with contextlib.suppress(Exception):  # a database that is away now is asked again
             await asyncio.to_thread(self._look)
-        self._task = asyncio.create_task(self._run())
+        self._tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._keep_loaded())]
 
     async def stop(self) -> None:
         """It is there no longer; what it was loading is given up."""
-        tasks = [*self._in_hand.values(), *([self._task] if self._task else [])]
+        tasks = [*self._in_hand.values(), *self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -84,6 +94,50 @@ class Presence:
                 self._seen = time.monotonic()
             return {load.id: load.release_id for load in gateways.wished_of(session, self._id)}
 
+    async def _keep_loaded(self) -> None:
+        """Apart from the wishes: an engine that hangs does not keep the gateway from saying that it runs."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                await self._reconcile()
+            except Exception:
+                _logger.exception("the gateway could not see to what its engines hold")
+                await asyncio.sleep(SEEN_EVERY_S)
+
+    async def _reconcile(self) -> None:
+        """Load into engines that are new what has traffic; let go, now and then, what has none."""
+        lives = self._fleet.lives
+        new = any(life and life != before for life, before in zip_longest(lives, self._lives))
+        due = time.monotonic() - self._let_go_at >= LET_GO_EVERY_S
+        if not new and not due:
+            self._lives = lives
+            return
+        adapters = await asyncio.to_thread(self._with_traffic)
+        if new:
+            for adapter in adapters:
+                try:
+                    await self._fleet.ensure(adapter.name, adapter.digest)
+                except Unavailable:
+                    return  # it is gone again; the next one is new too
+                except RyorinError as error:
+                    _logger.warning("adapter %s could not be loaded: %s", adapter.name, error.message)
+        self._lives = lives
+        if due:
+            self._let_go_at = time.monotonic()
+            await self._fleet.let_go({adapter.name for adapter in adapters})
+
+    def _with_traffic(self) -> list[PinnedAdapter]:
+        """The adapters of this base model that a tenant's row points to."""
+        with self._catalog.session() as session:
+            rows = session.execute(
+                select(Adapter.name, Adapter.digest)
+                .join(Release, Release.adapter_id == Adapter.id)
+                .join(Tenant, has_traffic())
+                .where(Release.base_digest == self._base.digest, Adapter.deleted_at.is_(None))
+                .distinct()
+            ).all()
+        return [PinnedAdapter(name, digest) for name, digest in rows]
+
     def _forget(self) -> None:
         with self._catalog.session() as session:
             gateways.forget(session, self._id)
@@ -97,7 +151,7 @@ class Presence:
         try:
             release = await asyncio.to_thread(self._with_stores, release_id)
             if release.adapter is not None:
-                await self._adapters.ensure(release.adapter.name, release.adapter.digest)
+                await self._fleet.ensure(release.adapter.name, release.adapter.digest)
         except Unavailable as error:
             status, reason = gateways.WANTED, error.message
         except Exception as error:

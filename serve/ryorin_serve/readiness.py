@@ -11,6 +11,7 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Sequence
 
 from sqlalchemy import text
 from starlette.requests import Request
@@ -18,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ryorin.catalog import Catalog
-from ryorin_serve.adapters import EngineHandle
+from ryorin_serve.engine_handle import EngineHandle, retry_after_s, state_of
 
 LOOK_S = 1.0  # for which an answer of the catalog holds, and after which a missing one is a no
 _logger = logging.getLogger("ryorin.serve")
@@ -27,9 +28,9 @@ _logger = logging.getLogger("ryorin.serve")
 class Readiness:
     """The handlers."""
 
-    def __init__(self, catalog: Catalog, engine: EngineHandle) -> None:
+    def __init__(self, catalog: Catalog, engines: Sequence[EngineHandle]) -> None:
         self._catalog = catalog
-        self._engine = engine
+        self._engines = engines
         self._look: asyncio.Task[bool] | None = None
         self._looked_at = 0.0
 
@@ -38,18 +39,18 @@ class Readiness:
         return [Route("/health", self.health), Route("/ready", self.ready)]
 
     async def health(self, _request: Request) -> Response:
-        """Whether the engine answers: 200, or 503 while it starts or is away."""
+        """Whether an engine answers: 200, or 503 while all of them start or are away."""
         return self._answer({})
 
     async def ready(self, _request: Request) -> Response:
-        """Whether questions can be answered: 200 when engine and catalog answer, or 503."""
+        """Whether questions can be answered: 200 when an engine and the catalog answer, or 503."""
         return self._answer({"catalog": "ready" if await self._catalog_answers() else "down"})
 
     def _answer(self, more: dict[str, str]) -> Response:
-        parts = {"engine": self._engine.state, **more}
+        parts = {"engine": state_of(self._engines), **more}
         if all(state == "ready" for state in parts.values()):
             return JSONResponse({"status": "ok", **parts})
-        headers = {"retry-after": str(math.ceil(self._engine.retry_after_s))}
+        headers = {"retry-after": str(math.ceil(retry_after_s(self._engines)))}
         return JSONResponse({"status": "unavailable", **parts}, status_code=503, headers=headers)
 
     async def _catalog_answers(self) -> bool:

@@ -18,7 +18,7 @@ import aiohttp
 import orjson
 
 from ryorin.errors import InvalidInput, RyorinError, Unavailable
-from ryorin_serve.adapters import EngineHandle
+from ryorin_serve.engine_handle import EngineHandle, unavailable
 from ryorin_serve.errors import error_object
 
 DONE = b"data: [DONE]\n\n"
@@ -47,7 +47,7 @@ class Upstream:
 
     def gone(self, message: str = "The engine went away; try again.") -> Unavailable:
         """The error for an engine that does not answer."""
-        return Unavailable(message, retry_after_s=self._engine.retry_after_s, code="engine_unavailable")
+        return unavailable(message, self._engine)
 
     async def open(self, body: dict[str, Any], headers: dict[str, str]) -> aiohttp.ClientResponse:
         """Send a request; the response's head has come and is a success. The caller closes it."""
@@ -110,6 +110,7 @@ class StreamRelay:
     """
     Relays one stream and keeps what the log and the citations need.
 
+    lost: the error for a stream that ends too early.
     texts: the answer of each choice so far. usage: as vLLM counted. finished: the stream came to its regular end.
     addition: from a choice and its whole text to what its last event gets (citations). gate: of a choice's text, what
     of it goes on; None lets all of it through as it came.
@@ -117,9 +118,9 @@ class StreamRelay:
 
     def __init__(
         self,
-        upstream: Upstream,
         response: aiohttp.ClientResponse,
         *,
+        lost: Callable[[], RyorinError],
         engine_model: str,
         model: str,
         include_usage: bool,
@@ -128,7 +129,7 @@ class StreamRelay:
         on_text: Callable[[], None],
     ) -> None:
         self._gate = gate
-        self._upstream = upstream
+        self._lost = lost
         self._response = response
         self._model = model
         self._names = (b'"model":' + orjson.dumps(engine_model), b'"model":' + orjson.dumps(model))
@@ -155,7 +156,7 @@ class StreamRelay:
             if not isinstance(error, OSError | aiohttp.ClientError | orjson.JSONDecodeError | UpstreamError):
                 _logger.exception("a stream could not be relayed")  # the client is owed an end all the same
             self.failed = True
-            yield error_event(self._upstream.gone("The engine stopped in the middle of the answer; ask again."))
+            yield error_event(self._lost())
         finally:
             self._response.close()  # a connection cut in the middle is how vLLM learns to stop generating
 

@@ -43,8 +43,8 @@ class ChatRoutes:
         answering = self._answering()
         response, engine_model = await answering.stream(request, turn)
         relay = StreamRelay(
-            answering.upstream,
             response,
+            lost=turn.lost,
             engine_model=engine_model,
             model=turn.request.model,
             include_usage=turn.request.include_usage,

@@ -12,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ryorin.digests import new_id
-from ryorin.errors import RyorinError
 from ryorin.scopes import CHAT
 from ryorin_index.retrieve import query_of
 from ryorin_serve.answering import Answering
@@ -60,8 +59,7 @@ class ResponseRoutes:
     async def _stream(self, request: Request, asked: Asked, turn: Turn) -> Response:
         answering = self._answering()
         response, _ = await answering.stream(request, turn)
-        gone = answering.upstream.gone("The engine stopped in the middle of the answer; ask again.")
-        events = ResponseEvents(response, asked, turn, gone)
+        events = ResponseEvents(response, asked, turn)
 
         def close() -> None:
             response.close()
@@ -113,11 +111,10 @@ class ResponseEvents:
     finished: the stream came to its regular end. failed: the engine broke off; the last event says so.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, asked: Asked, turn: Turn, gone: RyorinError) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, asked: Asked, turn: Turn) -> None:
         self._response = response
         self._asked = asked
         self._turn = turn
-        self._gone = gone
         self._number = 0
         self._output: list[dict[str, Any]] = []
         self._text: CitedText | None = None
@@ -154,7 +151,7 @@ class ResponseEvents:
             if not isinstance(error, OSError | aiohttp.ClientError | orjson.JSONDecodeError | UpstreamError):
                 _logger.exception("a stream of a response could not be made")
             self.failed, self.finished = True, False
-            told = {"code": "server_error", "message": self._gone.message}
+            told = {"code": "server_error", "message": self._turn.lost().message}
             yield self._event("response.failed", response=self._shown("failed", told))
             return
         finally:

@@ -1,5 +1,5 @@
 """
-Running the gateway and its engine together: start both, say when they are ready, end both.
+Running the gateway and its engines together: start them, say when they are ready, end them.
 
 The port is bound before anything slow begins, so that a taken one is an error at once. The gateway answers from the
 first moment: 503 with Retry-After while the engine starts.
@@ -17,37 +17,42 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
-from sqlalchemy import or_, select
+from sqlalchemy import func, select
 
 from ryorin.catalog import Catalog, fine_tuning
-from ryorin.catalog.tables import Release, Tenant
+from ryorin.catalog.tables import Adapter, Release, Tenant
 from ryorin.errors import Conflict, InvalidInput
 from ryorin.models.registry import BaseModel, get_base
 from ryorin.prompt_tokens import TokenCounter
+from ryorin.settings import Settings
+from ryorin.traffic import has_traffic
 from ryorin.worker import Worker, installed_kinds
 from ryorin_index.search import Searcher
 from ryorin_serve.app import Gateway
-from ryorin_serve.engine import Engine, Policy
-from ryorin_serve.options import ServeOptions
+from ryorin_serve.engine import Engine, EngineFailed, Policy
+from ryorin_serve.engine_handle import EngineLife
+from ryorin_serve.external import ExternalEngine
+from ryorin_serve.options import DEFAULTS, LORA_RANKS, MOST_LORAS, ServeOptions
 from ryorin_serve.presence import warm_stores
-from ryorin_serve.vllm import on_cpu, vllm_command, vllm_environment
+from ryorin_serve.vllm import SERVED_AS, on_cpu, vllm_command, vllm_environment
 
-SERVED_AS = "ryorin-base"
+ENGINE_KEY = "RYORIN_ENGINE_KEY"  # the environment's: of engines that run elsewhere
+SHORTEST_KEY = 16
 
 
 @dataclass(frozen=True)
 class Running:
-    """A server that is ready."""
+    """A server that is ready. engine_pids: of the engines that it started."""
 
     url: str
     port: int
     pid: int
-    engine_pid: int | None
+    engine_pids: list[int]
 
 
 HEADERS_S = 15.0  # that a connection may take to send a request's headers; longer than one is kept alive unused
@@ -108,6 +113,26 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def lora_room(catalog: Catalog, base_name: str) -> tuple[int, int]:
+    """
+    How many adapters may share a batch and of which rank at most, for the adapters of this base model that there are.
+
+    Raises NotFound for an unknown base model.
+    """
+    base = get_base(catalog.settings, base_name)
+    mine = (Adapter.base_digest == base.digest, Adapter.deleted_at.is_(None))
+    with catalog.session() as session:
+        having = (
+            select(func.count(Adapter.id.distinct()))
+            .join(Release, Release.adapter_id == Adapter.id)
+            .join(Tenant, has_traffic())
+        )
+        count = session.scalar(having.where(*mine)) or 0
+        rank = session.scalar(select(func.max(Adapter.rank)).where(*mine)) or 0
+    loras = min(max(count, DEFAULTS.max_loras), MOST_LORAS)
+    return loras, next(each for each in LORA_RANKS if each >= max(rank, DEFAULTS.max_lora_rank))
+
+
 def serve(
     catalog: Catalog,
     options: ServeOptions,
@@ -118,14 +143,64 @@ def serve(
     """
     Serve until SIGTERM (returns 0) or Ctrl-C (returns 130); a second signal ends at once.
 
-    Raises NotFound for an unknown base model, Conflict for a taken port, EngineFailed when vLLM cannot be started.
+    Raises NotFound for an unknown base model, Conflict for a taken port, InvalidInput for options that cannot be
+    together, EngineFailed when no engine can be started, or used as it is.
     """
+    if options.engine_urls:
+        engine_key()
+        if options.replicas > 1:
+            raise InvalidInput("--replicas starts engines and --engine-url names others; say one", param="replicas")
     base = get_base(catalog.settings, options.base)
     listener = bind(options.host, options.port)
     with contextlib.closing(listener), tempfile.TemporaryDirectory(prefix="ryorin-") as sockets:
         if options.metrics_port is not None:
             bind(options.metrics_host, options.metrics_port).close()  # a taken one is told before the engine starts
         return asyncio.run(_serve(catalog, options, base, listener, sockets, say, on_ready))
+
+
+def serve_engine(
+    settings: Settings, options: ServeOptions, *, say: Callable[[str], None], on_ready: Callable[[Running], None]
+) -> int:
+    """
+    Run one engine for gateways elsewhere; returns and raises as `serve`, and InvalidInput without a key.
+
+    It is watched, and started again when it dies, as a gateway's own is.
+    """
+    key = engine_key()
+    base = get_base(settings, options.base)
+    bind(options.host, options.port).close()  # a taken one is told before anything slow
+    with tempfile.TemporaryDirectory(prefix="ryorin-") as sockets:
+        engine = Engine(
+            vllm_command(options, base.path, options.host),
+            vllm_environment(options, key, sockets),
+            settings.logs_dir / f"engine-{options.port}.log",
+            policy=Policy(start_timeout_s=options.start_timeout_s),
+            on_event=say,
+            host=options.host,
+            port=options.port,
+        )
+        return asyncio.run(_serve_engine(engine, options, say, on_ready))
+
+
+async def _serve_engine(
+    engine: Engine, options: ServeOptions, say: Callable[[str], None], on_ready: Callable[[Running], None]
+) -> int:
+    stopped: asyncio.Future[Any] = _on_signals([engine], say)
+    engine.start()
+    ready: asyncio.Future[None] = asyncio.create_task(engine.first_ready())
+    try:
+        await asyncio.wait([ready, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if ready.done() and not stopped.done():
+            await ready  # raises EngineFailed
+            assert engine.pid is not None
+            say(f"engine of {options.base} on {engine.url} (log: {engine.log_path}); Ctrl-C ends it")
+            on_ready(Running(url=engine.url, port=options.port, pid=os.getpid(), engine_pids=[engine.pid]))
+            await stopped
+    finally:
+        ready.cancel()
+        await engine.stop()
+        await asyncio.gather(ready, return_exceptions=True)
+    return int(stopped.result()) if stopped.done() else 1
 
 
 async def _serve(
@@ -141,25 +216,19 @@ async def _serve(
     host = f"[{options.host}]" if ":" in options.host else options.host
     url = f"http://{host}:{port}"
     counter = TokenCounter(base.path)  # before the engine: it refuses a model that has no chat template
-    engine_key = secrets.token_urlsafe(32)
-    engine = Engine(
-        vllm_command(options, base.path, SERVED_AS),
-        vllm_environment(options, engine_key, sockets),
-        catalog.settings.logs_dir / f"engine-{port}.log",
-        policy=Policy(start_timeout_s=options.start_timeout_s),
-        on_event=say,
-    )
-    stopped: asyncio.Future[Any] = _on_signals(engine, say)
-    engine.start()
+    key = engine_key() if options.engine_urls else secrets.token_urlsafe(32)
+    engines = _engines(catalog, options, base, port, key, sockets, say)
+    stopped: asyncio.Future[Any] = _on_signals(engines, say)
+    for engine in engines:
+        engine.start()
     searcher = Searcher(catalog)
     searcher.maintain()
     gateway = Gateway(
         catalog,
         searcher,
-        engine,
+        engines,
         base,
-        base_served_as=SERVED_AS,
-        engine_key=engine_key,
+        engine_key=key,
         counter=counter,
         options=options,
         workers=_workers(catalog, train=options.train),
@@ -175,14 +244,17 @@ async def _serve(
         )
     )
     serving: asyncio.Future[None] = asyncio.create_task(server.serve(sockets=[listener]))
-    ready: asyncio.Future[None] = asyncio.create_task(engine.first_ready())
+    ready: asyncio.Future[None] = asyncio.create_task(_first_ready(engines, say))
     warming = asyncio.create_task(asyncio.to_thread(_warm, catalog, searcher, say))
     try:
         await asyncio.wait([serving, ready, stopped], return_when=asyncio.FIRST_COMPLETED)
         if ready.done() and not stopped.done():
             await ready  # raises EngineFailed
-            say(f"serving {base.name} on {url} (engine log: {engine.log_path}); Ctrl-C ends it")
-            on_ready(Running(url=url, port=port, pid=os.getpid(), engine_pid=engine.pid))
+            own = [engine for engine in engines if isinstance(engine, Engine)]
+            logs = ", ".join(str(engine.log_path) for engine in own)
+            say(f"serving {base.name} on {url}{f' (engine log: {logs})' if logs else ''}; Ctrl-C ends it")
+            pids = [engine.pid for engine in own if engine.pid is not None]
+            on_ready(Running(url=url, port=port, pid=os.getpid(), engine_pids=pids))
             await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
     finally:
         ready.cancel()
@@ -191,21 +263,73 @@ async def _serve(
             say("finishing requests in flight…")
         with contextlib.suppress(asyncio.CancelledError):
             await serving
-        await engine.stop()
+        await asyncio.gather(*(engine.stop() for engine in engines))
         await asyncio.to_thread(searcher.close)
         await asyncio.gather(ready, warming, return_exceptions=True)
     return int(stopped.result()) if stopped.done() else 1
 
 
+def engine_key() -> str:
+    """The key of engines that run elsewhere, by RYORIN_ENGINE_KEY. Raises InvalidInput when there is none."""
+    key = os.environ.get(ENGINE_KEY, "")
+    if len(key) < SHORTEST_KEY:
+        raise InvalidInput(
+            f"{ENGINE_KEY} has {len(key)} characters; set it to a secret of {SHORTEST_KEY} or more that the engines "
+            "and their gateways share, for example of 'openssl rand -hex 24'",
+            param=ENGINE_KEY,
+        )
+    return key
+
+
+def _engines(
+    catalog: Catalog,
+    options: ServeOptions,
+    base: BaseModel,
+    port: int,
+    key: str,
+    sockets: str,
+    say: Callable[[str], None],
+) -> Sequence[EngineLife]:
+    if options.engine_urls:
+        return [ExternalEngine(url, key, SERVED_AS, options.max_model_len, on_event=say) for url in options.engine_urls]
+    several = options.replicas > 1
+    return [
+        Engine(
+            vllm_command(options, base.path),
+            vllm_environment(options, key, sockets, number),
+            catalog.settings.logs_dir / f"engine-{port}{f'-{number + 1}' if several else ''}.log",
+            policy=Policy(start_timeout_s=options.start_timeout_s),
+            on_event=say,
+            name=f"vLLM {number + 1}" if several else "vLLM",
+        )
+        for number in range(options.replicas)
+    ]
+
+
+async def _first_ready(engines: Sequence[EngineLife], say: Callable[[str], None]) -> None:
+    """Wait until one of the engines is ready. Raises EngineFailed when none ever is; tells of single ones."""
+    waiting = [asyncio.ensure_future(engine.first_ready()) for engine in engines]
+
+    def tell(task: asyncio.Future[None]) -> None:
+        if len(engines) > 1 and not task.cancelled() and task.exception() is not None:
+            say(f"warning: it is left out until the next start: {task.exception()}")
+
+    for task in waiting:
+        task.add_done_callback(tell)
+    failed: BaseException | None = None
+    for first in asyncio.as_completed(waiting):
+        try:
+            return await first
+        except EngineFailed as error:
+            failed = failed or error
+    assert failed is not None
+    raise failed
+
+
 def _warm(catalog: Catalog, searcher: Searcher, say: Callable[[str], None]) -> None:
     """Load the embedder and the stores with traffic while vLLM starts, so that the first question does not wait."""
-    pointed = or_(
-        Tenant.live_release_id == Release.id,
-        Tenant.canary_release_id == Release.id,
-        Tenant.shadow_release_id == Release.id,
-    )
     with catalog.session() as session:
-        releases = session.scalars(select(Release).join(Tenant, pointed)).all()
+        releases = session.scalars(select(Release).join(Tenant, has_traffic())).all()
     for release in releases:
         try:
             warm_stores(catalog, searcher, release)
@@ -221,14 +345,15 @@ def _workers(catalog: Catalog, *, train: bool) -> list[Worker]:
     return [Worker(catalog, kinds=some) for some in (quick, slow) if some]
 
 
-def _on_signals(engine: Engine, say: Callable[[str], None]) -> asyncio.Future[int]:
+def _on_signals(engines: Sequence[EngineLife], say: Callable[[str], None]) -> asyncio.Future[int]:
     """A future that holds the exit code once SIGTERM or SIGINT came; a second one ends the process at once."""
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[int] = loop.create_future()
 
     def received(code: int) -> None:
         if stopped.done():
-            engine.kill()
+            for engine in engines:
+                engine.kill()
             logging.shutdown()
             os._exit(code)
         say("stopping (once more to stop at once)…")

@@ -15,10 +15,10 @@ from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Release, Tenant
 from ryorin.errors import Conflict, RyorinError
 from ryorin.traffic import CANARY, LIVE, PINNED, SHADOW, falls_into
-from ryorin_serve.adapters import Adapters
 from ryorin_serve.auth import Caller
 from ryorin_serve.chat import ChatRequest
 from ryorin_serve.context import InThread
+from ryorin_serve.fleet import Fleet
 from ryorin_serve.prepare import Passed, PinnedRelease, Prepared, Preparer, pinned
 
 LEFT_ALONE_S = 30.0
@@ -40,10 +40,10 @@ class Route:
 class Traffic:
     """Routes requests to releases and prepares them."""
 
-    def __init__(self, catalog: Catalog, preparer: Preparer, adapters: Adapters, in_thread: InThread) -> None:
+    def __init__(self, catalog: Catalog, preparer: Preparer, fleet: Fleet, in_thread: InThread) -> None:
         self._catalog = catalog
         self._preparer = preparer
-        self._adapters = adapters
+        self._fleet = fleet
         self._in_thread = in_thread
         self._left_alone: dict[str, tuple[float, str]] = {}
 
@@ -58,7 +58,7 @@ class Traffic:
         adapter = prepared.release.adapter
         if prepared.part == CANARY and adapter is not None:
             try:
-                await self._adapters.ensure(adapter.name, adapter.digest)
+                await self._fleet.ensure(adapter.name, adapter.digest)
             except Exception as error:
                 route = self._without_canary(route, error)
                 prepared = await self._in_thread(self._preparer.prepare, caller, request, route.release, LIVE)

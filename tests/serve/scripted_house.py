@@ -123,6 +123,7 @@ class Engine:
         self.health = 200
         self.waiting, self.counted = 0, 0
         self.closed_early = threading.Event()
+        self.served_as = "ryorin-base"
         self.url = ""
         self._running: Any = None
 
@@ -133,6 +134,8 @@ class Engine:
                 routes=[
                     Route("/v1/chat/completions", self._chat, methods=["POST"]),
                     Route("/v1/load_lora_adapter", self._load, methods=["POST"]),
+                    Route("/v1/unload_lora_adapter", self._unload, methods=["POST"]),
+                    Route("/v1/models", self._models),
                     Route("/metrics", self._metrics),
                     Route("/health", lambda _: Response(status_code=self.health)),
                 ]
@@ -175,6 +178,16 @@ class Engine:
         assert Path(body["lora_path"]).name == body["lora_name"]
         self.adapters.add(body["lora_name"])
         return Response("Success")
+
+    async def _unload(self, request: Request) -> Response:
+        assert request.headers["authorization"] == "Bearer engine-key"
+        self.adapters.discard((await request.json())["lora_name"])
+        return Response("Success")
+
+    async def _models(self, request: Request) -> Response:
+        if request.headers["authorization"] != "Bearer engine-key":
+            return _error(401, "Unauthorized")
+        return JSONResponse({"data": [{"id": self.served_as, "max_model_len": 400}]})
 
     async def _chat(self, request: Request) -> Response:
         assert request.headers["authorization"] == "Bearer engine-key"
@@ -327,6 +340,7 @@ class House:
     ids: dict[str, str] = field(default_factory=dict)
     clients: list[openai.OpenAI] = field(default_factory=list)
     adapter_digests: dict[str, str] = field(default_factory=dict)
+    engines: list[Engine] = field(default_factory=list)
 
     def client(self, tenant: str = "support", **options: Any) -> openai.OpenAI:
         """The unmodified client, strict, without retries of its own."""
@@ -453,6 +467,7 @@ def built(
     base_folder: Path | None = None,
     shadows_beside: bool = True,
     traces: Traces | None = None,
+    replicas: int = 1,
 ) -> Iterator[House]:
     """
     The house, with everything in it running; the gateway on a server of this kind.
@@ -460,19 +475,20 @@ def built(
     database: an empty catalog on SQLite, to be copied, or the address of one on PostgreSQL.
     embed: in place of the shelf stand a real searcher and a real worker, with this embedder.
     base_folder: a real base model, for which a real worker trains.
-    shadows_beside: as on a GPU. traces: of questions.
+    shadows_beside: as on a GPU. traces: of questions. replicas: engines, the first of which is `house.engine`.
     """
     home.mkdir()
     if isinstance(database, Path):
         database = f"sqlite:///{shutil.copy(database, home / 'catalog.db')}"
     catalog = open_catalog(Settings(home=home, database_url=database))
-    engine, shelf = Engine(), Shelf()
-    engine.start()
+    engines, shelf = [Engine() for _ in range(replicas)], Shelf()
+    for engine in engines:
+        engine.start()
     base = BASE
     if base_folder is not None:
         add_folder(catalog.settings, "tiny", base_folder, "base", lambda _: None)
         base = get_base(catalog.settings, "tiny")
-    house = House(catalog, engine, shelf, base)
+    house = House(catalog, engines[0], shelf, base, engines=engines)
     for name in ("support", "people"):
         house.add_tenant(name)
     shelf.put(house.ids["support"], "Returns: unused goods only.", "Refunds: within 30 days.", "Shipping: 2 days.")
@@ -487,9 +503,8 @@ def built(
     gateway = Gateway(
         catalog,
         searcher,  # type: ignore[arg-type]
-        engine,  # type: ignore[arg-type]
+        engines,  # type: ignore[arg-type]
         base,
-        base_served_as="ryorin-base",
         engine_key="engine-key",
         counter=WordCounter(),  # type: ignore[arg-type]
         options=options,
@@ -501,7 +516,8 @@ def built(
         yield house
         for client in house.clients:
             client.close()
-    engine.stop()
+    for engine in engines:
+        engine.stop()
     catalog.close()
 
 

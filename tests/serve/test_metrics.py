@@ -83,7 +83,7 @@ def test_figures_of_tenants_and_releases(house: House, port: int) -> None:
     assert found["ryorin_retrieval_seconds_count", "support@1", "support"] == 2
     assert found["ryorin_removed_markers_total", "people@1", "people"] == 4
     assert found["ryorin_queue_wait_seconds_count",] == 6
-    assert (found["ryorin_running",], found["ryorin_waiting",], found["ryorin_engine_ready",]) == (0, 0, 1)
+    assert (found["ryorin_running",], found["ryorin_waiting",], found["ryorin_engines_ready",]) == (0, 0, 1)
 
 
 def test_the_figures_are_not_on_the_port_of_the_api(house: House) -> None:

@@ -125,12 +125,12 @@ def test_a_rank_above_the_engines_is_refused_with_the_way_out(house: House, prom
 
 def test_rolling_back_loads_too(house: House, promoting: Rollout):
     promoting.promote("support", candidate(house))
-    house.engine.restart()
     promoting.promote("support", candidate(house, OTHER))
     assert house.engine.loads == [ADAPTER, OTHER]
+    house.engine.restart()
     moved = promoting.rollback("support")
     assert (moved.version, moved.before, live(house)) == (2, 3, 2)
-    assert house.engine.loads == [ADAPTER, OTHER, ADAPTER]
+    assert ADAPTER in house.engine.adapters
     house.release("support")
     damage_files(house)
     with pytest.raises(Conflict, match="not what was trained"):

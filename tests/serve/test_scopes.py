@@ -38,8 +38,8 @@ def house(tmp_path_factory: pytest.TempPathFactory, empty_sqlite: Path) -> Itera
 
 def routes_of(house: House) -> list[Any]:
     gateway = Gateway(
-        house.catalog, house.shelf, house.engine, house.base,  # type: ignore[arg-type]
-        base_served_as="base", engine_key="k", counter=None,  # type: ignore[arg-type]
+        house.catalog, house.shelf, house.engines, house.base,  # type: ignore[arg-type]
+        engine_key="k", counter=None,  # type: ignore[arg-type]
     )  # fmt: skip
     return list(gateway.app().routes)
 

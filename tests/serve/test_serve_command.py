@@ -74,7 +74,7 @@ def test_vllms_command_and_environment(monkeypatch, tmp_path: Path):
     monkeypatch.setenv("RYORIN_PEPPER", "secret")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     options = ServeOptions(max_loras=3, max_lora_rank=32, max_model_len=2048, kv_cache_gb=1)
-    command = vllm_command(options, tmp_path, "ryorin-base")(4321)
+    command = vllm_command(options, tmp_path)(4321)
     assert command[:3] == [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     pairs = dict(itertools.pairwise(command))
     assert (pairs["--max-loras"], pairs["--max-lora-rank"], pairs["--max-model-len"]) == ("3", "32", "2048")
@@ -82,7 +82,7 @@ def test_vllms_command_and_environment(monkeypatch, tmp_path: Path):
     environment = vllm_environment(options, "engine-key", "/somewhere")
     assert environment["VLLM_API_KEY"] == "engine-key" and environment["VLLM_RPC_BASE_PATH"] == "/somewhere"
     assert "--enable-auto-tool-choice" not in command
-    tools = vllm_command(replace(options, tool_call_parser="hermes"), tmp_path, "ryorin-base")(4321)
+    tools = vllm_command(replace(options, tool_call_parser="hermes"), tmp_path)(4321)
     assert tools[tools.index("--tool-call-parser") + 1] == "hermes" and "--enable-auto-tool-choice" in tools
     module, _, door = pairs["--middleware"].rpartition(".")
     assert getattr(importlib.import_module(module), door) is EngineDoor

@@ -46,8 +46,8 @@ def test_ready_then_ended(stage: Stage, how: signal.Signals, code: int):
     with serving(stage, "--json") as process:
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
-        assert set(ready) == {"url", "port", "pid", "engine_pid"}
-        assert (ready["pid"], ready["engine_pid"]) == (process.pid, stage.pids()[0][0])
+        assert set(ready) == {"url", "port", "pid", "engine_pids"}
+        assert (ready["pid"], ready["engine_pids"]) == (process.pid, [stage.pids()[0][0]])
         assert httpx.get(f"{ready['url']}/health").json() == {"status": "ok", "engine": "ready"}
         assert httpx.get(f"{ready['url']}/v1/models").status_code == 401
         process.send_signal(how)
