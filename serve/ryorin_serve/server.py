@@ -148,6 +148,9 @@ def serve(
     """
     if options.engine_urls:
         engine_key()
+        for each in options.engine_urls:
+            if not each.startswith(("http://", "https://")):
+                raise InvalidInput(f"--engine-url is {each!r}; write it as http://HOST:PORT", param="engine_url")
         if options.replicas > 1:
             raise InvalidInput("--replicas starts engines and --engine-url names others; say one", param="replicas")
     base = get_base(catalog.settings, options.base)

@@ -12,18 +12,19 @@ from pathlib import Path
 
 import httpx
 import pytest
-from scripted_house import NO_CERTIFICATES, eventually, running
+from scripted_house import NO_CERTIFICATES, House, eventually, running
 from serve_with_fake_engine import replaced_parts
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 from test_engine import Stage
 
+from ryorin.catalog.tables import Adapter
 from ryorin.errors import Conflict, InvalidInput
 from ryorin_serve.engine_door import EngineDoor
-from ryorin_serve.options import ServeOptions
-from ryorin_serve.server import bind
-from ryorin_serve.vllm import engine_cores, vllm_command, vllm_environment
+from ryorin_serve.options import DEFAULTS, ServeOptions
+from ryorin_serve.server import bind, lora_room
+from ryorin_serve.vllm import engine_cores, gpus_of, part_of, vllm_command, vllm_environment
 
 
 @pytest.fixture
@@ -107,3 +108,74 @@ def test_the_engines_door_opens_to_the_key_alone_but_for_its_health(monkeypatch)
 def test_cores_are_shared_with_the_gateway_where_there_are_enough():
     assert engine_cores([0, 1]) == [0, 1]
     assert engine_cores([0, 1, 2, 3]) == [0, 1, 2]
+
+
+def test_replicas_share_the_cores_and_the_gpus(monkeypatch: pytest.MonkeyPatch):
+    assert [part_of([0, 1, 2, 3, 4], 2, replica) for replica in (0, 1)] == [[0, 1], [2, 3]]
+    with pytest.raises(InvalidInput, match="3 replicas need as many cores, and there are 2"):
+        part_of([0, 1], 3, 0)
+    assert [gpus_of(None, 2, replica) for replica in (0, 1)] == [["0", "1"], ["2", "3"]]
+    assert [gpus_of("5, GPU-8a", 1, replica) for replica in (0, 1)] == [["5"], ["GPU-8a"]]
+    with pytest.raises(InvalidInput, match=r"CUDA_VISIBLE_DEVICES=0,1,2 has too few GPUs for replica 2 with 2 each"):
+        gpus_of("0,1,2", 2, 1)
+    monkeypatch.setattr("ryorin_serve.vllm.on_cpu", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    options = ServeOptions(replicas=2, gpus_per_replica=2)
+    seen = [vllm_environment(options, "key", "/there", number)["CUDA_VISIBLE_DEVICES"] for number in (0, 1)]
+    assert seen == ["4,5", "6,7"]
+    assert dict(itertools.pairwise(vllm_command(options, Path("/base"))(1)))["--tensor-parallel-size"] == "2"
+    assert vllm_environment(ServeOptions(), "key", "/there")["CUDA_VISIBLE_DEVICES"] == "4,5,6,7", (
+        "one takes what it is given"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "options", "why"),
+    [
+        (
+            "",
+            ["--engine-url", "http://engine:8001"],
+            "error: RYORIN_ENGINE_KEY has 0 characters; set it to a secret of 16",
+        ),
+        ("short", ["--engine-url", "http://engine:8001"], "error: RYORIN_ENGINE_KEY has 5 characters"),
+        ("k" * 16, ["--engine-url", "http://engine:8001", "--replicas", "2"], "error: --replicas starts engines and"),
+        (
+            "k" * 16,
+            ["--engine-url", "engine:8001"],
+            "error: --engine-url is 'engine:8001'; write it as http://HOST:PORT",
+        ),
+    ],
+)
+def test_engines_elsewhere_that_cannot_be_asked(stage: Stage, serve_here, monkeypatch, key, options, why):
+    monkeypatch.setenv("RYORIN_ENGINE_KEY", key)
+    ran = serve_here(*options)
+    assert (ran.code, stage.pids()) == (2, [])
+    assert ran.err.startswith(why)
+
+
+def test_an_engine_for_others_needs_a_key_and_its_port(stage: Stage, cli, migrated: Path, monkeypatch):
+    for name, instead in replaced_parts(stage.folder).items():
+        monkeypatch.setattr(f"ryorin_serve.server.{name}", instead)
+    monkeypatch.delenv("RYORIN_ENGINE_KEY", raising=False)
+    assert cli("engine").err.startswith("error: RYORIN_ENGINE_KEY has 0 characters")
+    monkeypatch.setenv("RYORIN_ENGINE_KEY", "k" * 16)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert cli("engine", "--port", str(port)).err.startswith(f"error: port {port} on 127.0.0.1 is in use")
+    stage.plan(exit=3)
+    assert "vLLM ended with exit code 3 before it was ready" in cli("engine", "--port", str(port)).err
+
+
+def test_room_for_the_adapters_there_are(house: House, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ryorin_serve.server.get_base", lambda *_: house.base)
+    assert lora_room(house.catalog, "scripted") == (DEFAULTS.max_loras, DEFAULTS.max_lora_rank)
+    for number in range(6):
+        name, tenant = f"t{number}-0123456789ab", f"t{number}"
+        house.add_tenant(tenant)
+        house.adapter_folder(name)
+        house.release(tenant, adapter=name, promote=number < 5)
+    with house.catalog.session() as session:
+        session.query(Adapter).filter_by(name="t5-0123456789ab").update({"rank": 40})
+    assert lora_room(house.catalog, "scripted") == (5, 64)
