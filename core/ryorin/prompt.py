@@ -108,6 +108,29 @@ def asked(conversation: Sequence[Message]) -> str:
     return next((m["content"] for m in reversed(conversation) if m["role"] == "user"), "")
 
 
+REWRITING = (
+    "Rewrite the last question of a conversation so that it can be understood by itself: put in the names and things "
+    "that it refers to. Keep its language. Answer with the rewritten question alone."
+)
+MOST_TURNS, MOST_CHARACTERS = 6, 600  # of the conversation before the question, and of each message there
+
+
+def follows_up(conversation: Sequence[Message]) -> bool:
+    """Whether the user said something before the last question, which it may refer to."""
+    return sum(message["role"] == "user" for message in conversation) > 1
+
+
+def rewriting(conversation: Sequence[Message]) -> list[Message]:
+    """What a model is asked for the last question in words that stand alone (`follows_up`)."""
+    said = [_harmless(message) for message in conversation if message["role"] in ("user", "assistant")]
+    last = max(place for place, message in enumerate(said) if message["role"] == "user")
+    before = [m for m in said[:last] if m["content"].strip()][-MOST_TURNS:]
+    lines = [f"{message['role']}: {message['content'][:MOST_CHARACTERS]}" for message in before]
+    question = said[last]["content"][:MOST_CHARACTERS]
+    text = "\n".join(["Conversation:", *lines, "", f"Last question: {question}", "", "Rewritten question:"])
+    return [{"role": "system", "content": REWRITING}, {"role": "user", "content": text}]
+
+
 def fit(
     prompt: Prompt,
     conversation: Sequence[Message],

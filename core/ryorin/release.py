@@ -25,6 +25,8 @@ from ryorin.filters import parse_filter
 
 SEARCH_MODES = ("hybrid", "dense", "lexical")
 CONTEXTS = ("passage", "neighbours", "section")
+QUERIES = ("last", "rewritten")
+ORDERS = ("relevance", "shared")
 MAX_TOP_K = 50
 
 
@@ -42,6 +44,9 @@ class Retrieval:
     model lies there; another one is refused when it is loaded. None, as in releases made before, takes whatever does.
     context: what of a passage's surroundings stands in the prompt: nothing more, its neighbours, or its section.
     filters: which documents are searched, in the grammar of OpenAI's vector stores; None searches all.
+    query: what is searched for: the last thing the user said, or that rewritten by the base model so that it stands
+    without the conversation before it.
+    order: of the passages in the prompt: best first, or so that prompts begin alike and the engine's cache is of use.
     """
 
     top_k: int = 3
@@ -54,6 +59,8 @@ class Retrieval:
     reranker_digest: str | None = None
     context: str = "passage"
     filters: dict[str, Any] | None = None
+    query: str = "last"
+    order: str = "relevance"
 
     def __post_init__(self) -> None:
         if not 0 <= self.top_k <= MAX_TOP_K:
@@ -64,6 +71,10 @@ class Retrieval:
             raise InvalidInput(f"mode is {self.mode!r}; known: {', '.join(SEARCH_MODES)}", param="mode")
         if self.context not in CONTEXTS:
             raise InvalidInput(f"context is {self.context!r}; known: {', '.join(CONTEXTS)}", param="context")
+        if self.query not in QUERIES:
+            raise InvalidInput(f"query is {self.query!r}; known: {', '.join(QUERIES)}", param="query")
+        if self.order not in ORDERS:
+            raise InvalidInput(f"order is {self.order!r}; known: {', '.join(ORDERS)}", param="order")
         for name in ("dense_weight", "lexical_weight"):
             if not 0 <= getattr(self, name) <= 100:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; it must be 0 to 100", param=name)
@@ -78,6 +89,11 @@ class Retrieval:
     def stored(cls, row: Mapping[str, Any]) -> Retrieval:
         """What a release's row says. A release made before there were modes searched by vectors, and goes on so."""
         return cls(**{"mode": "dense", **row})
+
+    def spec(self) -> dict[str, Any]:
+        """The JSON form that is stored and digested; fields that came later are left out where they change nothing."""
+        later = {"query": Retrieval.query, "order": Retrieval.order}
+        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
     @property
     def enabled(self) -> bool:
@@ -134,7 +150,7 @@ def create_release(
         adapter_id=adapter.id if adapter else None,
         prompt_id=prompt.id,
         store_ids=[store.id for store in stores],
-        retrieval=asdict(retrieval),
+        retrieval=retrieval.spec(),
         evidence=evidence,
         note=note,
     )
@@ -208,7 +224,7 @@ def release_digest(
             "adapter": adapter.digest if adapter else None,
             "prompt": prompt.digest,
             "stores": [store.id for store in stores],
-            "retrieval": asdict(retrieval),
+            "retrieval": retrieval.spec(),
         }
     )
 

@@ -28,6 +28,8 @@ RETRIEVAL_TYPES: dict[str, tuple[type, ...]] = {
     "reranker_digest": (str,),
     "context": (str,),
     "filters": (dict,),
+    "query": (str,),
+    "order": (str,),
 }
 
 

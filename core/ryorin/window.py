@@ -33,11 +33,12 @@ class Assembled:
     """
     What the engine is asked.
 
-    passages: how many went in, best first; None when retrieval was off. max_tokens: limit of the answer.
+    passages: the places of those that went in, in their order there; None when retrieval was off.
+    max_tokens: limit of the answer.
     """
 
     messages: list[Message]
-    passages: int | None
+    passages: list[int] | None
     prompt_tokens: int
     max_tokens: int
 
@@ -49,13 +50,14 @@ def assemble(
     count_tokens: Callable[[list[Message]], int],
     window: Window,
     max_tokens: int | None = None,
+    arrange: Callable[[int], list[int]] = lambda kept: list(range(kept)),
 ) -> Assembled:
     """
     The messages with as many of the passages as leave room for the answer: as much as was asked for (`max_tokens`),
     else the default, else what the conversation leaves.
 
-    passages: None when retrieval is off. count_tokens: as of `fit`. Raises InvalidInput when the conversation does not
-    fit without any passage.
+    passages: best first; None when retrieval is off. count_tokens: as of `fit`. arrange: from how many of the best go
+    in to the order of their places. Raises InvalidInput when the conversation does not fit without any passage.
     """
     context = window.max_model_len
     least = count_tokens(render(prompt, conversation, None if passages is None else []))
@@ -68,7 +70,10 @@ def assemble(
             param="messages",
         )
     room = max_tokens or min(window.max_answer_tokens, context // 2, context - least)
-    kept = None if passages is None else fit(prompt, conversation, passages, count_tokens, context - room)
-    messages = render(prompt, conversation, None if passages is None else passages[:kept])
+    if passages is None:
+        kept, messages = None, render(prompt, conversation, None)
+    else:
+        kept = arrange(fit(prompt, conversation, passages, count_tokens, context - room))
+        messages = render(prompt, conversation, [passages[place] for place in kept])
     prompt_tokens = count_tokens(messages)
     return Assembled(messages, kept, prompt_tokens, min(room, context - prompt_tokens))

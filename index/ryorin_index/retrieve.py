@@ -11,9 +11,13 @@ from ryorin_index.search import MAX_QUERY_CHARACTERS, Hit, Searcher
 from ryorin_index.store import live_stores
 
 
-def query_of(conversation: Sequence[Message]) -> str:
-    """What is searched for: the last thing the user said, as much of it as a search takes; '' for nothing."""
-    query = asked(conversation)[:MAX_QUERY_CHARACTERS]
+def query_of(conversation: Sequence[Message], rewritten: str | None = None) -> str:
+    """
+    What is searched for, as much of it as a search takes; '' for nothing.
+
+    It is the last thing the user said, or how that was rewritten.
+    """
+    query = (rewritten or asked(conversation))[:MAX_QUERY_CHARACTERS]
     return query if query.strip() else ""
 
 
@@ -22,20 +26,19 @@ def retrieve(
     searcher: Searcher,
     tenant_id: str,
     store_ids: Sequence[str],
-    conversation: Sequence[Message],
+    query: str,
     retrieval: Retrieval,
     *,
     without: Collection[int] = (),
 ) -> list[Hit] | None:
     """
-    The passages for the last thing the user said, best first; None when retrieval is off.
+    The passages for a query, best first; None when retrieval is off.
 
-    Stores that have expired are left out, and passages of `without` as if no store held them. Raises as
-    `Searcher.search`.
+    query: as of `query_of`. Stores that have expired are left out, and passages of `without` as if no store held them.
+    Raises as `Searcher.search`.
     """
     if not retrieval.enabled:
         return None
-    query = query_of(conversation)
     if not query:
         return []
     live = live_stores(catalog, tenant_id, store_ids)

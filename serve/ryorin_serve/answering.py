@@ -8,8 +8,10 @@ it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import aiohttp
@@ -17,7 +19,9 @@ from starlette.requests import Request
 
 from ryorin.catalog.keys import keyed_hash
 from ryorin.catalog.logs import asker_hash
-from ryorin.errors import InvalidInput, OverLimit, Unavailable
+from ryorin.errors import InvalidInput, OverLimit, RyorinError, Unavailable
+from ryorin.prompt import rewriting
+from ryorin.traffic import SHADOW
 from ryorin_serve.admission import Admission, Bounds
 from ryorin_serve.auth import Caller
 from ryorin_serve.chat import ChatRequest
@@ -26,6 +30,7 @@ from ryorin_serve.limits import Quotas
 from ryorin_serve.log import LogWriter
 from ryorin_serve.metrics import Metrics
 from ryorin_serve.options import ServeOptions
+from ryorin_serve.prepare import PinnedAdapter, PinnedRelease, Prepared
 from ryorin_serve.relay import AdapterMissing, Upstream
 from ryorin_serve.requests import base_url
 from ryorin_serve.shadow import DROPPED, Shadows
@@ -34,8 +39,10 @@ from ryorin_serve.traffic import Traffic
 from ryorin_serve.turn import ClientGone, Turn, unless_gone
 from ryorin_serve.vllm import SERVED_AS
 
+REWRITTEN_TOKENS, REWRITE_S = 96, 15.0  # of a question, and how long it may take
 RETRIES = 1  # of a question, with another engine: one that kills engines must not go through all of them
 Result = TypeVar("Result")
+_logger = logging.getLogger("ryorin.serve")
 Ask = Callable[[Upstream, dict[str, Any], dict[str, str]], Awaitable[Result]]
 
 
@@ -94,7 +101,8 @@ class Answering:
                     place = await unless_gone(request, self.admission.enter(turn.caller.tenant_id))
             self.shadows.make_way()
             with self._traces.step(turn, "prepare"):
-                turn.prepared = await unless_gone(request, self._traffic.prepare(turn.caller, asked))
+                rewrite = partial(self._rewritten, turn)
+                turn.prepared = await unless_gone(request, self._traffic.prepare(turn.caller, asked, rewrite))
         except BaseException:
             if place is not None:
                 place.leave()
@@ -109,7 +117,9 @@ class Answering:
         body = self._engine_body(turn)
         status = "error"
         try:
-            answer = await unless_gone(request, self._asked(turn, body, Upstream.complete))
+            answer = await unless_gone(
+                request, self._asked(turn, body, Upstream.complete, turn.prepared.release.adapter)
+            )
             taken = take(answer)
             status = "ok"
             return taken
@@ -123,15 +133,20 @@ class Answering:
         """The engine's stream, which the caller closes and ends the turn with; and what the engine calls the model."""
         body = self._engine_body(turn) | {"stream": True, "stream_options": {"include_usage": True}}
         try:
-            response = await unless_gone(request, self._asked(turn, body, Upstream.open))
+            response = await unless_gone(request, self._asked(turn, body, Upstream.open, turn.prepared.release.adapter))
         except BaseException as error:
             self.end(turn, "cancelled" if isinstance(error, ClientGone | asyncio.CancelledError) else "error")
             raise
         return response, str(body["model"])
 
+    async def prepare_unseen(self, turn: Turn, release: PinnedRelease) -> Prepared:
+        """A shadow's turn as its release answers it."""
+        rewrite = partial(self._rewritten, turn)
+        return await self._traffic.prepare_again(turn.caller, turn.request, release, SHADOW, rewrite)
+
     async def unseen(self, turn: Turn) -> dict[str, Any]:
         """The engine's answer for a shadow."""
-        return await self._asked(turn, self._engine_body(turn), Upstream.complete)
+        return await self._asked(turn, self._engine_body(turn), Upstream.complete, turn.prepared.release.adapter)
 
     def end(self, turn: Turn, status: str, reason: str | None = None) -> None:
         """The turn is over: its row goes into the log, what it used is counted, a shadow may take it up."""
@@ -205,24 +220,46 @@ class Answering:
         """The prefix cache of one tenant tells another nothing; nobody else can know the salt."""
         return keyed_hash(self._pepper, f"cache\0{caller.tenant_id}")
 
-    async def _asked(self, turn: Turn, body: dict[str, Any], ask: Ask[Result]) -> Result:
+    async def _rewritten(self, turn: Turn) -> str | None:
+        """The last question in words that stand alone, by the base model; None when it does not say in time."""
+        body = {
+            "model": SERVED_AS,
+            "messages": rewriting(turn.request.conversation),
+            "max_tokens": REWRITTEN_TOKENS,
+            "temperature": 0.0,
+            "cache_salt": self._cache_salt(turn.caller),
+        }
+        try:
+            with self._traces.step(turn, "rewrite"):
+                async with asyncio.timeout(REWRITE_S):
+                    answer = await self._asked(turn, body, Upstream.complete, None)
+        except (TimeoutError, RyorinError) as error:
+            _logger.warning("the question of request %s was not rewritten: %s", turn.request_id, error)
+            return None
+        finally:
+            turn.turn_to(None)
+        if turn.shadow_of is None:
+            self._quotas.count_tokens(turn.caller, (answer.get("usage") or {}).get("total_tokens") or 0)
+        return str(answer["choices"][0]["message"].get("content") or "").strip().strip('"').strip() or None
+
+    async def _asked(self, turn: Turn, body: dict[str, Any], ask: Ask[Result], adapter: PinnedAdapter | None) -> Result:
         """Ask an engine, and another one, once, when it does not answer. Nothing has gone to the client by then."""
         failed: list[Replica] = []
-        adapter = turn.prepared.release.adapter
         while True:
             replica = self._fleet.choose(adapter.name if adapter else turn.caller.tenant_id, without=failed)
             turn.turn_to(replica)
             try:
-                return await self._with_adapter(turn, replica, body, ask)
+                return await self._with_adapter(turn, replica, body, ask, adapter)
             except Unavailable:
                 replica.failed()
                 failed.append(replica)
                 if len(failed) > RETRIES or len(failed) == len(self._fleet.engines):
                     raise
 
-    async def _with_adapter(self, turn: Turn, replica: Replica, body: dict[str, Any], ask: Ask[Result]) -> Result:
-        """Ask the engine once it holds the release's adapter; again, once, when it turns out not to."""
-        adapter = turn.prepared.release.adapter
+    async def _with_adapter(
+        self, turn: Turn, replica: Replica, body: dict[str, Any], ask: Ask[Result], adapter: PinnedAdapter | None
+    ) -> Result:
+        """Ask the engine once it holds the adapter; again, once, when it turns out not to."""
         for last in (False, True):
             if adapter:
                 await replica.adapters.ensure(adapter.name, adapter.digest)

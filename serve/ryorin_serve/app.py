@@ -171,7 +171,7 @@ class Gateway:
             metrics.watch("log_rows_dropped", lambda: log.dropped)
             stop_metrics = self._serve_metrics(metrics)
             answering.shadows = Shadows(
-                self._preparer,
+                prepare=answering.prepare_unseen,
                 beside=self._shadows_beside,
                 in_flight=lambda: len(answering.open_turns),
                 waiting=fleet.waiting,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -21,15 +21,16 @@ from ryorin.catalog.tables import Adapter, Release, Tenant, VectorStore
 from ryorin.catalog.tables import Prompt as PromptRow
 from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin.models.registry import BaseModel
-from ryorin.prompt import Message, Prompt
+from ryorin.prompt import Message, Prompt, follows_up
 from ryorin.prompt_tokens import TokenCounter
 from ryorin.release import Retrieval, check_present
 from ryorin.window import assemble
-from ryorin_index.retrieve import retrieve
+from ryorin_index.retrieve import query_of, retrieve
 from ryorin_index.search import Hit, Searcher
 from ryorin_serve.auth import Caller
 from ryorin_serve.chat import ChatRequest, Knowledge
 from ryorin_serve.context import require_live
+from ryorin_serve.layout import Layout
 from ryorin_serve.options import ServeOptions
 
 _MODEL = re.compile(r"(?P<tenant>[a-z0-9-]{1,48})(?:@(?P<version>[1-9][0-9]{0,8}))?")
@@ -63,7 +64,7 @@ class Prepared:
     What the engine is asked.
 
     hits: the passages in the prompt, in their order there; None when retrieval was off.
-    prompt_tokens: by the gateway's own count. max_tokens: limit of the answer.
+    query: what was searched for. prompt_tokens: by the gateway's own count. max_tokens: limit of the answer.
     part: of the tenant's traffic. passed: the canary that should have answered, and why it could not.
     shadow: what answers the request once more.
     """
@@ -75,6 +76,7 @@ class Prepared:
     max_tokens: int
     retrieval_ms: float
     part: str
+    query: str = ""
     passed: Passed | None = None
     shadow: PinnedRelease | None = None
 
@@ -85,6 +87,12 @@ class Passed:
 
     release_id: str
     reason: str
+
+
+def needs_rewriting(release: PinnedRelease, request: ChatRequest) -> bool:
+    """Whether the release searches for the question as it is rewritten, and there is something to rewrite it by."""
+    searches = release.retrieval.enabled and request.knowledge.top_k != 0
+    return searches and release.retrieval.query == "rewritten" and follows_up(request.conversation)
 
 
 class Preparer:
@@ -98,11 +106,15 @@ class Preparer:
         self._counter = counter
         self._base = base
         self._options = options
+        self._layout = Layout()
 
-    def prepare(self, caller: Caller, request: ChatRequest, release: PinnedRelease, part: str) -> Prepared:
+    def prepare(
+        self, caller: Caller, request: ChatRequest, release: PinnedRelease, part: str, rewritten: str | None = None
+    ) -> Prepared:
         """
         Everything the engine needs for `request`, answered by `release`.
 
+        rewritten: what is searched for in place of what was said last, by a release that wants it so.
         Raises Conflict when the release is for another base model, InvalidInput when the conversation does not fit into
         the context or a store that the request names has expired. (Of a release's stores such a one is left out.)
         """
@@ -124,14 +136,8 @@ class Preparer:
         if request.knowledge.store_ids is not None:
             self._require_live(caller.tenant_id, store_ids)
         began = time.perf_counter()
-        hits = retrieve(
-            self._catalog,
-            self._searcher,
-            caller.tenant_id,
-            store_ids,
-            request.conversation,
-            retrieval,
-        )
+        query = query_of(request.conversation, rewritten if needs_rewriting(release, request) else None)
+        hits = retrieve(self._catalog, self._searcher, caller.tenant_id, store_ids, query, retrieval)
         retrieval_ms = (time.perf_counter() - began) * 1000 if hits is not None else 0.0
         passages = None if hits is None else [hit.prompt_passage for hit in hits]
         made = assemble(
@@ -141,16 +147,28 @@ class Preparer:
             partial(self._counter.count, tools=request.sampling.get("tools")),
             self._options.window,
             request.max_tokens,
+            **self._arranging(release, hits),
         )
         return Prepared(
             release=release,
             messages=made.messages,
-            hits=None if hits is None else hits[: made.passages],
+            hits=None if hits is None else [hits[place] for place in made.passages or ()],
+            query=query,
             prompt_tokens=made.prompt_tokens,
             max_tokens=made.max_tokens,
             retrieval_ms=retrieval_ms,
             part=part,
         )
+
+    def _arranging(self, release: PinnedRelease, hits: Sequence[Hit] | None) -> dict[str, Callable[[int], list[int]]]:
+        if hits is None or release.retrieval.order != "shared":
+            return {}
+
+        def arrange(kept: int) -> list[int]:
+            ids = [hit.passage_id for hit in hits[:kept]]
+            return self._layout.ordered(release.id, ids, [len(hit.text) for hit in hits[:kept]])
+
+        return {"arrange": arrange}
 
     def pin(self, caller: Caller, model: str) -> PinnedRelease:
         """

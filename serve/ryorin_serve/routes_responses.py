@@ -13,7 +13,6 @@ from starlette.responses import Response
 
 from ryorin.digests import new_id
 from ryorin.scopes import CHAT
-from ryorin_index.retrieve import query_of
 from ryorin_serve.answering import Answering
 from ryorin_serve.auth import ScopedRoute
 from ryorin_serve.options import ServeOptions
@@ -78,7 +77,7 @@ def _status(reason: str | None) -> str:
 
 
 def _query(turn: Turn) -> str:
-    return query_of(turn.request.conversation)
+    return turn.prepared.query
 
 
 def _whole(asked: Asked, turn: Turn, answer: dict[str, Any]) -> dict[str, Any]:

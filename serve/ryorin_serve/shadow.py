@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ryorin.digests import new_id
 from ryorin.errors import RyorinError
-from ryorin.traffic import SHADOW
-from ryorin_serve.prepare import Preparer
+from ryorin_serve.prepare import PinnedRelease, Prepared
 
 if TYPE_CHECKING:
     from ryorin_serve.turn import Turn
@@ -38,22 +37,22 @@ class Shadows:
     """
     Answers requests again, in the background.
 
-    beside: whether shadows are computed beside requests, or in quiet moments alone. in_flight: how many requests of
-    clients are being answered here. waiting: how many wait in the engine. ask: asks the engine for a turn's whole
-    answer. write: the row of the log, with the turn's status and why it is not 'ok'.
+    prepare: a turn for a release. beside: whether shadows are computed beside requests, or in quiet moments alone.
+    in_flight: how many requests of clients are being answered here. waiting: how many wait in the engines. ask: asks
+    an engine for a turn's whole answer. write: the row of the log, with the turn's status and why it is not 'ok'.
     """
 
     def __init__(
         self,
-        preparer: Preparer,
         *,
+        prepare: Callable[[Turn, PinnedRelease], Awaitable[Prepared]],
         beside: bool,
         in_flight: Callable[[], int],
         waiting: Callable[[], Awaitable[int]],
         ask: Callable[[Turn], Awaitable[dict[str, Any]]],
         write: Callable[..., None],
     ) -> None:
-        self._preparer = preparer
+        self._prepare = prepare
         self._beside = beside
         self._in_flight = in_flight
         self._waiting = waiting
@@ -145,5 +144,5 @@ class Shadows:
     async def _answer(self, turn: Turn) -> None:
         turn.began = time.perf_counter()  # the time it waited for room says nothing of the release
         release = turn.prepared.release
-        turn.prepared = await asyncio.to_thread(self._preparer.prepare, turn.caller, turn.request, release, SHADOW)
+        turn.prepared = await self._prepare(turn, release)
         turn.take(await self._ask(turn))

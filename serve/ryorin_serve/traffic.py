@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from ryorin.catalog import Catalog
@@ -19,9 +20,11 @@ from ryorin_serve.auth import Caller
 from ryorin_serve.chat import ChatRequest
 from ryorin_serve.context import InThread
 from ryorin_serve.fleet import Fleet
-from ryorin_serve.prepare import Passed, PinnedRelease, Prepared, Preparer, pinned
+from ryorin_serve.prepare import Passed, PinnedRelease, Prepared, Preparer, needs_rewriting, pinned
 
 LEFT_ALONE_S = 30.0
+
+Rewrite = Callable[[], Awaitable[str | None]]
 
 _logger = logging.getLogger("ryorin.serve")
 
@@ -47,32 +50,55 @@ class Traffic:
         self._in_thread = in_thread
         self._left_alone: dict[str, tuple[float, str]] = {}
 
-    async def prepare(self, caller: Caller, request: ChatRequest) -> Prepared:
+    async def prepare(self, caller: Caller, request: ChatRequest, rewrite: Rewrite) -> Prepared:
         """
         The request as the engine is asked, with the release that answers it.
+
+        rewrite: gives the last question in words that stand alone, or None when that cannot be had.
 
         Raises NotFound for a model the caller does not have, and what `Preparer.prepare` raises for the live release
         or the version that was named.
         """
         route, prepared = await self._in_thread(self._routed, caller, request)
+        rewritten = None
+        if prepared is None:
+            rewritten = await rewrite()
+            route, prepared = await self._in_thread(self._prepared, caller, request, route, rewritten)
         adapter = prepared.release.adapter
         if prepared.part == CANARY and adapter is not None:
             try:
                 await self._fleet.ensure(adapter.name, adapter.digest)
             except Exception as error:
                 route = self._without_canary(route, error)
-                prepared = await self._in_thread(self._preparer.prepare, caller, request, route.release, LIVE)
+                prepared = await self._in_thread(
+                    self._preparer.prepare, caller, request, route.release, LIVE, rewritten
+                )
         shadow = route.shadow if route.shadow and route.shadow.id != prepared.release.id else None
         return replace(prepared, passed=route.passed, shadow=shadow)
 
-    def _routed(self, caller: Caller, request: ChatRequest) -> tuple[Route, Prepared]:
+    async def prepare_again(
+        self, caller: Caller, request: ChatRequest, release: PinnedRelease, part: str, rewrite: Rewrite
+    ) -> Prepared:
+        """The request as `release` would answer it. Raises as `Preparer.prepare`."""
+        rewritten = await rewrite() if needs_rewriting(release, request) else None
+        return await self._in_thread(self._preparer.prepare, caller, request, release, part, rewritten)
+
+    def _routed(self, caller: Caller, request: ChatRequest) -> tuple[Route, Prepared | None]:
+        """Who answers, and the request for it unless its question has to be rewritten first."""
         route = self._route(caller, request)
+        if any(release and needs_rewriting(release, request) for release in (route.canary, route.release)):
+            return route, None
+        return self._prepared(caller, request, route)
+
+    def _prepared(
+        self, caller: Caller, request: ChatRequest, route: Route, rewritten: str | None = None
+    ) -> tuple[Route, Prepared]:
         if route.canary is not None:
             try:
-                return route, self._preparer.prepare(caller, request, route.canary, CANARY)
+                return route, self._preparer.prepare(caller, request, route.canary, CANARY, rewritten)
             except Exception as error:
                 route = self._without_canary(route, error)
-        return route, self._preparer.prepare(caller, request, route.release, route.part)
+        return route, self._preparer.prepare(caller, request, route.release, route.part, rewritten)
 
     def _route(self, caller: Caller, request: ChatRequest) -> Route:
         if request.model != caller.tenant_name:

@@ -19,7 +19,7 @@ from ryorin_serve.auth import Caller
 from ryorin_serve.chat import ChatRequest
 from ryorin_serve.fleet import Replica
 from ryorin_serve.front_door import stopping
-from ryorin_serve.prepare import PinnedRelease, Prepared
+from ryorin_serve.prepare import PinnedRelease, Prepared, needs_rewriting
 from ryorin_serve.relay import error_event
 
 Result = TypeVar("Result")
@@ -110,6 +110,8 @@ class Turn:
         if self.prepared.hits is None:
             return {}
         found = citations(text, self.prepared.hits, self.base_url)
+        if needs_rewriting(self.prepared.release, self.request):
+            found["context"]["intent"] = self.prepared.query
         if removed := self.removed.get(choice):
             found["context"]["removed_markers"] = removed
         return found

@@ -67,6 +67,12 @@ def release() -> None:
 @click.option(
     "--context", metavar="passage|neighbours|section", help="What of a passage's surroundings stands in the prompt."
 )
+@click.option(
+    "--query", metavar="last|rewritten", help="Search for what was said last, or for that rewritten to stand alone."
+)
+@click.option(
+    "--order", metavar="relevance|shared", help="Passages best first, or so that the engine's cache is of more use."
+)
 @click.option("--filter", "filters", metavar="JSON", help="Only documents whose attributes pass, in OpenAI's grammar.")
 @click.option(
     "--base", "base_name", metavar="NAME", help="The base model; by default the adapter's, or the bundled one."
@@ -89,6 +95,8 @@ def create_command(
     mmr: float | None,
     reranker: str | None,
     context: str | None,
+    query: str | None,
+    order: str | None,
     filters: str | None,
     base_name: str | None,
     note: str,
@@ -124,6 +132,8 @@ def create_command(
             "mmr": mmr,
             **_reranker(reranker),
             "context": context,
+            "query": query,
+            "order": order,
             "filters": _filters(filters),
         },
         base=base_name,

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from ryorin.digests import is_name
 from ryorin.errors import InvalidInput
-from ryorin.release import CONTEXTS, SEARCH_MODES
+from ryorin.release import CONTEXTS, ORDERS, QUERIES, SEARCH_MODES
 from ryorin.traffic import parse_share
 
 MAX_BYTES = 4 * 2**20
@@ -121,6 +121,8 @@ class RetrievalSaid(Said):
     reranker: str | None = None
     context: Literal[CONTEXTS] | None = None  # type: ignore[valid-type]
     filters: dict[str, Any] | None = None
+    query: Literal[QUERIES] | None = None  # type: ignore[valid-type]
+    order: Literal[ORDERS] | None = None  # type: ignore[valid-type]
 
 
 class ReleaseSaid(Said):

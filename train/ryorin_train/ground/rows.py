@@ -76,7 +76,8 @@ class Grounder:
         if markers_in(turn.answer):
             raise Unusable("it cites a passage, and refuses or needs no documents; take one of the two out")
         hits = [] if kind == "none" else self._find(turn)
-        return Made(self._passages(hits[: self._fitting(turn, hits)]), turn.answer)
+        hits = self._arranged(hits[: self._fitting(turn, hits)], turn)
+        return Made(self._passages(hits), turn.answer)
 
     def right(self, turn: Turn, rights: Sequence[Right]) -> Made:
         """With the passages it needs. Raises Unusable when they cannot be had."""
@@ -98,7 +99,7 @@ class Grounder:
         if cut:  # the window is too short for all that was found
             missed += len(cut)
             hits, fitting = self._squeezed(turn, hits, cut, fitting, draw)
-        hits = hits[:fitting]
+        hits = self._arranged(hits[:fitting], turn)
         positions = [_position(hits, right) for right in rights]
         numbers = [at + 1 for at in positions if at is not None]
         if len(numbers) < len(positions):
@@ -120,7 +121,8 @@ class Grounder:
                 break
             without |= telling
         hits = [hit for hit in hits if hit.passage_id not in without]
-        return Made(self._passages(hits[: self._fitting(turn, hits)]), self._refusal(turn))
+        hits = self._arranged(hits[: self._fitting(turn, hits)], turn)
+        return Made(self._passages(hits), self._refusal(turn))
 
     def none(self, turn: Turn) -> Made:
         """With nothing found, and the refusal. Raises Unusable when the conversation alone is too long."""
@@ -134,7 +136,7 @@ class Grounder:
             self._searcher,
             regime.tenant_id,
             regime.store_ids,
-            turn.history,
+            query_of(turn.history),
             regime.retrieval,
             without=without,
         )
@@ -201,7 +203,13 @@ class Grounder:
         regime = self._regime
         passages = [hit.prompt_passage for hit in hits]
         made = assemble(regime.prompt, turn.history, passages, regime.count_tokens, regime.window)
-        return made.passages or 0
+        return len(made.passages or ())
+
+    def _arranged(self, hits: list[Hit], turn: Turn) -> list[Hit]:
+        """In an order that serving may give them: any, where the release orders them for the engine's cache."""
+        if self._regime.retrieval.order == "shared":
+            random.Random(digest_of([self._seed, "order", turn.content])).shuffle(hits)
+        return hits
 
     def _cited(self, turn: Turn, rights: Sequence[Right], numbers: Sequence[int], made: Made) -> Made:
         cited = {right.claim.marker: number for right, number in zip(rights, numbers, strict=True)}
