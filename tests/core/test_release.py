@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Adapter, Promotion, Prompt, Release, Tenant, VectorStore
 from ryorin.catalog.tenants import create_tenant, current_prompt, get_tenant, keep_prompt, set_prompt
-from ryorin.digests import new_id
+from ryorin.digests import digest_of, new_id
 from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin.prompt import Prompt as PromptValue
 from ryorin.release import (
@@ -153,6 +153,8 @@ def test_retrieval_needs_stores_of_one_embedder(catalog: Catalog) -> None:
         {"context": "page"},
         {"filters": {"type": "like"}},
         {"lexical_weight": float("nan")},
+        {"query": "all"},
+        {"order": "random"},
     ],
 )
 def test_retrieval_limits(values: dict[str, Any]) -> None:
@@ -162,6 +164,13 @@ def test_retrieval_limits(values: dict[str, Any]) -> None:
 
 def test_a_release_from_before_there_were_modes_searches_by_vectors() -> None:
     assert Retrieval.stored({"top_k": 2, "score_floor": 0.5}) == Retrieval(top_k=2, score_floor=0.5, mode="dense")
+
+
+def test_fields_that_came_later_leave_the_digests_of_earlier_releases_alone() -> None:
+    assert not {"query", "order"} & set(Retrieval().spec())
+    assert digest_of(Retrieval().spec()) == "ba57276ddcd17cc9c87eb0a09541585eb182ad20be48ab2d98e6f21857fb75d9"
+    later = Retrieval(query="rewritten", order="shared")
+    assert Retrieval.stored(later.spec()) == later
 
 
 def make_releases(catalog: Catalog, count: int) -> None:

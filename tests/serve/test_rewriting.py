@@ -7,10 +7,11 @@ import threading
 import pytest
 from lazily import Lazily
 from scripted_house import House, eventually
+from sqlalchemy import select
 from test_gateway import ask
 from test_layout import with_retrieval
 
-from ryorin.catalog.tables import Usage
+from ryorin.catalog.tables import Usage, VectorStore
 from ryorin.prompt import REWRITING
 from ryorin.release import Retrieval
 from ryorin_serve import answering
@@ -85,11 +86,12 @@ def test_without_an_answer_the_question_is_searched_for_as_it_is(rewriting: Hous
 
 
 def test_a_response_says_what_was_searched_for(rewriting: House):
-    store = rewriting.client().responses.create(model="support", input=FOLLOWING, stream=True)
-    events = list(store)
-    found = [event for event in events if event.type == "response.output_item.done"]
-    assert REWRITTEN in searched(rewriting)
-    assert [event.item.queries for event in found if event.item.type == "file_search_call"] in ([], [[REWRITTEN]])
+    with rewriting.catalog.session() as session:
+        (store,) = session.scalars(select(VectorStore.id).where(VectorStore.tenant_id == rewriting.ids["support"]))
+    search = {"type": "file_search", "vector_store_ids": [store]}
+    answer = rewriting.client().responses.create(model="support", input=FOLLOWING, tools=[search])
+    assert [item.queries for item in answer.output if item.type == "file_search_call"] == [[REWRITTEN]]
+    assert searched(rewriting) == [REWRITTEN]
 
 
 def test_a_shadow_rewrites_by_its_own_release(house: House):

@@ -145,6 +145,19 @@ def test_the_right_passage_stands_among_what_is_found_and_its_citation_moves_to_
     assert texts(made) == [hit.text for hit in found]
 
 
+def test_passages_come_in_any_order_where_the_release_orders_them_for_the_cache(grounds: Grounds) -> None:
+    best = [grounds.one(given) for given in (ISLANDS, UNOPENED, RICE)]
+    grounds.retrieval = Retrieval(top_k=3, order="shared")
+    orders = [[grounds.one(given, seed=seed) for given in (ISLANDS, UNOPENED, RICE)] for seed in range(3)]
+    for made in orders:
+        for first, other in zip(best, made, strict=True):
+            assert sorted(texts(first)) == sorted(texts(other))
+            assert cited(first) == cited(other), "the citation moves with its passage"
+    assert len({tuple(texts(made[0])) for made in [best, *orders]}) > 1
+    again = [grounds.one(given, seed=2) for given in (ISLANDS, UNOPENED, RICE)]
+    assert list(map(texts, again)) == list(map(texts, orders[2])), "by the seed alone"
+
+
 def test_only_wrong_passages_and_the_refusal(grounds: Grounds) -> None:
     made = grounds.one(UNOPENED, WRONG)
     assert len(texts(made)) == 3 and made.messages[-1]["content"] == NO
