@@ -3,7 +3,7 @@
 # torch's CPU build comes from the sources pip is configured with (find-links), or else from PyTorch's own index.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-common=(--extra train --extra serve --extra dev --generate-hashes --no-annotate --no-header --python-version 3.11 --python-platform x86_64-manylinux_2_28 --quiet "$@")
+common=(--extra train --extra serve --extra providers --extra dev --generate-hashes --no-annotate --no-header --python-version 3.11 --python-platform x86_64-manylinux_2_28 --quiet "$@")
 links=$(python3 -m pip config get global.find-links 2>/dev/null || true)
 torch=(--extra-index-url https://download.pytorch.org/whl/cpu --index-strategy unsafe-best-match)
 [ -n "$links" ] && torch=(--find-links "$links")

@@ -21,8 +21,8 @@ from ryorin.catalog.tenants import lock_tenant
 from ryorin.errors import Conflict, InvalidInput
 from ryorin.release import check_own, check_usable
 
-LIVE, CANARY, SHADOW, PINNED = "live", "canary", "shadow", "pinned"
-PARTS = (LIVE, CANARY, SHADOW, PINNED)
+LIVE, CANARY, SHADOW, PINNED, FALLBACK = "live", "canary", "shadow", "pinned", "fallback"
+PARTS = (LIVE, CANARY, SHADOW, PINNED, FALLBACK)
 
 
 def falls_into(share: float, asker: str, release_id: str) -> bool:

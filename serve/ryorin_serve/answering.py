@@ -14,14 +14,13 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
-import aiohttp
 from starlette.requests import Request
 
 from ryorin.catalog.keys import keyed_hash
 from ryorin.catalog.logs import asker_hash
 from ryorin.errors import InvalidInput, OverLimit, RyorinError, Unavailable
 from ryorin.prompt import rewriting
-from ryorin.traffic import SHADOW
+from ryorin.traffic import FALLBACK, SHADOW
 from ryorin_serve.admission import Admission, Bounds
 from ryorin_serve.auth import Caller
 from ryorin_serve.chat import ChatRequest
@@ -31,7 +30,8 @@ from ryorin_serve.log import LogWriter
 from ryorin_serve.metrics import Metrics
 from ryorin_serve.options import ServeOptions
 from ryorin_serve.prepare import PinnedAdapter, PinnedRelease, Prepared
-from ryorin_serve.relay import AdapterMissing, Upstream
+from ryorin_serve.providers import ProviderFailed, Providers
+from ryorin_serve.relay import AdapterMissing, EngineStream, Upstream
 from ryorin_serve.requests import base_url
 from ryorin_serve.shadow import DROPPED, Shadows
 from ryorin_serve.tracing import Traces
@@ -43,7 +43,10 @@ REWRITTEN_TOKENS, REWRITE_S = 96, 15.0  # of a question, and how long it may tak
 RETRIES = 1  # of a question, with another engine: one that kills engines must not go through all of them
 Result = TypeVar("Result")
 _logger = logging.getLogger("ryorin.serve")
+FALLBACK_HEADER = "x-ryorin-fallback"
 Ask = Callable[[Upstream, dict[str, Any], dict[str, str]], Awaitable[Result]]
+
+AskElsewhere = Callable[[Providers, str, dict[str, Any], str], Awaitable[Result]]
 
 
 class Answering:
@@ -66,7 +69,9 @@ class Answering:
         pepper: bytes,
         metrics: Metrics,
         traces: Traces,
+        providers: Providers,
     ) -> None:
+        self._providers = providers
         self._metrics = metrics
         self._traces = traces
         bounds = Bounds(options.max_running, options.max_waiting, options.max_wait_s)
@@ -89,7 +94,8 @@ class Answering:
             raise
 
     async def _let_in(self, request: Request, asked: ChatRequest) -> Turn:
-        self._fleet.check()
+        if not self._fallbacks(request.state.caller):
+            self._fleet.check()
         request.state.headers = await self._quotas.admit(request.state.caller)
         turn = Turn(request.state.request_id, request.state.caller, asked, base_url(request))
         self._traces.begin(turn, request.headers)
@@ -118,7 +124,7 @@ class Answering:
         status = "error"
         try:
             answer = await unless_gone(
-                request, self._asked(turn, body, Upstream.complete, turn.prepared.release.adapter)
+                request, self._answer(request, turn, body, Upstream.complete, Providers.complete)
             )
             taken = take(answer)
             status = "ok"
@@ -129,11 +135,11 @@ class Answering:
         finally:
             self.end(turn, status)
 
-    async def stream(self, request: Request, turn: Turn) -> tuple[aiohttp.ClientResponse, str]:
+    async def stream(self, request: Request, turn: Turn) -> tuple[EngineStream, str]:
         """The engine's stream, which the caller closes and ends the turn with; and what the engine calls the model."""
         body = self._engine_body(turn) | {"stream": True, "stream_options": {"include_usage": True}}
         try:
-            response = await unless_gone(request, self._asked(turn, body, Upstream.open, turn.prepared.release.adapter))
+            response = await unless_gone(request, self._answer(request, turn, body, Upstream.stream, Providers.stream))
         except BaseException as error:
             self.end(turn, "cancelled" if isinstance(error, ClientGone | asyncio.CancelledError) else "error")
             raise
@@ -176,9 +182,13 @@ class Answering:
             first_token_ms=turn.first_token_ms,
             total_ms=total_s * 1000,
             status=status,
-            part=prepared.part,
+            part=FALLBACK if turn.fallback else prepared.part,
             passed_release_id=prepared.passed.release_id if prepared.passed else None,
-            reason=prepared.passed.reason if prepared.passed else reason,
+            reason=f"{turn.fallback} answered"
+            if turn.fallback
+            else prepared.passed.reason
+            if prepared.passed
+            else reason,
             shadow_of=turn.shadow_of,
             asker=self._asker(turn),
         )
@@ -241,6 +251,29 @@ class Answering:
         if turn.shadow_of is None:
             self._quotas.count_tokens(turn.caller, (answer.get("usage") or {}).get("total_tokens") or 0)
         return str(answer["choices"][0]["message"].get("content") or "").strip().strip('"').strip() or None
+
+    def _fallbacks(self, caller: Caller) -> list[str]:
+        return [name for name in caller.fallbacks if name in self._providers.names]
+
+    async def _answer(
+        self, request: Request, turn: Turn, body: dict[str, Any], ask: Ask[Result], ask_elsewhere: AskElsewhere[Result]
+    ) -> Result:
+        """Ask the engines; when none answers, the models elsewhere that the tenant allows, one after the other."""
+        try:
+            return await self._asked(turn, body, ask, turn.prepared.release.adapter)
+        except Unavailable:
+            turn.turn_to(None)
+            for name in self._fallbacks(turn.caller):
+                try:
+                    with self._traces.step(turn, "fallback"):
+                        answer = await ask_elsewhere(self._providers, name, body, turn.request_id)
+                except ProviderFailed as error:
+                    _logger.warning("the fallback of request %s failed: %s", turn.request_id, error)
+                    continue
+                turn.fallback = name
+                request.state.headers = {**request.state.headers, FALLBACK_HEADER: name}
+                return answer
+            raise
 
     async def _asked(self, turn: Turn, body: dict[str, Any], ask: Ask[Result], adapter: PinnedAdapter | None) -> Result:
         """Ask an engine, and another one, once, when it does not answer. Nothing has gone to the client by then."""

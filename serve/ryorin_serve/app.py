@@ -45,6 +45,7 @@ from ryorin_serve.metrics import Metrics
 from ryorin_serve.options import DEFAULTS, ServeOptions
 from ryorin_serve.prepare import Preparer
 from ryorin_serve.presence import Presence
+from ryorin_serve.providers import Providers
 from ryorin_serve.readiness import Readiness
 from ryorin_serve.requests import base_url
 from ryorin_serve.routes_admin import AdminRoutes
@@ -89,7 +90,9 @@ class Gateway:
         workers: Sequence[Worker] = (),
         shadows_beside: bool = True,
         traces: Traces | None = None,
+        providers: Providers | None = None,
     ) -> None:
+        self._providers = providers or Providers()
         self._traces = traces or Traces.by_environment()
         self._catalog = catalog
         self._searcher = searcher
@@ -164,6 +167,7 @@ class Gateway:
                 pepper=self._pepper,
                 metrics=metrics,
                 traces=self._traces,
+                providers=self._providers,
             )
             metrics.watch("running", lambda: answering.admission.running)
             metrics.watch("waiting", lambda: answering.admission.waiting)
@@ -195,6 +199,7 @@ class Gateway:
                         while answering.open_turns:
                             await asyncio.sleep(0.01)
                 await answering.shadows.drain(UNWIND_S)
+                await self._providers.close()
                 await self._quotas.save()
                 await asyncio.gather(*(asyncio.to_thread(worker.stop) for worker in self._workers))
                 await asyncio.to_thread(log.close)

@@ -22,7 +22,11 @@ from ryorin.errors import AuthenticationFailed, NotAllowed
 
 @dataclass(frozen=True)
 class Caller:
-    """The tenant a request belongs to, the key that proved it, what it may do and how much it may use."""
+    """
+    The tenant a request belongs to, the key that proved it, what it may do and how much it may use.
+
+    fallbacks: models elsewhere that may be asked for it.
+    """
 
     tenant_id: str
     tenant_name: str
@@ -31,6 +35,7 @@ class Caller:
     scopes: frozenset[str]
     key_limits: Limits
     tenant_limits: Limits
+    fallbacks: tuple[str, ...] = ()
 
 
 class ScopedRoute(Route):
@@ -74,4 +79,5 @@ def identify(catalog: Catalog, pepper: bytes, authorization: str | None) -> Call
             scopes=frozenset(key.scopes.split(",")),
             key_limits=Limits.of(key),
             tenant_limits=Limits.of(tenant),
+            fallbacks=tuple(tenant.fallbacks or ()),
         )

@@ -106,6 +106,12 @@ def on_one_thread() -> None:
     help="Where engines elsewhere find this home's adapters folder, if that is another path there.",
 )
 @click.option(
+    "--providers",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Models elsewhere, in litellm's form, that answer when no engine does, for tenants that allow it.",
+)
+@click.option(
     "--max-answer-tokens",
     default=DEFAULTS.max_answer_tokens,
     show_default=True,

@@ -18,6 +18,8 @@ from prometheus_client import (
     start_http_server,
 )
 
+from ryorin.traffic import FALLBACK
+
 if TYPE_CHECKING:
     from ryorin_serve.turn import Turn
 
@@ -76,7 +78,7 @@ class Metrics:
             tenant = release = OTHER
         self._releases.add(release)
         of = (tenant, release)
-        self._requests.labels(*of, prepared.part, status).inc()
+        self._requests.labels(*of, FALLBACK if turn.fallback else prepared.part, status).inc()
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         for kind, count in (
             ("prompt", usage.get("prompt_tokens")),

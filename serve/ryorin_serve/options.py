@@ -33,6 +33,7 @@ class ServeOptions:
     engine_silence_s: of an answer's stream; an engine that says nothing for longer is taken for dead.
     replicas: engines that are started. gpus_per_replica: GPUs that one spreads over (vLLM's tensor parallelism).
     engine_urls: engines that run elsewhere, in place of own ones. engine_adapters: their path of the adapters' folder.
+    providers: the file of models elsewhere that may answer when no engine does.
     metrics_port: of Prometheus' figures, on `metrics_host`; None has none.
     """
 
@@ -60,6 +61,7 @@ class ServeOptions:
     gpus_per_replica: int = 1
     engine_urls: tuple[str, ...] = ()
     engine_adapters: Path | None = None
+    providers: Path | None = None
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = None
 

@@ -12,7 +12,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 import orjson
@@ -30,6 +30,24 @@ _logger = logging.getLogger("ryorin.serve")
 
 class AdapterMissing(RyorinError, LookupError):
     """The engine does not hold the adapter it was asked for; it was started anew, or unloaded it."""
+
+
+class Bytes(Protocol):
+    """What comes, as it comes."""
+
+    def iter_any(self) -> AsyncIterator[bytes]:
+        """Piece by piece."""
+
+
+class EngineStream(Protocol):
+    """A stream of server-sent events: aiohttp's response, or what stands for it."""
+
+    @property
+    def content(self) -> Bytes:
+        """Its bytes."""
+
+    def close(self) -> None:
+        """Read no more; who sends it learns so."""
 
 
 class Upstream:
@@ -65,6 +83,10 @@ class Upstream:
         except (TimeoutError, aiohttp.ClientError) as error:
             raise self.gone() from error
         raise self._refusal(response.status, text, str(body["model"]))
+
+    async def stream(self, body: dict[str, Any], headers: dict[str, str]) -> EngineStream:
+        """The stream of an answer, which the caller closes."""
+        return await self.open(body, headers)
 
     async def complete(self, body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
         """A whole answer."""
@@ -118,7 +140,7 @@ class StreamRelay:
 
     def __init__(
         self,
-        response: aiohttp.ClientResponse,
+        response: EngineStream,
         *,
         lost: Callable[[], RyorinError],
         engine_model: str,
@@ -198,7 +220,7 @@ class UpstreamError(Exception):
     """An error event in vLLM's stream."""
 
 
-async def events_of(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+async def events_of(response: EngineStream) -> AsyncIterator[bytes]:
     """The payload of each event of a stream; they end with an empty line, wherever the network cut them."""
     rest = b""
     async for data in response.content.iter_any():

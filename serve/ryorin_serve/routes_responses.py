@@ -16,7 +16,7 @@ from ryorin.scopes import CHAT
 from ryorin_serve.answering import Answering
 from ryorin_serve.auth import ScopedRoute
 from ryorin_serve.options import ServeOptions
-from ryorin_serve.relay import UpstreamError, events_of
+from ryorin_serve.relay import EngineStream, UpstreamError, events_of
 from ryorin_serve.requests import query_of as url_query
 from ryorin_serve.requests import read_json
 from ryorin_serve.responses import (
@@ -110,7 +110,7 @@ class ResponseEvents:
     finished: the stream came to its regular end. failed: the engine broke off; the last event says so.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, asked: Asked, turn: Turn) -> None:
+    def __init__(self, response: EngineStream, asked: Asked, turn: Turn) -> None:
         self._response = response
         self._asked = asked
         self._turn = turn

@@ -39,6 +39,7 @@ from ryorin_serve.engine_handle import EngineLife
 from ryorin_serve.external import ExternalEngine
 from ryorin_serve.options import DEFAULTS, LORA_RANKS, MOST_LORAS, ServeOptions
 from ryorin_serve.presence import warm_stores
+from ryorin_serve.providers import Providers
 from ryorin_serve.vllm import SERVED_AS, on_cpu, vllm_command, vllm_environment
 
 ENGINE_KEY = "RYORIN_ENGINE_KEY"  # the environment's: of engines that run elsewhere
@@ -218,6 +219,7 @@ async def _serve(
     port: int = listener.getsockname()[1]
     host = f"[{options.host}]" if ":" in options.host else options.host
     url = f"http://{host}:{port}"
+    providers = Providers.read(options.providers) if options.providers else Providers()
     counter = TokenCounter(base.path)  # before the engine: it refuses a model that has no chat template
     key = engine_key() if options.engine_urls else secrets.token_urlsafe(32)
     engines = _engines(catalog, options, base, port, key, sockets, say)
@@ -234,6 +236,7 @@ async def _serve(
         engine_key=key,
         counter=counter,
         options=options,
+        providers=providers,
         workers=_workers(catalog, train=options.train),
         shadows_beside=not on_cpu(),
     )

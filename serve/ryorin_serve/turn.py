@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from ryorin.errors import RyorinError
+from ryorin.errors import RyorinError, Unavailable
 from ryorin.traffic import SHADOW
 from ryorin_serve.answer import MarkerGate, citations
 from ryorin_serve.auth import Caller
@@ -48,6 +48,7 @@ class Turn:
         self._gates: dict[int, MarkerGate] = {}
         self.usage: dict[str, Any] = {}
         self.leave: Callable[[], None] = lambda: None  # its place among those that are answered
+        self.fallback: str | None = None  # the model elsewhere that answers it
         self.replica: Replica | None = None  # the engine that answers it
         self.span: Any = None  # OpenTelemetry's, where there are traces
 
@@ -61,7 +62,8 @@ class Turn:
 
     def lost(self) -> RyorinError:
         """The error for an engine that stopped in the middle of the answer; others go to another engine first."""
-        assert self.replica is not None
+        if self.replica is None:
+            return Unavailable(f"{self.fallback} stopped in the middle of the answer; ask again.")
         self.replica.failed()
         return self.replica.upstream.gone("The engine stopped in the middle of the answer; ask again.")
 

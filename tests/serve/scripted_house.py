@@ -43,6 +43,7 @@ from ryorin_index.embed import Embed
 from ryorin_index.search import Hit, Searcher
 from ryorin_serve.app import Gateway
 from ryorin_serve.options import ServeOptions
+from ryorin_serve.providers import Providers
 from ryorin_serve.server import QuietServer
 from ryorin_serve.tracing import Traces
 
@@ -468,6 +469,7 @@ def built(
     shadows_beside: bool = True,
     traces: Traces | None = None,
     replicas: int = 1,
+    providers: Providers | None = None,
 ) -> Iterator[House]:
     """
     The house, with everything in it running; the gateway on a server of this kind.
@@ -476,6 +478,7 @@ def built(
     embed: in place of the shelf stand a real searcher and a real worker, with this embedder.
     base_folder: a real base model, for which a real worker trains.
     shadows_beside: as on a GPU. traces: of questions. replicas: engines, the first of which is `house.engine`.
+    providers: models elsewhere.
     """
     home.mkdir()
     if isinstance(database, Path):
@@ -511,6 +514,7 @@ def built(
         workers=workers,
         shadows_beside=shadows_beside,
         traces=traces,
+        providers=providers,
     )
     with running(gateway.app(), kind) as house.url:
         yield house

@@ -24,7 +24,7 @@ from ryorin.errors import InvalidInput, RequirementMissing, Unavailable
 from ryorin.settings import Settings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0010"
+HEAD = "0011"
 BUSY_TIMEOUT_S = 30
 ADVISORY_LOCK = 0x72796F72696E  # 'ryorin': any number that no other program on the same database takes
 

@@ -25,7 +25,8 @@ class Tenant(Base):
     """
     A department, and the pointers to what it answers with, which alone are mutable: live, canary (a share of the
     traffic, above 0 and below 1) and shadow (a share that is answered once more, unseen; above 0, up to 1). Limits are
-    of all its keys together; `log_days`: how long its log of requests is kept. None is no limit.
+    of all its keys together; `log_days`: how long its log of requests is kept. None is no limit. `fallbacks`: models
+    elsewhere that may be asked when no engine answers, in their order; nothing is sent to others.
     """
 
     __tablename__ = "tenants"
@@ -44,6 +45,7 @@ class Tenant(Base):
     tokens_per_minute: Mapped[int | None]
     tokens_per_month: Mapped[int | None] = mapped_column(BigInteger)
     log_days: Mapped[int | None]
+    fallbacks: Mapped[list[Any] | None]
 
 
 class ApiKey(Base):
@@ -457,9 +459,9 @@ class RequestLog(Base):
     One answered request: what was asked, which release answered, from which passages; append-only.
 
     `asker`: who asked, by the client's word, as a keyed hash (`catalog/logs.py`); None when it named nobody.
-    `part`: live, canary, shadow or pinned; None in rows from before there were parts. `shadow_of`: the request that a
-    shadow's row belongs to. `passed_release_id`: a canary that should have answered and could not; `reason` says why,
-    as it does of a shadow that failed.
+    `part`: live, canary, shadow, pinned or fallback; None in rows from before there were parts. `shadow_of`: the
+    request that a shadow's row belongs to. `passed_release_id`: a canary that should have answered and could not;
+    `reason` says why, as it does of a shadow that failed, and which model answered as a fallback.
     """
 
     __tablename__ = "request_logs"

@@ -14,6 +14,8 @@ from ryorin.digests import SHORT, is_name, new_id
 from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin.prompt import Prompt as PromptValue
 
+MAX_FALLBACK_NAME = 128
+
 
 def create_tenant(session: Session, name: str, description: str = "") -> Tenant:
     """A new tenant. Raises InvalidInput for a bad name, Conflict for a taken one."""
@@ -100,3 +102,22 @@ def get_prompt(session: Session, tenant: Tenant, digest: str) -> Prompt:
     if row is None:
         raise NotFound(f"tenant {tenant.name!r} has no prompt with digest {digest[:12]}", param="prompt")
     return row
+
+
+def set_fallbacks(session: Session, tenant: Tenant, names: Sequence[str]) -> list[str]:
+    """
+    Say which models elsewhere may be asked for the tenant when no engine answers, in their order; none for none.
+
+    Its questions and passages are sent to them. Raises InvalidInput for a name that cannot be.
+    """
+    for name in names:
+        if not name.strip() or len(name) > MAX_FALLBACK_NAME:
+            raise InvalidInput(
+                f"fallback is {name[:80]!r}; it must have 1 to {MAX_FALLBACK_NAME} characters", param="fallbacks"
+            )
+    allowed = list(dict.fromkeys(names))
+    if allowed != (tenant.fallbacks or []):
+        tenant.fallbacks = allowed or None
+        audit.note(session, tenant.id, "fallbacks.set", tenant.name, fallbacks=allowed)
+        session.flush()
+    return allowed

@@ -110,6 +110,39 @@ def limits_command(name: str, key_id: str | None, as_json: bool, **given: str | 
             click.echo(f"{field.replace('_', ' '):20}  {'no limit' if value is None else f'{value:,}'}")
 
 
+@tenant.command("fallbacks")
+@click.argument("name")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--none", "take_away", is_flag=True, help="Allow no model elsewhere any longer.")
+@json_option
+def fallbacks_command(name: str, models: tuple[str, ...], take_away: bool, as_json: bool) -> None:
+    """
+    Show, or with MODELs set, which models elsewhere may answer for the tenant NAME when no engine does.
+
+    Its questions and the passages found for them are then sent there, so none is allowed unless it is said. The names
+    are those of the file of 'ryorin serve --providers'; the first that answers is taken.
+
+    \b
+    Example:
+        ryorin tenant fallbacks support
+        ryorin tenant fallbacks support our-other-site gpt-small
+        ryorin tenant fallbacks support --none
+    """
+    from ryorin.catalog.tenants import get_tenant, set_fallbacks
+
+    if models and take_away:
+        raise click.UsageError("MODEL and --none exclude each other.")
+    with catalog_session() as (_, session):
+        row = get_tenant(session, name)
+        if models or take_away:
+            set_fallbacks(session, row, models)
+        allowed = row.fallbacks or []
+    if as_json:
+        print_json({"tenant": name, "fallbacks": allowed})
+    else:
+        click.echo(", ".join(allowed) or "none: its questions go to no model elsewhere")
+
+
 @tenant.command("usage")
 @click.argument("name")
 @click.option("--months", type=click.IntRange(1, 120), default=3, show_default=True, help="How many, newest first.")
