@@ -134,7 +134,7 @@ class Providers:
         litellm: Any = importlib.import_module("litellm")
         litellm.suppress_debug_info = True
         return litellm.Router(
-            model_list=list(self._models), num_retries=1, timeout=PATIENCE_S, cooldown_time=COOLDOWN_S
+            model_list=list(self._models), num_retries=0, timeout=PATIENCE_S, cooldown_time=COOLDOWN_S
         )
 
 
