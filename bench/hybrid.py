@@ -70,15 +70,15 @@ def cases(language: str, files: list[Path]) -> list[Case]:
     return found
 
 
-def indexed(catalog: Catalog, name: str, files: list[Path]) -> VectorStore:
+def indexed(catalog: Catalog, name: str, files: list[Path], tenant: str = TENANT) -> VectorStore:
     """A store of the files; those that it holds already cost nothing."""
     embedder = get_embedder(catalog.settings, DEFAULT_EMBEDDER)
     with catalog.session() as session:
-        tenant = get_tenant(session, TENANT)
+        owner = get_tenant(session, tenant)
         try:
-            store = get_store(session, tenant, name)
+            store = get_store(session, owner, name)
         except NotFound:
-            store = create_store(session, tenant, name, embedder)
+            store = create_store(session, owner, name, embedder)
     done = add_paths(catalog, store, files, lambda: open_embedder(embedder))
     assert not done.failed, done.failed
     return store

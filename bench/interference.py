@@ -26,31 +26,16 @@ from pathlib import Path
 import numpy as np
 import openai
 import psutil
-from common import report, ryorin
+from common import report
+from real import REPOSITORY, home_of, serving, tenant_of
 
-from ryorin.child_server import ChildServer
 from ryorin.models.registry import DEFAULT_BASE
 
-REPOSITORY = Path(__file__).parents[1]
 ROWS = REPOSITORY / "demo/ryorin_demo/datasets/support.train.jsonl"
 TENANT = "bench"
 GAP_S = (0.1, 0.6)
 WORDS = 200  # of a request
 TARGET = 1.5
-
-
-def prepared(home: Path) -> str:
-    """A home with a tenant whose release is the base model; the tenant's key."""
-    home.mkdir()
-    ryorin(REPOSITORY / ".ryorin", "models", "pull", DEFAULT_BASE)
-    (home / "models").symlink_to(REPOSITORY / ".ryorin" / "models", target_is_directory=True)
-    prompt = home / "prompt.txt"
-    prompt.write_text("You answer questions about a company's rules.")
-    ryorin(home, "tenant", "create", TENANT)
-    ryorin(home, "prompt", "set", prompt, "--tenant", TENANT)
-    ryorin(home, "release", "create", "--tenant", TENANT, "--adapter", "none", "--no-store", "--promote")
-    scopes = ("--scope", "chat", "--scope", "train")
-    return str(ryorin(home, "key", "create", "--tenant", TENANT, *scopes)["key"])
 
 
 def first_token_s(client: openai.OpenAI, draw: random.Random) -> float:
@@ -112,12 +97,13 @@ def main() -> None:
     beside: list[float] = []
     worked, beside_s = 0.0, 0.0
     with tempfile.TemporaryDirectory() as scratch:
-        home = Path(scratch) / "home"
-        key = prepared(home)
+        home = home_of(Path(scratch))
+        release = ("--adapter", "none", "--no-store")
+        key = tenant_of(
+            home, TENANT, "You answer questions about a company's rules.", *release, scopes=("chat", "train")
+        )
         os.environ["RYORIN_HOME"] = str(home)
-        with ChildServer(
-            "--port", "0", "--max-model-len", "2048", say=lambda line: print(line, file=sys.stderr)
-        ) as server:
+        with serving("--max-model-len", "2048") as server:
             client = openai.OpenAI(base_url=server.url, api_key=key, timeout=120)
             block(client, draw, count)  # nothing is cold
             with ROWS.open("rb") as rows:

@@ -2,18 +2,19 @@
 The real gateway before an engine of known capacity, each in a process of its own: what its benches share.
 
 The engine speaks vLLM's protocol: it answers `running` requests at once, each in `answer_s`, by the name of the adapter
-that was asked.
+that was asked; a stream has as many pieces as the request allows tokens, and they come as fast as they are read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import multiprocessing
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,17 @@ def engine(port: int, running: int, answer_s: float) -> None:
     import uvicorn
     from starlette.applications import Starlette
     from starlette.requests import Request
-    from starlette.responses import JSONResponse, Response
+    from starlette.responses import JSONResponse, Response, StreamingResponse
     from starlette.routing import Route
 
     places = asyncio.Semaphore(running)
 
-    async def chat(request: Request) -> JSONResponse:
+    async def chat(request: Request) -> Response:
         body = await request.json()
         async with places:
             await asyncio.sleep(answer_s)
+        if body.get("stream"):
+            return StreamingResponse(pieces(body["model"], body["max_tokens"]), media_type="text/event-stream")
         message = {"role": "assistant", "content": body["model"], "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
         usage = {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
@@ -60,6 +63,23 @@ def engine(port: int, running: int, answer_s: float) -> None:
         Route("/v1/load_lora_adapter", load, methods=["POST"]),
     ]
     uvicorn.run(Starlette(routes=routes), host="127.0.0.1", port=port, log_level="critical")
+
+
+async def pieces(model: str, count: int) -> AsyncIterator[bytes]:
+    """A stream of so many tokens, each in an event of its own, as vLLM writes them."""
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 0, "model": model}
+
+    def event(delta: dict[str, str], reason: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason, "token_ids": None}
+        return b"data: " + json.dumps({**head, "choices": [choice]}, separators=(",", ":")).encode() + b"\n\n"
+
+    yield event({"role": "assistant", "content": ""})
+    tokens = [event({"content": f" token{number}"}) for number in range(10)]  # litellm ends streams that repeat a chunk
+    for number in range(count - 1):
+        yield tokens[number % 10]
+    yield event({"content": "."}, "stop")
+    usage = {"prompt_tokens": 10, "completion_tokens": count, "total_tokens": 10 + count}
+    yield b"data: " + json.dumps({**head, "choices": [], "usage": usage}).encode() + b"\n\ndata: [DONE]\n\n"
 
 
 class Handle:
@@ -122,12 +142,13 @@ def a_tenant(home: Path) -> str:
 
 @dataclass(frozen=True)
 class House:
-    """Where the gateway is, its process, its tenant's key."""
+    """Where the gateway is, its process, its tenant's key; where the engine is."""
 
     home: Path
     url: str
     pid: int
     key: str
+    engine_url: str
 
 
 @contextlib.contextmanager
@@ -142,7 +163,7 @@ def served(home: Path, running: int, answer_s: float, **bounds: Any) -> Iterator
     before.start()
     try:
         assert before.pid is not None
-        yield House(home, f"http://127.0.0.1:{port}", before.pid, key)
+        yield House(home, f"http://127.0.0.1:{port}", before.pid, key, f"http://127.0.0.1:{engine_port}")
     finally:
         for process in (before, behind):
             process.terminate()

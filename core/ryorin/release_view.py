@@ -41,7 +41,7 @@ def release_rows(session: Session, tenant: Tenant, releases: Sequence[Release]) 
             "share": parts.get(release.id, (None, None))[1],
             "adapter": adapters[release.adapter_id] if release.adapter_id else None,
             "stores": [stores.get(store_id, store_id) for store_id in release.store_ids],
-            "retrieval": release.retrieval,
+            "retrieval": asdict(Retrieval.stored(release.retrieval)),
             "base": release.base_digest,
             "prompt": prompts[release.prompt_id],
             "digest": release.digest,

@@ -1,7 +1,8 @@
 """
 Who asks, and what the caller may do.
 
-A bearer key is proved against the catalog on every request, so that revoking one works from the next on. Each route
+A bearer key is proved against the catalog on every request, so that revoking one works from the next on; the same
+statement reads which releases have the tenant's traffic, so a promotion counts for what comes in after it. Each route
 names the scopes one of which it needs; there is no way to make a route without.
 """
 
@@ -16,8 +17,19 @@ from starlette.types import Receive, Scope, Send
 
 from ryorin.catalog import Catalog
 from ryorin.catalog.keys import authenticate
-from ryorin.catalog.usage import Limits
+from ryorin.catalog.usage import LIMITS, Limits
 from ryorin.errors import AuthenticationFailed, NotAllowed
+
+
+@dataclass(frozen=True)
+class Pointers:
+    """The releases with traffic of a tenant, and the shares of those beside the live one."""
+
+    live: str | None = None
+    canary: str | None = None
+    canary_share: float = 0.0
+    shadow: str | None = None
+    shadow_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -25,7 +37,7 @@ class Caller:
     """
     The tenant a request belongs to, the key that proved it, what it may do and how much it may use.
 
-    fallbacks: models elsewhere that may be asked for it.
+    fallbacks: models elsewhere that may be asked for it. points_to: what answered its traffic when the request came in.
     """
 
     tenant_id: str
@@ -36,6 +48,7 @@ class Caller:
     key_limits: Limits
     tenant_limits: Limits
     fallbacks: tuple[str, ...] = ()
+    points_to: Pointers = Pointers()
 
 
 class ScopedRoute(Route):
@@ -69,15 +82,22 @@ def identify(catalog: Catalog, pepper: bytes, authorization: str | None) -> Call
         raise AuthenticationFailed(
             "You didn't provide an API key. Send it as 'Authorization: Bearer KEY'; 'ryorin key create' makes one."
         )
-    with catalog.session() as session:
-        tenant, key = authenticate(session, pepper, secret)
-        return Caller(
-            tenant_id=tenant.id,
-            tenant_name=tenant.name,
-            key_id=key.id,
-            key_prefix=key.prefix,
-            scopes=frozenset(key.scopes.split(",")),
-            key_limits=Limits.of(key),
-            tenant_limits=Limits.of(tenant),
-            fallbacks=tuple(tenant.fallbacks or ()),
-        )
+    with catalog.engine.connect() as connection:
+        row = authenticate(connection, pepper, secret)
+    return Caller(
+        tenant_id=row["tenant_id"],
+        tenant_name=row["tenant_name"],
+        key_id=row["key_id"],
+        key_prefix=row["key_prefix"],
+        scopes=frozenset(row["key_scopes"].split(",")),
+        key_limits=Limits(*(row[f"key_{name}"] for name in LIMITS)),
+        tenant_limits=Limits(*(row[f"tenant_{name}"] for name in LIMITS)),
+        fallbacks=tuple(row["tenant_fallbacks"] or ()),
+        points_to=Pointers(
+            row["tenant_live_release_id"],
+            row["tenant_canary_release_id"],
+            row["tenant_canary_share"] or 0.0,
+            row["tenant_shadow_release_id"],
+            row["tenant_shadow_share"] or 0.0,
+        ),
+    )

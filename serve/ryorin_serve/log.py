@@ -12,6 +12,8 @@ import threading
 import time
 from typing import Any
 
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from ryorin.catalog import Catalog
@@ -29,7 +31,10 @@ class LogWriter:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._queue: queue.Queue[RequestLog | None] = queue.Queue(CAPACITY)
+        insert = postgresql_insert if catalog.engine.dialect.name == "postgresql" else sqlite_insert
+        # a retry after an unclear commit writes nothing twice
+        self._insert = insert(RequestLog).on_conflict_do_nothing(index_elements=["id"])
+        self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(CAPACITY)
         self._thread = threading.Thread(target=self._run, name="request log", daemon=True)
         self._thread.start()
         self.dropped = 0
@@ -37,7 +42,7 @@ class LogWriter:
     def write(self, **columns: Any) -> None:
         """Queue one row; returns at once."""
         try:
-            self._queue.put_nowait(RequestLog(**columns))
+            self._queue.put_nowait(columns)
         except queue.Full:
             self.dropped += 1
             if self.dropped == 1 or self.dropped % 1000 == 0:
@@ -55,15 +60,15 @@ class LogWriter:
             while len(rows) < BATCH and not self._queue.empty():
                 rows.append(self._queue.get_nowait())
             ending = None in rows
-            self._store([row for row in rows if row is not None])
+            if whole := [row for row in rows if row is not None]:
+                self._store(whole)
 
-    def _store(self, rows: list[RequestLog]) -> None:
+    def _store(self, rows: list[dict[str, Any]]) -> None:
         """Write rows together; one that the database does not take (PostgreSQL: a NUL) does not cost the others."""
         for attempt in range(ATTEMPTS):
             try:
-                with self._catalog.session() as session:
-                    for row in rows:
-                        session.merge(row)  # by id: a retry after an unclear commit writes nothing twice
+                with self._catalog.engine.begin() as connection:
+                    connection.execute(self._insert, rows)
                 return
             except (InterfaceError, OperationalError) as error:  # the database is away or busy
                 _logger.warning("writing the request log failed (%d of %d): %s", attempt + 1, ATTEMPTS, error)
@@ -73,7 +78,7 @@ class LogWriter:
                     for row in rows:
                         self._store([row])
                     return
-                _logger.error("row %s of the request log cannot be written: %s", rows[0].id, error)
+                _logger.error("row %s of the request log cannot be written: %s", rows[0]["id"], error)
                 break
         self.dropped += len(rows)
         _logger.error("%d rows of the request log are lost", len(rows))

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from ryorin.catalog import Catalog
-from ryorin.catalog.tables import Release, Tenant
+from ryorin.catalog.tables import Release
 from ryorin.errors import Conflict, RyorinError
 from ryorin.traffic import CANARY, LIVE, PINNED, SHADOW, falls_into
 from ryorin_serve.auth import Caller
@@ -23,6 +23,7 @@ from ryorin_serve.fleet import Fleet
 from ryorin_serve.prepare import Passed, PinnedRelease, Prepared, Preparer, needs_rewriting, pinned
 
 LEFT_ALONE_S = 30.0
+MOST_KNOWN = 4096  # releases that are kept in memory
 
 Rewrite = Callable[[], Awaitable[str | None]]
 
@@ -48,6 +49,7 @@ class Traffic:
         self._preparer = preparer
         self._fleet = fleet
         self._in_thread = in_thread
+        self._known: dict[str, PinnedRelease] = {}
         self._left_alone: dict[str, tuple[float, str]] = {}
 
     async def prepare(self, caller: Caller, request: ChatRequest, rewrite: Rewrite) -> Prepared:
@@ -103,30 +105,40 @@ class Traffic:
     def _route(self, caller: Caller, request: ChatRequest) -> Route:
         if request.model != caller.tenant_name:
             return Route(self._preparer.pin(caller, request.model), PINNED)
-        with self._catalog.session() as session:
-            tenant = session.get_one(Tenant, caller.tenant_id)
-            if tenant.live_release_id is None:
-                return Route(self._preparer.pin(caller, request.model), LIVE)  # raises: there is none
-            route = Route(pinned(session, session.get_one(Release, tenant.live_release_id)), LIVE)
-            asker = f"{caller.key_id}\0{request.asker}"
-            for part, release_id, share in (
-                (CANARY, tenant.canary_release_id, tenant.canary_share),
-                (SHADOW, tenant.shadow_release_id, tenant.shadow_share),
-            ):
-                if release_id is None or not falls_into(share or 0.0, asker, release_id):
-                    continue
-                try:
-                    found = pinned(session, session.get_one(Release, release_id))
-                except RyorinError as error:  # its adapter was deleted
-                    if part == CANARY:
-                        route = replace(route, passed=Passed(release_id, error.message))
-                    continue
-                route = replace(route, canary=found) if part == CANARY else replace(route, shadow=found)
+        pointers = caller.points_to
+        if pointers.live is None:
+            return Route(self._preparer.pin(caller, request.model), LIVE)  # raises: there is none
+        route = Route(self._release(pointers.live), LIVE)
+        asker = f"{caller.key_id}\0{request.asker}"
+        for part, release_id, share in (
+            (CANARY, pointers.canary, pointers.canary_share),
+            (SHADOW, pointers.shadow, pointers.shadow_share),
+        ):
+            if release_id is None or not falls_into(share, asker, release_id):
+                continue
+            try:
+                found = self._release(release_id)
+            except RyorinError as error:  # its adapter was deleted
+                if part == CANARY:
+                    route = replace(route, passed=Passed(release_id, error.message))
+                continue
+            route = replace(route, canary=found) if part == CANARY else replace(route, shadow=found)
         if route.canary is not None:
             until, reason = self._left_alone.get(route.canary.id, (0.0, ""))
             if time.monotonic() < until:
                 route = replace(route, canary=None, passed=Passed(route.canary.id, reason))
         return route
+
+    def _release(self, release_id: str) -> PinnedRelease:
+        """A release that has traffic. It never changes, so it is read once."""
+        found = self._known.get(release_id)
+        if found is None:
+            with self._catalog.session() as session:
+                found = pinned(session, session.get_one(Release, release_id))
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            self._known[release_id] = found
+        return found
 
     def _without_canary(self, route: Route, error: Exception) -> Route:
         assert route.canary is not None

@@ -141,7 +141,7 @@ def test_keys(cli: Cli, catalog: Catalog, support: str) -> None:
     secret = created.pop("key")
     assert created["expires_at"] == pytest.approx(time.time() + 2 * 86_400, abs=60)
     with catalog.session() as session:
-        assert authenticate(session, catalog.settings.pepper(), secret)[1].id == created["id"]
+        assert authenticate(session, catalog.settings.pepper(), secret)["key_id"] == created["id"]
     assert created["scopes"] == ["chat"]
     assert asked(cli, "key", "list", "--tenant", support) == [created]
     rotated = asked(cli, "key", "rotate", created["prefix"], "--tenant", support, "--grace-hours", "1")

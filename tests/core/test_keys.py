@@ -57,7 +57,7 @@ def test_a_rotated_key_goes_on_for_a_while_and_its_successor_may_do_the_same(cat
         set_limits(session, support, old, {"requests_per_minute": 7})
         new, its_secret = rotate_key(session, support, PEPPER, old.id, grace_s=60)
         assert (new.label, new.scopes, new.requests_per_minute, new.replaces) == ("frontend", old.scopes, 7, old.id)
-        assert [authenticate(session, PEPPER, each)[1].id for each in (secret, its_secret)] == [old.id, new.id]
+        assert [authenticate(session, PEPPER, each)["key_id"] for each in (secret, its_secret)] == [old.id, new.id]
         ended, _ = rotate_key(session, support, PEPPER, new.prefix, grace_s=0)
         with pytest.raises(AuthenticationFailed):
             authenticate(session, PEPPER, its_secret)

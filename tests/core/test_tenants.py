@@ -48,7 +48,7 @@ def test_a_key_leads_to_its_tenant(catalog: Catalog) -> None:
         secrets = {tenant.id: issue_key(session, tenant, PEPPER)[1] for tenant in (support, people)}
     with catalog.session() as session:
         for tenant_id, secret in secrets.items():
-            assert authenticate(session, PEPPER, secret)[0].id == tenant_id
+            assert authenticate(session, PEPPER, secret)["tenant_id"] == tenant_id
 
 
 def test_the_secret_is_not_kept(catalog: Catalog) -> None:
@@ -84,7 +84,7 @@ def test_wrong_keys_are_all_refused_in_the_same_words(catalog: Catalog) -> None:
     ]
     words = set()
     with catalog.session() as session:
-        assert authenticate(session, PEPPER, good)[0].name == "support"
+        assert authenticate(session, PEPPER, good)["tenant_name"] == "support"
         for secret in wrong:
             with pytest.raises(AuthenticationFailed) as raised:
                 authenticate(session, PEPPER, secret)

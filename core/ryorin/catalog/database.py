@@ -26,6 +26,7 @@ from ryorin.settings import Settings
 MIGRATIONS = Path(__file__).parent / "migrations"
 HEAD = "0011"
 BUSY_TIMEOUT_S = 30
+CONNECTIONS = {"pool_size": 15, "max_overflow": 0}  # kept open: opening one costs more than most statements
 ADVISORY_LOCK = 0x72796F72696E  # 'ryorin': any number that no other program on the same database takes
 
 
@@ -139,12 +140,17 @@ def _make_engine(settings: Settings) -> Engine:
         raise unusable from error
     # hide_parameters: errors go to logs, and parameters are documents, questions and answers
     if url.drivername.partition("+")[0] in ("postgresql", "postgres"):
-        return create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, hide_parameters=True)
+        return create_engine(
+            url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, hide_parameters=True, **CONNECTIONS
+        )
     if url.drivername not in ("sqlite", "sqlite+pysqlite") or not url.database or url.database.startswith(":"):
         raise unusable
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
-        url, connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": "IMMEDIATE"}, hide_parameters=True
+        url,
+        connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": "IMMEDIATE"},
+        hide_parameters=True,
+        **CONNECTIONS,
     )
     event.listen(engine, "connect", _sqlite_pragmas)
     return engine

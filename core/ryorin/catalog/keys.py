@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Connection, RowMapping, bindparam, select
 from sqlalchemy.orm import Session
 
 from ryorin.catalog import audit
@@ -68,9 +68,9 @@ def rotate_key(
     return key, secret
 
 
-def authenticate(session: Session, pepper: bytes, secret: str) -> tuple[Tenant, ApiKey]:
+def authenticate(connection: Connection | Session, pepper: bytes, secret: str) -> RowMapping:
     """
-    The tenant that a bearer secret belongs to.
+    The key that a bearer secret belongs to, and its tenant, in one statement: their columns as `key_…` and `tenant_…`.
 
     The row is found by the indexed prefix and proved by HMAC-SHA-256 in constant time (RFC 2104). Raises
     AuthenticationFailed with one message for every cause, so that a caller learns nothing from it.
@@ -78,21 +78,32 @@ def authenticate(session: Session, pepper: bytes, secret: str) -> tuple[Tenant, 
     refused = AuthenticationFailed("Incorrect API key provided.", code="invalid_api_key")
     if not secret.startswith(KEY_PREFIX) or len(secret) > 256 or "\0" in secret:
         raise refused
-    key = session.scalar(select(ApiKey).where(ApiKey.prefix == secret[:_PREFIX_LENGTH]))
+    found = connection.execute(_BY_PREFIX, {"prefix": secret[:_PREFIX_LENGTH]}).mappings().one_or_none()
     proof = _hmac(pepper, secret)
-    if key is None or not hmac.compare_digest(key.hmac, proof):
+    if found is None or not hmac.compare_digest(found["key_hmac"], proof):
         raise refused
-    if not is_valid(key, time.time()):
+    if not _holds(found["key_revoked_at"], found["key_expires_at"], time.time()):
         raise refused
-    tenant = session.get(Tenant, key.tenant_id)
-    if tenant is None:
-        raise refused
-    return tenant, key
+    return found
+
+
+_BY_PREFIX = (
+    select(
+        *(column.label(f"key_{column.name}") for column in ApiKey.__table__.columns),
+        *(column.label(f"tenant_{column.name}") for column in Tenant.__table__.columns),
+    )
+    .join(Tenant, ApiKey.tenant_id == Tenant.id)
+    .where(ApiKey.prefix == bindparam("prefix"))
+)
 
 
 def is_valid(key: ApiKey, now: float) -> bool:
     """Whether a key is neither revoked nor expired."""
-    return key.revoked_at is None and (key.expires_at is None or key.expires_at > now)
+    return _holds(key.revoked_at, key.expires_at, now)
+
+
+def _holds(revoked_at: float | None, expires_at: float | None, now: float) -> bool:
+    return revoked_at is None and (expires_at is None or expires_at > now)
 
 
 def list_keys(session: Session, tenant: Tenant) -> Sequence[ApiKey]:
