@@ -184,11 +184,7 @@ class Answering:
             status=status,
             part=FALLBACK if turn.fallback else prepared.part,
             passed_release_id=prepared.passed.release_id if prepared.passed else None,
-            reason=f"{turn.fallback} answered"
-            if turn.fallback
-            else prepared.passed.reason
-            if prepared.passed
-            else reason,
+            reason=self._reason(turn, reason),
             shadow_of=turn.shadow_of,
             asker=self._asker(turn),
         )
@@ -199,6 +195,12 @@ class Answering:
             )
         if status == "ok" and turn.shadow_of is None:
             self.shadows.offer(turn)
+
+    @staticmethod
+    def _reason(turn: Turn, reason: str | None) -> str | None:
+        if turn.fallback:
+            return f"{turn.fallback} answered"
+        return turn.prepared.passed.reason if turn.prepared.passed else reason
 
     def _asker(self, turn: Turn) -> str | None:
         name = turn.request.user

@@ -61,6 +61,7 @@ from ryorin_serve.shadow import Shadows
 from ryorin_serve.tracing import Traces
 from ryorin_serve.traffic import Traffic
 from ryorin_serve.turn import ClientGone, on_gone
+from ryorin_serve.vllm import resident_adapters
 
 CLEAR_EVERY_S = 600.0  # expired files; they are not found any longer from the moment on
 THREADS = 8  # of blocking work; with those below no more than the catalog's pool has connections
@@ -182,7 +183,7 @@ class Gateway:
                 ask=answering.unseen,
                 write=answering.end,
             )
-            presence = Presence(self._catalog, self._searcher, fleet, self._base)
+            presence = Presence(self._catalog, self._searcher, fleet, self._base, resident_adapters(options))
             await presence.start()
             clearing = asyncio.create_task(self._clear_away())
             for worker in self._workers:

@@ -18,7 +18,7 @@ import socket
 import time
 from itertools import zip_longest
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from ryorin.catalog import Catalog, gateways
 from ryorin.catalog.tables import Adapter, Release, Tenant
@@ -40,9 +40,14 @@ _logger = logging.getLogger("ryorin.serve")
 
 
 class Presence:
-    """Says that the gateway runs, and loads what is wished, until it is stopped."""
+    """
+    Says that the gateway runs, and loads what is wished, until it is stopped.
 
-    def __init__(self, catalog: Catalog, searcher: Searcher, fleet: Fleet, base: BaseModel) -> None:
+    most: adapters that a new engine gets before they are asked for.
+    """
+
+    def __init__(self, catalog: Catalog, searcher: Searcher, fleet: Fleet, base: BaseModel, most: int) -> None:
+        self._most = most
         self._catalog = catalog
         self._searcher = searcher
         self._fleet = fleet
@@ -114,7 +119,7 @@ class Presence:
             return
         adapters = await asyncio.to_thread(self._with_traffic)
         if new:
-            for adapter in adapters:
+            for adapter in adapters[: self._most]:
                 try:
                     await self._fleet.ensure(adapter.name, adapter.digest)
                 except Unavailable:
@@ -127,14 +132,15 @@ class Presence:
             await self._fleet.let_go({adapter.name for adapter in adapters})
 
     def _with_traffic(self) -> list[PinnedAdapter]:
-        """The adapters of this base model that a tenant's row points to."""
+        """The adapters of this base model that a tenant's row points to, those of the newest releases first."""
         with self._catalog.session() as session:
             rows = session.execute(
                 select(Adapter.name, Adapter.digest)
                 .join(Release, Release.adapter_id == Adapter.id)
                 .join(Tenant, has_traffic())
                 .where(Release.base_digest == self._base.digest, Adapter.deleted_at.is_(None))
-                .distinct()
+                .group_by(Adapter.name, Adapter.digest)
+                .order_by(func.max(Release.created_at).desc())
             ).all()
         return [PinnedAdapter(name, digest) for name, digest in rows]
 

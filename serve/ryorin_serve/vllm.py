@@ -40,7 +40,7 @@ def vllm_command(options: ServeOptions, base_path: Path, host: str = "127.0.0.1"
     command += ["--model", str(base_path), "--served-model-name", SERVED_AS, "--host", host]
     command += ["--middleware", ENGINE_DOOR]
     command += ["--enable-lora", "--max-loras", str(options.max_loras), "--max-lora-rank", str(options.max_lora_rank)]
-    command += ["--max-cpu-loras", str(max(32, 4 * options.max_loras))]  # resident adapters; a swap is then a copy
+    command += ["--max-cpu-loras", str(resident_adapters(options))]  # a swap is then a copy
     command += ["--max-model-len", str(options.max_model_len), "--disable-uvicorn-access-log"]
     command += ["--enable-prompt-tokens-details"]  # how much of a prompt was cached
     if options.tool_call_parser:
@@ -51,6 +51,11 @@ def vllm_command(options: ServeOptions, base_path: Path, host: str = "127.0.0.1"
         command += ["--dtype", "auto", "--gpu-memory-utilization", str(options.gpu_memory_utilization)]
         command += ["--tensor-parallel-size", str(options.gpus_per_replica)]
     return lambda port: [*command, "--port", str(port)]
+
+
+def resident_adapters(options: ServeOptions) -> int:
+    """Adapters that an engine keeps in memory; it reads others from the disk when they are asked for."""
+    return max(32, 4 * options.max_loras)
 
 
 def vllm_environment(options: ServeOptions, api_key: str, sockets: str, replica: int = 0) -> dict[str, str]:
