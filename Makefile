@@ -20,8 +20,8 @@ demo: setup ## the main job, end to end; DEMO_ARGS="--keep-running" leaves the s
 test: setup lint types ## style, types and all tests, those of tests/live too
 	@$(PYTEST) tests
 
-fast: setup ## the tests without tests/live, in four minutes on two cores
-	@$(PYTEST) tests --ignore tests/live
+fast: setup ## the tests without tests/live and without PostgreSQL, in two minutes on two cores
+	@$(BIN)/python -m pytest -q -n 4 -m "not postgresql" tests --ignore tests/live
 
 live: setup ## only tests/live: the real engine, whole training runs, killed processes
 	@$(PYTEST) tests/live

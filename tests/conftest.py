@@ -23,6 +23,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,6 +64,12 @@ FIRST = ("train", "test_sync", "test_snapshots", "test_lexical", "test_web", "te
 TOGETHER = ("tests/train", "tests/live", "tests/live/train")
 
 
+POSTGRESQL = {
+    "postgresql", "postgres", "postgres_url", "module_postgres_url", "make_postgres_database", "library_on_postgresql",
+}  # fmt: skip
+_NONE = SimpleNamespace(params={})
+
+
 def pytest_configure() -> None:
     """Properties are untimed, since a busy machine is no failure, and keep no folder of examples."""
     from hypothesis import settings
@@ -72,7 +79,15 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest comes first, so that no process is left alone with it; `live` last, its engine before all."""
+    """
+    What takes longest comes first, so that no process is left alone with it; `live` last, its engine before all.
+
+    What runs on the PostgreSQL server is marked so, and `make fast` leaves it out.
+    """
+    for item in items:
+        named = {*getattr(item, "fixturenames", ()), *map(str, getattr(item, "callspec", _NONE).params.values())}
+        if named & POSTGRESQL:
+            item.add_marker("postgresql")
 
     def place(item: pytest.Item) -> int:
         folder = item.path.relative_to(TESTS).parent
