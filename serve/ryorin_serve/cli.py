@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -164,6 +165,13 @@ def on_one_thread() -> None:
     type=click.IntRange(1, 65535),
     help="Serve Prometheus' figures of all tenants there, on loopback unless --metrics-host says otherwise.",
 )
+@click.option(
+    "--log-format",
+    default=DEFAULTS.log_format,
+    show_default=True,
+    type=click.Choice(["text", "json"]),
+    help="Of what is written to standard error; json has a line for each request too, without contents and keys.",
+)
 @click.option("--metrics-host", default=DEFAULTS.metrics_host, show_default=True, help="Of the figures.")
 @json_option
 def serve(as_json: bool, **given: Any) -> None:
@@ -176,11 +184,16 @@ def serve(as_json: bool, **given: Any) -> None:
     Engines that run elsewhere are asked with the key of RYORIN_ENGINE_KEY.
     """
     on_one_thread()
+    from ryorin_serve.json_log import log_json
     from ryorin_serve.server import serve as run
 
     with opened_catalog() as catalog:
         options = _options(catalog, **given)
-        _leave(run(catalog, options, say=say, on_ready=lambda running: _tell(asdict(running), as_json)))
+        tell = say
+        if options.log_format == "json":
+            log_json()
+            tell = logging.getLogger("ryorin.server").info
+        _leave(run(catalog, options, say=tell, on_ready=lambda running: _tell(asdict(running), as_json)))
 
 
 @click.command(epilog="Example:  RYORIN_ENGINE_KEY=… ryorin engine --host 0.0.0.0 --port 8001")

@@ -32,7 +32,7 @@ from pathlib import Path
 import aiohttp
 
 from ryorin.errors import RyorinError
-from ryorin_serve.engine_handle import State
+from ryorin_serve.engine_handle import State, Watched
 
 # Kills the group named on the last line it read when its standard input ends; an empty line calls it off.
 WATCHDOG = 'group=""; while read -r line; do group=$line; done; [ -z "$group" ] || kill -s KILL -- "-$group"'
@@ -68,7 +68,7 @@ class Policy:
     log_files: int = 5
 
 
-class Engine:
+class Engine(Watched):
     """
     Runs one engine process at a time.
 
@@ -97,8 +97,6 @@ class Engine:
         self._name = name
         self._process: asyncio.subprocess.Process | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._first_ready: asyncio.Future[None] | None = None
         self._start_seconds = 40.0
         self._attempt_began = time.monotonic()
         self._next_attempt = 0.0
@@ -127,28 +125,15 @@ class Engine:
 
     def start(self) -> None:
         """Begin to supervise, in the background."""
-        loop = asyncio.get_running_loop()
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        self._first_ready = loop.create_future()
         self._watchdog = subprocess.Popen(
             ["/bin/sh", "-c", WATCHDOG], stdin=subprocess.PIPE, start_new_session=True, bufsize=0
         )
-        self._task = loop.create_task(self._supervise(), name="engine supervisor")
-
-    async def first_ready(self) -> None:
-        """Wait until the engine is ready for the first time. Raises EngineFailed when it never was."""
-        assert self._first_ready is not None, "start() comes first"
-        await asyncio.shield(self._first_ready)
+        self._watch(self._supervise(), "engine supervisor")
 
     async def stop(self) -> None:
         """End the engine and its workers: SIGTERM, then SIGKILL after the grace; safe to call twice."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
-        if self._first_ready is not None:
-            self._first_ready.cancel()
+        await super().stop()
         if self._watchdog is not None and self._watchdog.stdin is not None:
             self._watchdog.stdin.close()
             await asyncio.to_thread(self._watchdog.wait)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, Protocol
+import asyncio
+import contextlib
+from collections.abc import Coroutine, Sequence
+from typing import Any, Literal, Protocol
 
 from ryorin.errors import Unavailable
 
@@ -45,6 +47,33 @@ class EngineLife(EngineHandle, Protocol):
 
     def kill(self) -> None:
         """The same at once, from anywhere."""
+
+
+class Watched:
+    """An engine that a task in the background watches, from `_watch` to `stop`."""
+
+    _task: asyncio.Task[None] | None = None
+    _first_ready: asyncio.Future[None] | None = None
+
+    def _watch(self, watching: Coroutine[Any, Any, None], name: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._first_ready = loop.create_future()
+        self._task = loop.create_task(watching, name=name)
+
+    async def first_ready(self) -> None:
+        """Wait until it is ready for the first time. Raises EngineFailed when it never will be."""
+        assert self._first_ready is not None, "start() comes first"
+        await asyncio.shield(self._first_ready)
+
+    async def stop(self) -> None:
+        """Watch no longer; safe to call twice."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        if self._first_ready is not None:
+            self._first_ready.cancel()
 
 
 def state_of(engines: Sequence[EngineHandle]) -> State:

@@ -10,7 +10,6 @@ between two looks is found when it does not know an adapter.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import aiohttp
 
 from ryorin_serve.engine import EngineFailed
-from ryorin_serve.engine_handle import State
+from ryorin_serve.engine_handle import State, Watched
 
 LOOK_S = 2.0
 LOOKS_MISSED = 3  # after which it is taken for gone; questions that it does not answer go elsewhere at once
@@ -27,7 +26,7 @@ SAID_EVERY_S = 15.0
 TIMEOUT = aiohttp.ClientTimeout(total=5)
 
 
-class ExternalEngine:
+class ExternalEngine(Watched):
     """
     Looks at one engine.
 
@@ -52,29 +51,10 @@ class ExternalEngine:
         self._served_as = served_as
         self._max_model_len = max_model_len
         self._on_event = on_event
-        self._task: asyncio.Task[None] | None = None
-        self._first_ready: asyncio.Future[None] | None = None
 
     def start(self) -> None:
         """Begin to look, in the background."""
-        loop = asyncio.get_running_loop()
-        self._first_ready = loop.create_future()
-        self._task = loop.create_task(self._look(), name=f"look at {self.url}")
-
-    async def first_ready(self) -> None:
-        """Wait until it is ready for the first time. Raises EngineFailed when it cannot be used as it is."""
-        assert self._first_ready is not None, "start() comes first"
-        await asyncio.shield(self._first_ready)
-
-    async def stop(self) -> None:
-        """Look no more; the engine goes on. Safe to call twice."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
-        if self._first_ready is not None:
-            self._first_ready.cancel()
+        self._watch(self._look(), f"look at {self.url}")
 
     def kill(self) -> None:
         """Nothing: it is not ours."""

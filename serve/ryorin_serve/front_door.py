@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -22,6 +23,7 @@ from ryorin.digests import new_id
 from ryorin.errors import NotFound, RyorinError, Unavailable
 from ryorin_serve.auth import Caller
 from ryorin_serve.errors import error_object, error_response, internal_error
+from ryorin_serve.json_log import log_request
 
 PUBLIC = {"/health", "/ready"}
 
@@ -44,15 +46,15 @@ class FrontDoor:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = new_id("req_")
-        started = False
+        request_id, began = new_id("req_"), time.perf_counter()
+        started, status = False, 0
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
+            nonlocal started, status
             if message["type"] == "http.response.start":
-                started = True
+                started, status = True, message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers.update(state.get("headers", {}))
@@ -76,6 +78,20 @@ class FrontDoor:
             if started:
                 raise
             await JSONResponse(internal_error(request_id), status_code=500)(scope, receive, send_with_id)
+        finally:
+            if scope["path"] not in PUBLIC:
+                known: Caller | None = state.get("caller")
+                log_request(
+                    {
+                        "request_id": request_id,
+                        "tenant": known and known.tenant_name,
+                        "key": known and known.key_prefix,
+                        "method": scope["method"],
+                        "path": scope["path"],
+                        "status": status,
+                        "ms": round(1000 * (time.perf_counter() - began), 1),
+                    }
+                )
 
 
 def stopping() -> Unavailable:

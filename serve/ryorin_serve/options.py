@@ -34,6 +34,7 @@ class ServeOptions:
     replicas: engines that are started. gpus_per_replica: GPUs that one spreads over (vLLM's tensor parallelism).
     engine_urls: engines that run elsewhere, in place of own ones. engine_adapters: their path of the adapters' folder.
     providers: the file of models elsewhere that may answer when no engine does.
+    log_format: of the server's own log, 'text' or 'json' (json_log.py).
     metrics_port: of Prometheus' figures, on `metrics_host`; None has none.
     """
 
@@ -62,6 +63,7 @@ class ServeOptions:
     engine_urls: tuple[str, ...] = ()
     engine_adapters: Path | None = None
     providers: Path | None = None
+    log_format: str = "text"
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = None
 
