@@ -189,7 +189,7 @@ def serve(as_json: bool, **given: Any) -> None:
 
     with opened_catalog() as catalog:
         options = _options(catalog, **given)
-        tell = say
+        tell: Callable[[str], None] = say
         if options.log_format == "json":
             log_json()
             tell = logging.getLogger("ryorin.server").info
