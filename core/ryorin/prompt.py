@@ -112,12 +112,13 @@ REWRITING = (
     "Rewrite the last question of a conversation so that it can be understood by itself: put in the names and things "
     "that it refers to. Keep its language. Answer with the rewritten question alone."
 )
-MOST_TURNS, MOST_CHARACTERS = 6, 600  # of the conversation before the question, and of each message there
+MOST_TURNS, MOST_CHARACTERS = 6, 600  # of the conversation before the question; of each message there, and of it
 
 
 def follows_up(conversation: Sequence[Message]) -> bool:
-    """Whether the user said something before the last question, which it may refer to."""
-    return sum(message["role"] == "user" for message in conversation) > 1
+    """Whether the user said something before the last question, and that is short enough to refer to it."""
+    said_before = sum(message["role"] == "user" for message in conversation) > 1
+    return said_before and len(asked(conversation)) <= MOST_CHARACTERS
 
 
 def rewriting(conversation: Sequence[Message]) -> list[Message]:
@@ -126,7 +127,7 @@ def rewriting(conversation: Sequence[Message]) -> list[Message]:
     last = max(place for place, message in enumerate(said) if message["role"] == "user")
     before = [m for m in said[:last] if m["content"].strip()][-MOST_TURNS:]
     lines = [f"{message['role']}: {message['content'][:MOST_CHARACTERS]}" for message in before]
-    question = said[last]["content"][:MOST_CHARACTERS]
+    question = said[last]["content"]
     text = "\n".join(["Conversation:", *lines, "", f"Last question: {question}", "", "Rewritten question:"])
     return [{"role": "system", "content": REWRITING}, {"role": "user", "content": text}]
 

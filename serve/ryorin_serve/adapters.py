@@ -145,12 +145,13 @@ class Adapters:
         if response.status == 200 or "has already been loaded" in text:
             return
         # vLLM says 500 both for an adapter that it cannot read and when it is about to die.
-        if response.status >= 500 and not await self._healthy():
+        if response.status >= 500 and not await self.healthy():
             raise self._gone()
         message = _message(text).replace(str(folder), name)
         raise Conflict(f"vLLM refused adapter {name}: {message}", code="adapter_refused", param="model")
 
-    async def _healthy(self) -> bool:
+    async def healthy(self) -> bool:
+        """Whether the engine answers, however much it has to do."""
         try:
             async with self._http.get(f"{self._engine.url}/health", timeout=HEALTH_TIMEOUT) as response:
                 return self._engine.state == "ready" and response.status == 200

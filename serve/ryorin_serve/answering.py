@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from ryorin.catalog.keys import keyed_hash
 from ryorin.catalog.logs import asker_hash
-from ryorin.errors import InvalidInput, OverLimit, RyorinError, Unavailable
+from ryorin.errors import Conflict, InvalidInput, OverLimit, RyorinError, Unavailable
 from ryorin.prompt import rewriting
 from ryorin.traffic import FALLBACK, SHADOW
 from ryorin_serve.admission import Admission, Bounds
@@ -94,7 +94,7 @@ class Answering:
             raise
 
     async def _let_in(self, request: Request, asked: ChatRequest) -> Turn:
-        if not self._fallbacks(request.state.caller):
+        if not self._fallbacks(request.state.caller, asked):
             self._fleet.check()
         request.state.headers = await self._quotas.admit(request.state.caller)
         turn = Turn(request.state.request_id, request.state.caller, asked, base_url(request))
@@ -152,7 +152,10 @@ class Answering:
 
     async def unseen(self, turn: Turn) -> dict[str, Any]:
         """The engine's answer for a shadow."""
-        return await self._asked(turn, self._engine_body(turn), Upstream.complete, turn.prepared.release.adapter)
+        try:
+            return await self._asked(turn, self._engine_body(turn), Upstream.complete, turn.prepared.release.adapter)
+        finally:
+            turn.turn_to(None)  # also when it is broken off, to be asked anew
 
     def end(self, turn: Turn, status: str, reason: str | None = None) -> None:
         """The turn is over: its row goes into the log, what it used is counted, a shadow may take it up."""
@@ -193,7 +196,7 @@ class Answering:
             self._quotas.count_tokens(
                 turn.caller, (usage.get("prompt_tokens") or 0) + (usage.get("completion_tokens") or 0)
             )
-        if status == "ok" and turn.shadow_of is None:
+        if status == "ok" and turn.shadow_of is None and turn.fallback is None:
             self.shadows.offer(turn)
 
     @staticmethod
@@ -254,7 +257,10 @@ class Answering:
             self._quotas.count_tokens(turn.caller, (answer.get("usage") or {}).get("total_tokens") or 0)
         return str(answer["choices"][0]["message"].get("content") or "").strip().strip('"').strip() or None
 
-    def _fallbacks(self, caller: Caller) -> list[str]:
+    def _fallbacks(self, caller: Caller, asked: ChatRequest) -> list[str]:
+        """Models elsewhere for the tenant's traffic; who names a version wants that one or none."""
+        if asked.model != caller.tenant_name:
+            return []
         return [name for name in caller.fallbacks if name in self._providers.names]
 
     async def _answer(
@@ -265,7 +271,10 @@ class Answering:
             return await self._asked(turn, body, ask, turn.prepared.release.adapter)
         except Unavailable:
             turn.turn_to(None)
-            for name in self._fallbacks(turn.caller):
+            fallbacks = self._fallbacks(turn.caller, turn.request)
+            if fallbacks and await self._fleet.answers():
+                raise  # an engine is there, however much it has to do
+            for name in fallbacks:
                 try:
                     with self._traces.step(turn, "fallback"):
                         answer = await ask_elsewhere(self._providers, name, body, turn.request_id)
@@ -285,6 +294,10 @@ class Answering:
             turn.turn_to(replica)
             try:
                 return await self._with_adapter(turn, replica, body, ask, adapter)
+            except Conflict:
+                if adapter is not None:
+                    self._traffic.forget(adapter.name)
+                raise
             except Unavailable:
                 replica.failed()
                 failed.append(replica)

@@ -123,7 +123,7 @@ class Gateway:
         )
         app = Starlette(
             routes=[
-                *Readiness(self._catalog, self._engines).routes(),
+                *Readiness(self._catalog, self._engines, elsewhere=bool(self._providers.names)).routes(),
                 ScopedRoute("/v1/models", self.models, *SCOPES),
                 ScopedRoute("/v1/models/{model:path}", self.model, *SCOPES),
                 ScopedRoute("/ryorin/v1/passages/{passage_id}", self.passage, CHAT, KNOWLEDGE),

@@ -29,13 +29,13 @@ ENGINE_OPTIONS = (
     click.option(
         "--max-loras",
         type=click.IntRange(1, 256),
-        help=f"Adapters that may share one batch; by default as many as have traffic, {DEFAULTS.max_loras} to "
-        f"{MOST_LORAS}.",
+        help=f"Adapters that may share one batch; unless said {DEFAULTS.max_loras}, or what the catalog's need, up to "
+        f"{MOST_LORAS} (serve).",
     ),
     click.option(
         "--max-lora-rank",
         type=click.Choice(list(map(str, LORA_RANKS))),
-        help=f"Highest rank of an adapter; by default what the adapters have, at least {DEFAULTS.max_lora_rank}.",
+        help=f"Highest rank of an adapter; unless said {DEFAULTS.max_lora_rank}, or what the catalog's have (serve).",
     ),
     click.option(
         "--tool-call-parser",
@@ -185,10 +185,11 @@ def serve(as_json: bool, **given: Any) -> None:
     """
     on_one_thread()
     from ryorin_serve.json_log import log_json
+    from ryorin_serve.server import lora_room
     from ryorin_serve.server import serve as run
 
     with opened_catalog() as catalog:
-        options = _options(catalog, **given)
+        options = _options(lora_room(catalog, given["base"]), **given)
         tell: Callable[[str], None] = say
         if options.log_format == "json":
             log_json()
@@ -205,22 +206,21 @@ def engine(as_json: bool, **given: Any) -> None:
     """
     Start one vLLM for gateways that run elsewhere ('ryorin serve --engine-url'); runs until Ctrl-C or SIGTERM.
 
-    It needs the base model and the adapters folder of the same home (a shared disk), and answers nobody without the key
-    of RYORIN_ENGINE_KEY, which its gateways must share. It speaks plain HTTP: keep it inside a private network. With
-    --json one line {"url", "port", "pid", "engine_pids"} is printed when it is ready.
+    It needs the base model in its home and the gateways' adapters on a shared disk, but no catalog: the gateway says at
+    its start which --max-loras and --max-lora-rank it needs. It answers nobody without the key of RYORIN_ENGINE_KEY,
+    which its gateways must share. It speaks plain HTTP: keep it inside a private network. With --json one line
+    {"url", "port", "pid", "engine_pids"} is printed when it is ready.
     """
+    from ryorin.settings import load_settings
     from ryorin_serve.server import serve_engine as run
 
-    with opened_catalog() as catalog:
-        options = _options(catalog, **given)
-        _leave(run(catalog.settings, options, say=say, on_ready=lambda running: _tell(asdict(running), as_json)))
+    options = _options((DEFAULTS.max_loras, DEFAULTS.max_lora_rank), **given)
+    _leave(run(load_settings(), options, say=say, on_ready=lambda running: _tell(asdict(running), as_json)))
 
 
-def _options(catalog: Any, max_loras: int | None, max_lora_rank: str | None, **given: Any) -> ServeOptions:
-    """The options, with the room for adapters that the catalog's need when nothing else is said."""
-    from ryorin_serve.server import lora_room
-
-    loras, rank = lora_room(catalog, given["base"])
+def _options(room: tuple[int, int], max_loras: int | None, max_lora_rank: str | None, **given: Any) -> ServeOptions:
+    """The options; room: for how many adapters, and of which rank, when nothing else is said."""
+    loras, rank = room
     return ServeOptions(max_loras=max_loras or loras, max_lora_rank=int(max_lora_rank or rank), **given)
 
 

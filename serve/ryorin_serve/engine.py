@@ -89,7 +89,7 @@ class Engine(Watched):
         port: int | None = None,
     ) -> None:
         self._command = command
-        self._host = EVERYWHERE.get(host, host)
+        self._host = EVERYWHERE.get(host, f"[{host}]" if ":" in host else host)
         self._fixed_port = port
         self._environment = dict(environment)
         self._policy = policy or Policy()

@@ -75,8 +75,7 @@ class ExternalEngine(Watched):
                             self._first_ready.set_result(None)
                 elif isinstance(trouble, EngineFailed) and not self._first_ready.done():
                     self.state = "down"
-                    self._first_ready.set_exception(trouble)
-                    return
+                    self._first_ready.set_exception(trouble)  # and looked at on: it may be put right
                 else:
                     missed += 1
                     if self.state != "ready" or missed >= LOOKS_MISSED or isinstance(trouble, EngineFailed):

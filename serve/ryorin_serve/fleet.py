@@ -96,9 +96,17 @@ class Fleet:
             await replica.adapters.let_go(keep)
 
     async def waiting(self) -> int:
-        """How many requests wait in the engines. Raises Unavailable when one does not say."""
+        """How many requests wait in the engines that say so. Raises Unavailable when none does."""
         self.check()
-        return sum([await replica.upstream.waiting() for replica in self.ready])
+        told = await asyncio.gather(*(each.upstream.waiting() for each in self.ready), return_exceptions=True)
+        counts = [each for each in told if isinstance(each, int)]
+        if not counts:
+            raise next(each for each in told if isinstance(each, BaseException))
+        return sum(counts)
+
+    async def answers(self) -> bool:
+        """Whether an engine is there; asked of the engines, not of who watches them."""
+        return any(await asyncio.gather(*(each.adapters.healthy() for each in self.ready)))
 
     @property
     def ready(self) -> list[Replica]:

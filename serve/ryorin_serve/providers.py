@@ -2,7 +2,7 @@
 Models elsewhere that answer when no engine does, for tenants that allow it.
 
 litellm's Router asks them: it knows the providers, tries several addresses of one model and leaves those alone that
-fail. It takes seconds to import and is imported when the first such model is asked. What it gives back is put into the
+fail. It takes seconds to import and is imported only where there are such models. What it gives back is put into the
 shape of vLLM's answers, so that citations, streams and the log need to know nothing of it.
 """
 
@@ -12,6 +12,7 @@ import asyncio
 import importlib
 import logging
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from importlib.util import find_spec
@@ -29,26 +30,33 @@ FIELDS = (
     "frequency_penalty", "max_tokens", "n",
 )  # fmt: skip
 PATIENCE_S = 60.0
+_ENVIRON = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
 COOLDOWN_S = 10.0
 
 _logger = logging.getLogger("ryorin.serve")
 
 
 class ProviderFailed(Exception):
-    """A provider did not answer; the message says why and is for the server's log."""
+    """A provider did not answer. The message is for the server's log and repeats no text of the provider's."""
+
+    def __init__(self, name: str, error: Exception) -> None:
+        status = getattr(error, "status_code", None)  # the text may quote the question
+        super().__init__(f"{name}: {type(error).__name__}{f' (status {status})' if status else ''}")
 
 
 class Providers:
     """
     The models of a file, by the names that tenants allow them under.
 
-    models: litellm's `model_list`.
+    models: litellm's `model_list`. variables: of the environment, that they take secrets from.
+
+    Making one with models imports litellm, which takes seconds, and raises InvalidInput for a model it does not know.
     """
 
     def __init__(self, models: Sequence[dict[str, Any]] = ()) -> None:
-        self._models = models
         self.names = frozenset(str(model["model_name"]) for model in models)
-        self._router: asyncio.Future[Any] | None = None
+        self.variables = frozenset(_ENVIRON.findall(repr(models)))
+        self._router = _router(models) if models else None
 
     @classmethod
     def read(cls, path: Path) -> Providers:
@@ -102,40 +110,28 @@ class Providers:
         pieces = aiter(await self._ask(name, body, stream=True, stream_options={"include_usage": True}))
         try:
             first = await asyncio.wait_for(anext(pieces), PATIENCE_S)
-        except StopAsyncIteration:
-            raise ProviderFailed(f"{name} gave an empty stream") from None
-        except Exception as error:
-            raise ProviderFailed(f"{name}: {type(error).__name__}: {error}") from error
+        except Exception as error:  # an empty stream too
+            raise ProviderFailed(name, error) from error
         return ForeignStream(first, pieces, _head(request_id, body))
 
     async def close(self) -> None:
         """Close litellm's connections, of which it keeps many."""
-        if self._router is not None:
-            await asyncio.wait([self._router])
-            litellm: Any = importlib.import_module("litellm")
+        if self._router is None:
+            return
+        litellm: Any = importlib.import_module("litellm")
+        try:
             await litellm.close_litellm_async_clients()
             litellm.in_memory_llm_clients_cache.flush_cache()  # those of this loop are of no use in another
+        except Exception:  # it may be another litellm
+            _logger.exception("litellm's connections could not be closed")
 
     async def _ask(self, name: str, body: dict[str, Any], **more: Any) -> Any:
         fields = {field: body[field] for field in FIELDS if body.get(field) is not None}
-        router = await self._loaded()
+        assert self._router is not None
         try:
-            return await router.acompletion(model=name, messages=body["messages"], **fields, **more)
+            return await self._router.acompletion(model=name, messages=body["messages"], **fields, **more)
         except Exception as error:  # litellm's own, the providers', the network's
-            raise ProviderFailed(f"{name}: {type(error).__name__}: {error}") from error
-
-    async def _loaded(self) -> Any:
-        if self._router is None:
-            self._router = asyncio.ensure_future(asyncio.to_thread(self._make_router))
-        return await asyncio.shield(self._router)
-
-    def _make_router(self) -> Any:
-        os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks GitHub when it is imported
-        litellm: Any = importlib.import_module("litellm")
-        litellm.suppress_debug_info = True
-        return litellm.Router(
-            model_list=list(self._models), num_retries=0, timeout=PATIENCE_S, cooldown_time=COOLDOWN_S
-        )
+            raise ProviderFailed(name, error) from error
 
 
 class ForeignStream:
@@ -157,7 +153,7 @@ class ForeignStream:
                 for event in self._events(piece.model_dump(), usage):
                     yield event
         except Exception as error:
-            _logger.warning("a provider's stream broke off: %s", error)
+            _logger.warning("a provider's stream broke off: %s", type(error).__name__)
             raise ConnectionError("the provider's stream broke off") from error
         yield _event({**self._head, "choices": [], "usage": _usage(usage)})
         yield b"data: [DONE]\n\n"
@@ -182,6 +178,17 @@ class ForeignStream:
         ]
         told = [choice for choice in choices if choice["delta"] or choice["finish_reason"]]
         return [_event({**self._head, "choices": told})] if told else []
+
+
+def _router(models: Sequence[dict[str, Any]]) -> Any:
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks GitHub when it is imported
+    litellm: Any = importlib.import_module("litellm")
+    litellm.suppress_debug_info = True
+    try:
+        return litellm.Router(model_list=list(models), num_retries=0, timeout=PATIENCE_S, cooldown_time=COOLDOWN_S)
+    except Exception as error:
+        said = str(error).strip().splitlines()[:1]
+        raise InvalidInput(f"litellm cannot use the providers' models: {''.join(said)}", param="providers") from error
 
 
 def _is_model(model: Any) -> bool:

@@ -26,9 +26,10 @@ _logger = logging.getLogger("ryorin.serve")
 
 
 class Readiness:
-    """The handlers."""
+    """The handlers. elsewhere: there are models elsewhere, so that questions are answered without an engine too."""
 
-    def __init__(self, catalog: Catalog, engines: Sequence[EngineHandle]) -> None:
+    def __init__(self, catalog: Catalog, engines: Sequence[EngineHandle], *, elsewhere: bool) -> None:
+        self._elsewhere = elsewhere
         self._catalog = catalog
         self._engines = engines
         self._look: asyncio.Task[bool] | None = None
@@ -44,11 +45,12 @@ class Readiness:
 
     async def ready(self, _request: Request) -> Response:
         """Whether questions can be answered: 200 when an engine and the catalog answer, or 503."""
-        return self._answer({"catalog": "ready" if await self._catalog_answers() else "down"})
+        return self._answer({"catalog": "ready" if await self._catalog_answers() else "down"}, self._elsewhere)
 
-    def _answer(self, more: dict[str, str]) -> Response:
+    def _answer(self, more: dict[str, str], elsewhere: bool = False) -> Response:
         parts = {"engine": state_of(self._engines), **more}
-        if all(state == "ready" for state in parts.values()):
+        needed = more if elsewhere else parts
+        if all(state == "ready" for state in needed.values()):
             return JSONResponse({"status": "ok", **parts})
         headers = {"retry-after": str(math.ceil(retry_after_s(self._engines)))}
         return JSONResponse({"status": "unavailable", **parts}, status_code=503, headers=headers)

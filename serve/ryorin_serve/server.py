@@ -17,7 +17,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,6 +154,10 @@ def serve(
                 raise InvalidInput(f"--engine-url is {each!r}; write it as http://HOST:PORT", param="engine_url")
         if options.replicas > 1:
             raise InvalidInput("--replicas starts engines and --engine-url names others; say one", param="replicas")
+    elif options.engine_adapters is not None:
+        raise InvalidInput(
+            "--engine-adapters is of engines elsewhere; name them with --engine-url", param="engine_adapters"
+        )
     base = get_base(catalog.settings, options.base)
     listener = bind(options.host, options.port)
     with contextlib.closing(listener), tempfile.TemporaryDirectory(prefix="ryorin-") as sockets:
@@ -222,7 +226,7 @@ async def _serve(
     providers = Providers.read(options.providers) if options.providers else Providers()
     counter = TokenCounter(base.path)  # before the engine: it refuses a model that has no chat template
     key = engine_key() if options.engine_urls else secrets.token_urlsafe(32)
-    engines = _engines(catalog, options, base, port, key, sockets, say)
+    engines = _engines(catalog, options, base, port, key, sockets, say, providers.variables)
     stopped: asyncio.Future[Any] = _on_signals(engines, say)
     for engine in engines:
         engine.start()
@@ -295,14 +299,17 @@ def _engines(
     key: str,
     sockets: str,
     say: Callable[[str], None],
+    private: Collection[str],
 ) -> Sequence[EngineLife]:
     if options.engine_urls:
+        room = f"--max-loras {options.max_loras} --max-lora-rank {options.max_lora_rank}"
+        say(f"engines elsewhere have to be started with {room}, or more")
         return [ExternalEngine(url, key, SERVED_AS, options.max_model_len, on_event=say) for url in options.engine_urls]
     several = options.replicas > 1
     return [
         Engine(
             vllm_command(options, base.path),
-            vllm_environment(options, key, sockets, number),
+            vllm_environment(options, key, sockets, number, private),
             catalog.settings.logs_dir / f"engine-{port}{f'-{number + 1}' if several else ''}.log",
             policy=Policy(start_timeout_s=options.start_timeout_s),
             on_event=say,
@@ -318,7 +325,7 @@ async def _first_ready(engines: Sequence[EngineLife], say: Callable[[str], None]
 
     def tell(task: asyncio.Future[None]) -> None:
         if len(engines) > 1 and not task.cancelled() and task.exception() is not None:
-            say(f"warning: it is left out until the next start: {task.exception()}")
+            say(f"warning: goes on without it: {task.exception()}")
 
     for task in waiting:
         task.add_done_callback(tell)

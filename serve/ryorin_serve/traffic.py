@@ -140,9 +140,17 @@ class Traffic:
             self._known[release_id] = found
         return found
 
+    def forget(self, adapter_name: str) -> None:
+        """The adapter cannot be had: read its releases anew, which says so if it was deleted."""
+        for release_id, release in list(self._known.items()):
+            if release.adapter is not None and release.adapter.name == adapter_name:
+                self._known.pop(release_id, None)
+
     def _without_canary(self, route: Route, error: Exception) -> Route:
         assert route.canary is not None
         reason = error.message if isinstance(error, RyorinError) else f"{type(error).__name__}: {error}"
+        if route.canary.adapter is not None:
+            self.forget(route.canary.adapter.name)
         if isinstance(error, Conflict):  # of the release itself, not of this request
             self._left_alone[route.canary.id] = (time.monotonic() + LEFT_ALONE_S, reason)
         _logger.warning("canary %s was passed over: %s", route.canary.id, reason)

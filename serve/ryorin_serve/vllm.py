@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -58,15 +58,18 @@ def resident_adapters(options: ServeOptions) -> int:
     return max(32, 4 * options.max_loras)
 
 
-def vllm_environment(options: ServeOptions, api_key: str, sockets: str, replica: int = 0) -> dict[str, str]:
+def vllm_environment(
+    options: ServeOptions, api_key: str, sockets: str, replica: int = 0, private: Collection[str] = ()
+) -> dict[str, str]:
     """
     The environment: this process's own without secrets, offline, no usage reports, adapters loadable at run time, and
     the cores or GPUs of this replica, counted from 0.
 
-    sockets: the folder of those by which vLLM's processes speak, which they leave behind when they are killed. Raises
-    InvalidInput when there are fewer cores than replicas, or too few GPUs in CUDA_VISIBLE_DEVICES.
+    sockets: the folder of those by which vLLM's processes speak, which they leave behind when they are killed.
+    private: further variables that are not handed on. Raises InvalidInput when there are fewer cores than replicas, or
+    too few GPUs in CUDA_VISIBLE_DEVICES.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in _PRIVATE}
+    environment = {name: value for name, value in os.environ.items() if name not in {*_PRIVATE, *private}}
     environment |= {
         "VLLM_RPC_BASE_PATH": sockets,
         "VLLM_API_KEY": api_key,  # by environment: a command line is visible to every user of the machine

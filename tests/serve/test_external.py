@@ -74,6 +74,19 @@ def test_one_that_cannot_be_used_is_an_error_that_says_why(there: Engine, key, s
     watched(there, work, key=key, tokens=tokens)
 
 
+def test_one_that_is_put_right_is_taken(there: Engine):
+    there.served_as = "qwen"
+
+    async def work(engine: ExternalEngine) -> None:
+        with pytest.raises(EngineFailed):
+            await engine.first_ready()
+        there.served_as = "ryorin-base"
+        await until(lambda: engine.state == "ready")
+        assert engine.generation == 1
+
+    watched(there, work)
+
+
 def test_one_that_does_not_answer_yet_is_waited_for(there: Engine):
     there.health = 503
 

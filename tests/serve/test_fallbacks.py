@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from lazily import Lazily
-from scripted_house import House, built, running
+from scripted_house import NO_CERTIFICATES, House, built, eventually, running
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from ryorin.catalog import open_catalog, tenants
@@ -32,13 +34,24 @@ ANSWER = "Refunds take 30 days [2]."
 
 
 class Provider:
-    """OpenAI's chat completions, scripted. down: it answers nothing but errors. cut: a stream breaks off."""
+    """OpenAI's chat completions, scripted. down: it answers errors alone. cut, slow: a stream breaks off, stops."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.down = False
         self.cut = False
+        self.slow = False
+        self.left = False
+
+    async def _slowly(self, told: list[str]) -> AsyncIterator[str]:
+        try:
+            for each in told:
+                yield f"data: {each}\n\n"
+                await asyncio.sleep(0.2 if "Refunds" not in each else 30)
+        except BaseException:
+            self.left = True
+            raise
 
     async def chat(self, request: Request) -> Response:
         body = await request.json()
@@ -60,6 +73,8 @@ class Provider:
         if self.cut:
             chunks = chunks[:3]
         told = [json.dumps({**head, "object": "chat.completion.chunk", **chunk}) for chunk in chunks]
+        if self.slow:
+            return StreamingResponse(self._slowly(told), media_type="text/event-stream")
         told += ['{"error": {"message": "overloaded", "code": 500}}' if self.cut else "[DONE]"]
         return Response("".join(f"data: {each}\n\n" for each in told), media_type="text/event-stream")
 
@@ -105,7 +120,7 @@ def test_when_no_engine_answers_the_first_model_that_does(house: House, provider
     elif trouble == "died":
         house.engine.stop()
     else:
-        house.engine.refuse = (500, "EngineDeadError")
+        house.engine.refuse, house.engine.health = (500, "EngineDeadError"), 503
     raw = ask(house, temperature=0.5, logprobs=True, max_tokens=50)
     assert raw.headers["x-ryorin-fallback"] == "elsewhere"
     answer = raw.parse()
@@ -174,7 +189,55 @@ def test_what_the_engine_refuses_goes_nowhere_else(house: House, provider: Provi
     house.engine.refuse = (400, "no such thing")
     with pytest.raises(openai.BadRequestError):
         ask(house)
-    assert not provider.asked
+    house.engine.refuse = (500, "a question that it trips over")
+    with pytest.raises(openai.InternalServerError, match="failed to answer"):
+        ask(house)
+    assert not provider.asked, "the engine is there"
+
+
+def test_who_names_a_version_gets_that_or_nothing(house: House, provider: Provider):
+    house.engine.state = "down"
+    with pytest.raises(openai.InternalServerError) as caught:
+        house.client().chat.completions.create(model="support@1", messages=QUESTION)
+    assert caught.value.code == "engine_unavailable" and not provider.asked
+
+
+def test_a_shadow_is_not_blamed_for_an_answer_from_elsewhere(house: House, provider: Provider):
+    house.shadow(house.release("support", promote=False))
+    house.engine.state = "down"
+    ask(house)
+    assert [row.part for row in house.logs(1)] == ["fallback"]
+
+
+def test_a_server_with_models_elsewhere_is_ready_without_an_engine(house: House):
+    house.engine.state = "down"
+    ready = httpx.get(f"{house.url}/ready", verify=NO_CERTIFICATES)
+    assert (ready.status_code, ready.json()["engine"]) == (200, "down")
+    assert httpx.get(f"{house.url}/health", verify=NO_CERTIFICATES).status_code == 503
+
+
+def test_a_streamed_response(house: House, provider: Provider):
+    house.engine.state = "down"
+    events = list(house.client().responses.create(model="support", input="How long?", stream=True))
+    assert events[-1].type == "response.completed" and events[-1].response.output_text == "Refunds take 30 days."
+
+
+def test_a_client_that_leaves_a_stream_from_elsewhere(house: House, provider: Provider):
+    house.engine.state, provider.slow = "down", True
+    stream = house.client().chat.completions.create(model="support", messages=QUESTION, stream=True)
+    next(iter(stream))
+    stream.close()
+    assert house.logs(1)[0].status == "cancelled"
+    eventually(lambda: provider.left)
+
+
+def test_what_a_provider_says_is_not_logged(house: House, provider: Provider, caplog: pytest.LogCaptureFixture):
+    house.engine.state, provider.down = "down", True
+    with pytest.raises(openai.InternalServerError):
+        ask(house)
+    said = [record.getMessage() for record in caplog.records if record.name == "ryorin.serve"]
+    assert any("elsewhere: InternalServerError (status 500)" in each for each in said)
+    assert not any("secret internals" in each for each in said)
 
 
 # What may be said
@@ -197,12 +260,18 @@ def test_files_that_cannot_be(tmp_path: Path, text: str, why: str):
         Providers.read(tmp_path / "none.yaml")
 
 
+def test_a_model_that_litellm_does_not_know_is_told_at_the_start():
+    with pytest.raises(InvalidInput, match=r"litellm cannot use the providers' models: .*no-such-provider"):
+        Providers([{"model_name": "x", "litellm_params": {"model": "no-such-provider/model"}}])
+
+
 def test_a_file(tmp_path: Path):
     path = tmp_path / "providers.yaml"
     path.write_text(
         "model_list:\n- model_name: small\n  litellm_params: {model: openai/small, api_key: os.environ/KEY}\n"
     )
-    assert Providers.read(path).names == {"small"}
+    providers = Providers.read(path)
+    assert (providers.names, providers.variables) == ({"small"}, {"KEY"})
 
 
 def test_the_command(cli, migrated: Path, settings):

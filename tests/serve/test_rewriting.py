@@ -59,6 +59,12 @@ def test_one_question_is_not_rewritten(rewriting: House):
     assert "intent" not in answer.choices[0].message.context
 
 
+def test_a_long_question_stands_alone(rewriting: House):
+    long = "An error says: " + "x" * 600 + " What now?"
+    ask(rewriting, messages=[*FOLLOWING[:2], {"role": "user", "content": long}])
+    assert searched(rewriting) == [long] and len(rewriting.engine.requests) == 1
+
+
 def test_nothing_is_rewritten_where_nothing_is_searched_or_the_release_does_not_ask(rewriting: House):
     ask(rewriting, messages=FOLLOWING, extra_body={"retrieval": {"off": True}})
     with_retrieval(rewriting, Retrieval())

@@ -144,6 +144,7 @@ def test_replicas_share_the_cores_and_the_gpus(monkeypatch: pytest.MonkeyPatch):
             ["--engine-url", "engine:8001"],
             "error: --engine-url is 'engine:8001'; write it as http://HOST:PORT",
         ),
+        ("", ["--engine-adapters", "/shared"], "error: --engine-adapters is of engines elsewhere"),
     ],
 )
 def test_engines_elsewhere_that_cannot_be_asked(stage: Stage, serve_here, monkeypatch, key, options, why):
