@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from ryorin.errors import AuthenticationFailed, OverLimit, RyorinError, Unavailable
+from ryorin.errors import AuthenticationFailed, Conflict, OverLimit, RyorinError, Unavailable
 
 INSUFFICIENT_QUOTA = "insufficient_quota"
 
@@ -24,8 +24,10 @@ def error_response(error: RyorinError) -> JSONResponse:
         # Clients retry by themselves: the openai package twice, after what these say when that is at most a minute.
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
         headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
-    if error.code == INSUFFICIENT_QUOTA:
-        headers["x-should-retry"] = "false"  # a month is not waited for
+    if error.code == INSUFFICIENT_QUOTA or isinstance(error, Conflict):
+        headers["x-should-retry"] = (
+            "false"  # a month is not waited for; what is in the way of a 409 stays, unlike OpenAI's
+        )
     if isinstance(error, AuthenticationFailed):
         headers["www-authenticate"] = "Bearer"
     body = error_object(error.message, error.type, param=error.param, code=error.code)

@@ -28,6 +28,8 @@ def refused(response: httpx.Response, status: int) -> dict[str, Any]:
     assert response.status_code == status, response.text
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
+    if status == 409:
+        assert response.headers["x-should-retry"] == "false", "the openai client would ask three times"
     return error
 
 
