@@ -90,6 +90,8 @@ def test_vllms_command_and_environment(monkeypatch, tmp_path: Path):
     assert "engine-key" not in command
     assert "RYORIN_PEPPER" not in environment
     assert "OMP_NUM_THREADS" not in environment
+    monkeypatch.setenv("OPENAI_API_KEY", "of a provider")
+    assert "OPENAI_API_KEY" not in vllm_environment(options, "engine-key", "/somewhere", private={"OPENAI_API_KEY"})
 
 
 def test_the_engines_door_opens_to_the_key_alone_but_for_its_health(monkeypatch):
