@@ -86,7 +86,8 @@ def test_a_writer_and_a_reader_go_on_meanwhile(catalog: Catalog, store: VectorSt
             thread.join()
     assert missed == [] and without_vector(catalog) == 0
     assert all("changed its embedder from words to turned" in reason for reason in refused)
-    hits = Searcher(catalog, open_embed).search(store.tenant_id, [store.id], "cedar", 50)
+    everything = 30 + len(written)  # how many were written depends on the machine
+    hits = Searcher(catalog, open_embed).search(store.tenant_id, [store.id], "cedar", everything)
     assert {f"{number}.md" for number in written} <= {hit.filename for hit in hits}
 
 
