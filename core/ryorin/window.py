@@ -50,14 +50,15 @@ def assemble(
     count_tokens: Callable[[list[Message]], int],
     window: Window,
     max_tokens: int | None = None,
-    arrange: Callable[[int], list[int]] = lambda kept: list(range(kept)),
+    arrange: Callable[[int], list[int]] | None = None,
 ) -> Assembled:
     """
     The messages with as many of the passages as leave room for the answer: as much as was asked for (`max_tokens`),
     else the default, else what the conversation leaves.
 
     passages: best first; None when retrieval is off. count_tokens: as of `fit`. arrange: from how many of the best go
-    in to the order of their places. Raises InvalidInput when the conversation does not fit without any passage.
+    in to the order of their places; None leaves the best first. Raises InvalidInput when the conversation does not fit
+    without any passage.
     """
     context = window.max_model_len
     least = count_tokens(render(prompt, conversation, None if passages is None else []))
@@ -73,7 +74,8 @@ def assemble(
     if passages is None:
         kept, messages = None, render(prompt, conversation, None)
     else:
-        kept = arrange(fit(prompt, conversation, passages, count_tokens, context - room))
+        most = fit(prompt, conversation, passages, count_tokens, context - room)
+        kept = list(range(most)) if arrange is None else arrange(most)
         messages = render(prompt, conversation, [passages[place] for place in kept])
     prompt_tokens = count_tokens(messages)
     return Assembled(messages, kept, prompt_tokens, min(room, context - prompt_tokens))

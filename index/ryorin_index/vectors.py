@@ -15,11 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
 from ryorin.catalog import Catalog
+from ryorin.catalog.database import insert_into
 from ryorin.catalog.tables import Passage, Tenant, Vector, VectorStore
 from ryorin.errors import Conflict, RyorinError
 from ryorin_index.embed import Embed
@@ -103,12 +102,11 @@ def embed_texts(space: VectorSpace | VectorStore, texts: Mapping[str, str], embe
 
 def keep_vectors(session: Session, space: VectorSpace | VectorStore, vectors: Mapping[str, bytes]) -> None:
     """Write vectors by their texts' digests; those that another process wrote meanwhile stay."""
-    insert = postgresql_insert if session.get_bind().dialect.name == "postgresql" else sqlite_insert
     rows = [
         {"tenant_id": space.tenant_id, "embedder_digest": space.embedder_digest, "sha256": digest, "vector": vector}
         for digest, vector in sorted(vectors.items())  # in one order, or two processes could wait for each other
     ]
-    session.execute(insert(Vector).on_conflict_do_nothing(), rows)
+    session.execute(insert_into(session.get_bind(), Vector).on_conflict_do_nothing(), rows)
 
 
 def known_digests(session: Session, space: VectorSpace | VectorStore, digests: Sequence[str]) -> set[str]:

@@ -20,7 +20,7 @@ from ryorin.catalog.keys import keyed_hash
 from ryorin.catalog.logs import asker_hash
 from ryorin.errors import Conflict, InvalidInput, OverLimit, RyorinError, Unavailable
 from ryorin.prompt import rewriting
-from ryorin.traffic import FALLBACK, SHADOW
+from ryorin.traffic import SHADOW
 from ryorin_serve.admission import Admission, Bounds
 from ryorin_serve.auth import Caller
 from ryorin_serve.chat import ChatRequest
@@ -185,7 +185,7 @@ class Answering:
             first_token_ms=turn.first_token_ms,
             total_ms=total_s * 1000,
             status=status,
-            part=FALLBACK if turn.fallback else prepared.part,
+            part=turn.part,
             passed_release_id=prepared.passed.release_id if prepared.passed else None,
             reason=self._reason(turn, reason),
             shadow_of=turn.shadow_of,

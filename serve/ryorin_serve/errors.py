@@ -25,9 +25,8 @@ def error_response(error: RyorinError) -> JSONResponse:
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
         headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
     if error.code == INSUFFICIENT_QUOTA or isinstance(error, Conflict):
-        headers["x-should-retry"] = (
-            "false"  # a month is not waited for; what is in the way of a 409 stays, unlike OpenAI's
-        )
+        # A month is not waited for; what is in the way of a 409 stays, unlike OpenAI's.
+        headers["x-should-retry"] = "false"
     if isinstance(error, AuthenticationFailed):
         headers["www-authenticate"] = "Bearer"
     body = error_object(error.message, error.type, param=error.param, code=error.code)

@@ -12,11 +12,10 @@ import threading
 import time
 from typing import Any
 
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from ryorin.catalog import Catalog
+from ryorin.catalog.database import insert_into
 from ryorin.catalog.tables import RequestLog
 
 CAPACITY = 10_000
@@ -31,9 +30,8 @@ class LogWriter:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        insert = postgresql_insert if catalog.engine.dialect.name == "postgresql" else sqlite_insert
-        # a retry after an unclear commit writes nothing twice
-        self._insert = insert(RequestLog).on_conflict_do_nothing(index_elements=["id"])
+        # A retry after an unclear commit writes nothing twice.
+        self._insert = insert_into(catalog.engine, RequestLog).on_conflict_do_nothing(index_elements=["id"])
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(CAPACITY)
         self._thread = threading.Thread(target=self._run, name="request log", daemon=True)
         self._thread.start()

@@ -18,8 +18,6 @@ from prometheus_client import (
     start_http_server,
 )
 
-from ryorin.traffic import FALLBACK
-
 if TYPE_CHECKING:
     from ryorin_serve.turn import Turn
 
@@ -78,7 +76,7 @@ class Metrics:
             tenant = release = OTHER
         self._releases.add(release)
         of = (tenant, release)
-        self._requests.labels(*of, FALLBACK if turn.fallback else prepared.part, status).inc()
+        self._requests.labels(*of, turn.part, status).inc()
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         for kind, count in (
             ("prompt", usage.get("prompt_tokens")),

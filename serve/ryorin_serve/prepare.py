@@ -147,7 +147,7 @@ class Preparer:
             partial(self._counter.count, tools=request.sampling.get("tools")),
             self._options.window,
             request.max_tokens,
-            **self._arranging(release, hits),
+            self._arranging(release, hits),
         )
         return Prepared(
             release=release,
@@ -160,15 +160,15 @@ class Preparer:
             part=part,
         )
 
-    def _arranging(self, release: PinnedRelease, hits: Sequence[Hit] | None) -> dict[str, Callable[[int], list[int]]]:
+    def _arranging(self, release: PinnedRelease, hits: Sequence[Hit] | None) -> Callable[[int], list[int]] | None:
         if hits is None or release.retrieval.order != "shared":
-            return {}
+            return None
 
         def arrange(kept: int) -> list[int]:
             ids = [hit.passage_id for hit in hits[:kept]]
             return self._layout.ordered(release.id, ids, [len(hit.text) for hit in hits[:kept]])
 
-        return {"arrange": arrange}
+        return arrange
 
     def pin(self, caller: Caller, model: str) -> PinnedRelease:
         """

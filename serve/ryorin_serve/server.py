@@ -131,7 +131,8 @@ def lora_room(catalog: Catalog, base_name: str) -> tuple[int, int]:
         count = session.scalar(having.where(*mine)) or 0
         rank = session.scalar(select(func.max(Adapter.rank)).where(*mine)) or 0
     loras = min(max(count, DEFAULTS.max_loras), MOST_LORAS)
-    return loras, next(each for each in LORA_RANKS if each >= max(rank, DEFAULTS.max_lora_rank))
+    rank = max(rank, DEFAULTS.max_lora_rank)
+    return loras, next((each for each in LORA_RANKS if each >= rank), LORA_RANKS[-1])
 
 
 def serve(

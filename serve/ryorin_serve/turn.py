@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from ryorin.errors import RyorinError, Unavailable
-from ryorin.traffic import SHADOW
+from ryorin.traffic import FALLBACK, SHADOW
 from ryorin_serve.answer import MarkerGate, citations
 from ryorin_serve.auth import Caller
 from ryorin_serve.chat import ChatRequest
@@ -51,6 +51,11 @@ class Turn:
         self.fallback: str | None = None  # the model elsewhere that answers it
         self.replica: Replica | None = None  # the engine that answers it
         self.span: Any = None  # OpenTelemetry's, where there are traces
+
+    @property
+    def part(self) -> str:
+        """Which part of the tenant's traffic answers it."""
+        return FALLBACK if self.fallback else self.prepared.part
 
     def turn_to(self, replica: Replica | None) -> None:
         """From now on this engine answers; None: none does."""

@@ -182,3 +182,6 @@ def test_room_for_the_adapters_there_are(house: House, monkeypatch: pytest.Monke
     with house.catalog.session() as session:
         session.query(Adapter).filter_by(name="t5-0123456789ab").update({"rank": 40})
     assert lora_room(house.catalog, "scripted") == (5, 64)
+    with house.catalog.session() as session:
+        session.query(Adapter).filter_by(name="t5-0123456789ab").update({"rank": 1024})
+    assert lora_room(house.catalog, "scripted") == (5, 512), "what no engine can serve keeps none from starting"

@@ -15,11 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, func, inspect, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+from ryorin.catalog.tables import Base
 from ryorin.errors import InvalidInput, RequirementMissing, Unavailable
 from ryorin.settings import Settings
 
@@ -28,6 +30,11 @@ HEAD = "0011"
 BUSY_TIMEOUT_S = 30
 CONNECTIONS = {"pool_size": 15, "max_overflow": 0}  # kept open: opening one costs more than most statements
 ADVISORY_LOCK = 0x72796F72696E  # 'ryorin': any number that no other program on the same database takes
+
+
+def insert_into(bind: Engine | Connection, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that can say what happens ON CONFLICT, in the database's own words."""
+    return postgresql.insert(table) if bind.dialect.name == "postgresql" else sqlite.insert(table)
 
 
 class Catalog:

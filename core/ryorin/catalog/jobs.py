@@ -17,11 +17,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, exists, null, or_, select, update
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
 from ryorin.catalog.clock import NowS
+from ryorin.catalog.database import insert_into
 from ryorin.catalog.tables import Job
 from ryorin.digests import new_id
 from ryorin.errors import Conflict
@@ -61,7 +60,6 @@ def enqueue(
     key: a second job of the tenant with the same key is not made, the first one's id is returned. again: if that one
     has finished, it is queued anew, with these params and all its attempts.
     """
-    insert = postgresql_insert if session.get_bind().dialect.name == "postgresql" else sqlite_insert
     row = {
         "id": job_id or new_id("job_"),
         "tenant_id": tenant_id,
@@ -72,7 +70,9 @@ def enqueue(
         "idempotency_key": key,
         "attempts": 0,
     }
-    made: str | None = session.scalar(insert(Job).values(**row).on_conflict_do_nothing().returning(Job.id))
+    made: str | None = session.scalar(
+        insert_into(session.get_bind(), Job).values(**row).on_conflict_do_nothing().returning(Job.id)
+    )
     if made is not None:
         return made
     mine = (Job.tenant_id == tenant_id, Job.idempotency_key == key)

@@ -12,11 +12,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import delete, func, select
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
 from ryorin.catalog import audit
+from ryorin.catalog.database import insert_into
 from ryorin.catalog.tables import ApiKey, Tenant, Usage
 from ryorin.errors import InvalidInput
 
@@ -87,14 +86,13 @@ def set_limits(session: Session, tenant: Tenant, row: Tenant | ApiKey, given: di
 
 def add_usage(session: Session, used: Iterable[tuple[str, str, str, Used]]) -> None:
     """Add what was used: (tenant, key, window, used) each."""
-    insert = postgresql_insert if session.get_bind().dialect.name == "postgresql" else sqlite_insert
     rows = [
         {"tenant_id": tenant, "key_id": key, "window": window, **asdict(each)} for tenant, key, window, each in used
     ]
     if not rows:
         return
     rows.sort(key=lambda row: (row["key_id"], row["window"]))  # of two writers none waits for the other in a circle
-    statement = insert(Usage).values(rows)
+    statement = insert_into(session.get_bind(), Usage).values(rows)
     more = {name: getattr(Usage, name) + statement.excluded[name] for name in ("requests", "tokens")}
     session.execute(statement.on_conflict_do_update(index_elements=["key_id", "window"], set_=more))
 
