@@ -73,7 +73,7 @@ def test_warnings_and_stack_traces_are_lines_without_keys(lines):
     logging.getLogger("another.library").info("chatter")
     (line,) = lines()
     assert (line["level"], line["logger"], line["message"]) == (
-        ("error", "ryorin.serve", "the key ryo-0123456789ab[redacted] failed")
+        ("ERROR", "ryorin.serve", "the key ryo-0123456789ab[redacted] failed")
     )
     assert "ValueError: refused: Bearer" in line["exception"] and "SECRET" not in json.dumps(line)
 
