@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from ryorin_train.frozen import product
+
 
 class LoraLinear(torch.autograd.Function):
     """
@@ -28,7 +30,9 @@ class LoraLinear(torch.autograd.Function):
         """Shape (…, out)."""
         flat = x.reshape(-1, x.shape[-1])
         inner = flat @ a.T
-        result = flat @ weight.T if bias is None else torch.addmm(bias, flat, weight.T)
+        result = product(flat, weight.T)
+        if bias is not None:
+            result.add_(bias)
         result.addmm_(inner, b.T, alpha=scaling)
         ctx.save_for_backward(flat, inner, weight, a, b)
         ctx.scaling, ctx.shape = scaling, x.shape
@@ -44,7 +48,7 @@ class LoraLinear(torch.autograd.Function):
         of_b = (above.T @ inner).mul_(ctx.scaling)
         of_x = None
         if ctx.needs_input_grad[0]:
-            of_x = (above @ weight).addmm_(through_b, a, alpha=ctx.scaling).view(ctx.shape)
+            of_x = product(above, weight).addmm_(through_b, a, alpha=ctx.scaling).view(ctx.shape)
         return of_x, None, None, of_a, of_b, None
 
 

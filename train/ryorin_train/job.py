@@ -373,6 +373,7 @@ class Run:
                 **({} if self.request.sweep is None else {"sweep": self.request.sweep}),
                 "trained_tokens": trained.tokens,
                 "tokens_per_s": trained.tokens_per_s,
+                "precision": trained.precision,
                 "train_seconds": trained.seconds,
                 "versions": versions(),
                 "created_at": round(time.time(), 3),

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ryorin_train.trunk import Trunk
 
 ATTENTION = "ryorin_packed"
+SHORT = 320  # tokens of a sequence that ShortAttention is faster for, and whose weights are small beside the rest
 
 
 def shared_tokens(rows: Sequence[TokenRow | Branched]) -> int:
@@ -211,11 +212,49 @@ def packed_attention(
             place = torch.arange(total, device=query.device)
             distance = place[:, None] - place[None, :]
             mask = (distance >= 0) & (distance < window)
-        result = scaled_dot_product_attention(
-            row_query, row_key, row_value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
-        )
+        if mask is None and total <= SHORT and query.device.type == "cpu":
+            factor = query.shape[3] ** -0.5 if scaling is None else scaling
+            result = ShortAttention.apply(row_query, row_key, row_value, factor)
+        else:
+            result = scaled_dot_product_attention(
+                row_query, row_key, row_value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
+            )
         outputs.append(result[:, :, known:])
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+class ShortAttention(torch.autograd.Function):
+    """
+    Causal attention of one sequence by plain products of matrices, its weights kept for the gradient.
+
+    PyTorch's kernel for a CPU works in blocks and computes the weights anew, which pays for long sequences only: of 250
+    tokens this takes half the time, gradient included (docs/log.md).
+    Shapes: query (1, heads, T, dim), key and value (1, key heads, T, dim); the result is like query.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Any, key: Any, value: Any, scaling: float) -> Any:
+        """The weighted sums of `value`."""
+        _, heads, tokens, dim = query.shape
+        queries, keys, values = query.reshape(key.shape[1], -1, dim), key[0], value[0]  # heads of one key together
+        scores = torch.bmm(queries, keys.transpose(1, 2)).mul_(scaling).view(heads, tokens, tokens)
+        later = torch.full((tokens, tokens), float("-inf"), dtype=query.dtype).triu_(1)
+        weights = scores.add_(later).softmax(-1).view(key.shape[1], -1, tokens)
+        result = torch.bmm(weights, values)
+        ctx.save_for_backward(queries, keys, values, weights, result)
+        ctx.scaling, ctx.shape = scaling, query.shape
+        return result.view(query.shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        """The gradients of query, key and value."""
+        queries, keys, values, weights, result = ctx.saved_tensors
+        above = gradient.reshape(queries.shape)
+        of_values = torch.bmm(weights.transpose(1, 2), above)
+        of_scores = torch.bmm(above, values.transpose(1, 2))
+        of_scores.sub_((above * result).sum(-1, keepdim=True)).mul_(weights).mul_(ctx.scaling)
+        of_keys = torch.bmm(of_scores.transpose(1, 2), queries)
+        return torch.bmm(of_scores, keys).view(ctx.shape), of_keys[None], of_values[None], None
 
 
 def _paths(shared: int, rows: Sequence[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], int]]:

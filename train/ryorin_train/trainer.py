@@ -145,4 +145,4 @@ class PackedTrainer(SFTTrainer):
     def answer(self, model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, Expected]:
         """The logits (L, vocabulary) of a batch's learned tokens, float32, and what they should predict."""
         inputs, expected = expected_of(batch)
-        return model(**inputs, use_cache=False).logits[0].float(), expected
+        return model(**inputs, use_cache=False).logits.squeeze(0).float(), expected

@@ -1,9 +1,10 @@
 """
 A training run: rows as tokens in, a folder with an adapter out. LoRA by PEFT, the loop by TRL (trainer.py).
 
-On a CPU everything is float32: bfloat16 falls back to slow kernels without AVX512-BF16 or AMX. Products of matrices may
-use oneDNN's kernels, which on an AMD processor with AVX512 are twice as fast as MKL's and as exact (docs/log.md). On a
-GPU the base model is bfloat16 and the same path is taken; that has not been run here.
+On a CPU everything is float32 but, where the processor has instructions for bfloat16, the products with frozen weights
+(frozen.py). Products of matrices may use oneDNN's kernels, which on an AMD processor with AVX512 are twice as fast as
+MKL's and as exact (docs/log.md). On a GPU the base model is bfloat16 and the same path is taken; that has not been run
+here.
 
 It knows no catalog, tenant or prompt: see job.py.
 """
@@ -44,6 +45,7 @@ class Trained:
     What a run gave: metrics (losses in nats a token, shares 0 to 1), tokens of rows it took in, how fast it was.
 
     best_epoch: whose weights they are, of a run with patience; then its metrics are that epoch's too.
+    precision: of the base model's weights where they were multiplied by, as PyTorch calls it.
     """
 
     metrics: dict[str, float]
@@ -51,6 +53,7 @@ class Trained:
     tokens_per_s: float
     seconds: float
     best_epoch: int | None = None
+    precision: str = "float32"
 
 
 def lora_config(recipe: Recipe, model_layers: int, base_path: Path) -> dict[str, Any]:
@@ -161,6 +164,7 @@ def train(
     linears = linear_shapes(model)
     servable.check_targets(recipe.targets, linears)
     depth = len(decoder_layers(model))
+    precisions = {str(weight.dtype).removeprefix("torch.") for weight in decoder_layers(model).parameters()}
     config = lora_config(recipe, depth, base_path)
     # Of answers that are yet to be taken nothing can be computed before.
     frozen = 0 if isinstance(recipe, ReinforcementRecipe) else depth - (recipe.layers or depth)
@@ -246,6 +250,7 @@ def train(
         tokens_per_s=round(tokens_per_s, 1),
         seconds=round(time.monotonic() - began, 1),
         best_epoch=None if best is None else last["epoch"],
+        precision="bfloat16" if "bfloat16" in precisions else "float32",
     )
 
 
@@ -258,7 +263,9 @@ def load_base(base_path: Path, recipe: Recipe) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
     from transformers.utils import logging
 
+    from ryorin_train.frozen import freeze_in_bfloat16, wants_bfloat16
     from ryorin_train.packing import register_attention
+    from ryorin_train.trunk import decoder_layers
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -284,6 +291,8 @@ def load_base(base_path: Path, recipe: Recipe) -> Any:
         model.to("cuda")
     else:
         torch.set_float32_matmul_precision("medium")  # lets PyTorch choose oneDNN for matrix products
+        if wants_bfloat16():
+            freeze_in_bfloat16(decoder_layers(model))
     return model
 
 
