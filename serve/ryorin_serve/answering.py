@@ -36,7 +36,7 @@ from ryorin_serve.requests import base_url
 from ryorin_serve.shadow import DROPPED, Shadows
 from ryorin_serve.tracing import Traces
 from ryorin_serve.traffic import Traffic
-from ryorin_serve.turn import ClientGone, Turn, unless_gone
+from ryorin_serve.turn import ClientGone, ClientWatch, Turn
 from ryorin_serve.vllm import SERVED_AS
 
 REWRITTEN_TOKENS, REWRITE_S = 96, 15.0  # of a question, and how long it may take
@@ -98,18 +98,22 @@ class Answering:
             self._fleet.check()
         request.state.headers = await self._quotas.admit(request.state.caller)
         turn = Turn(request.state.request_id, request.state.caller, asked, base_url(request))
+        turn.watch = ClientWatch(request)
         self._traces.begin(turn, request.headers)
         place = None
         try:
             with self._traces.step(turn, "queue"):
                 place = self.admission.free_place()
                 if place is None:
-                    place = await unless_gone(request, self.admission.enter(turn.caller.tenant_id))
+                    with turn.watch:
+                        place = await self.admission.enter(turn.caller.tenant_id)
             self.shadows.make_way()
             with self._traces.step(turn, "prepare"):
                 rewrite = partial(self._rewritten, turn)
-                turn.prepared = await unless_gone(request, self._traffic.prepare(turn.caller, asked, rewrite))
+                with turn.watch:
+                    turn.prepared = await self._traffic.prepare(turn.caller, asked, rewrite)
         except BaseException:
+            turn.watch.end()
             if place is not None:
                 place.leave()
             self._traces.refused(turn)
@@ -123,9 +127,8 @@ class Answering:
         body = self._engine_body(turn)
         status = "error"
         try:
-            answer = await unless_gone(
-                request, self._answer(request, turn, body, Upstream.complete, Providers.complete)
-            )
+            with turn.watch:
+                answer = await self._answer(request, turn, body, Upstream.complete, Providers.complete)
             taken = take(answer)
             status = "ok"
             return taken
@@ -133,16 +136,20 @@ class Answering:
             status = "cancelled"
             raise
         finally:
+            turn.watch.end()
             self.end(turn, status)
 
     async def stream(self, request: Request, turn: Turn) -> tuple[EngineStream, str]:
         """The engine's stream, which the caller closes and ends the turn with; and what the engine calls the model."""
         body = self._engine_body(turn) | {"stream": True, "stream_options": {"include_usage": True}}
         try:
-            response = await unless_gone(request, self._answer(request, turn, body, Upstream.stream, Providers.stream))
+            with turn.watch:
+                response = await self._answer(request, turn, body, Upstream.stream, Providers.stream)
         except BaseException as error:
+            turn.watch.end()
             self.end(turn, "cancelled" if isinstance(error, ClientGone | asyncio.CancelledError) else "error")
             raise
+        turn.watch.end()  # from here on the relay sees that the client leaves
         return response, str(body["model"])
 
     async def prepare_unseen(self, turn: Turn, release: PinnedRelease) -> Prepared:

@@ -33,7 +33,7 @@ from ryorin_index.search import Hit, Searcher
 from ryorin_serve.adapters import AdapterFiles
 from ryorin_serve.answer import passage_url
 from ryorin_serve.answering import Answering
-from ryorin_serve.auth import Caller, ScopedRoute, identify
+from ryorin_serve.auth import Caller, Callers, ScopedRoute
 from ryorin_serve.context import Context
 from ryorin_serve.engine_handle import EngineHandle
 from ryorin_serve.files import clear_away
@@ -64,8 +64,7 @@ from ryorin_serve.turn import ClientGone, on_gone
 from ryorin_serve.vllm import resident_adapters
 
 CLEAR_EVERY_S = 600.0  # expired files; they are not found any longer from the moment on
-THREADS = 8  # of blocking work; with those below no more than the catalog's pool has connections
-DOOR_THREADS = 2  # that prove keys: a flood that is sent away does not hold up what was let in
+THREADS = 8  # of blocking work; with those that prove keys no more than the catalog's pool has connections
 UNWIND_S = 5.0  # for requests that were cut off at shutdown to write their row of the log
 PASSAGE_ID = re.compile(r"[0-9]{1,18}")  # what fits into the catalog's 64 bits
 # Of a healthy engine only the first byte may take long: it queues requests. A dead one closes its connections.
@@ -106,7 +105,7 @@ class Gateway:
         self._pepper = catalog.settings.pepper()
         self._preparer = Preparer(catalog, searcher, counter, base, options)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway")
-        self._door = ThreadPoolExecutor(DOOR_THREADS, thread_name_prefix="door")
+        self._callers = Callers(catalog, self._pepper)
         self._quotas: Quotas
         self._answering: Answering
 
@@ -145,7 +144,7 @@ class Gateway:
             },
             lifespan=self._lifespan,
         )
-        app.add_middleware(FrontDoor, identify=self._identify)
+        app.add_middleware(FrontDoor, identify=self._callers.identify)
         return app
 
     @contextlib.asynccontextmanager
@@ -205,8 +204,8 @@ class Gateway:
                 await asyncio.gather(*(asyncio.to_thread(worker.stop) for worker in self._workers))
                 await asyncio.to_thread(log.close)
                 await asyncio.to_thread(self._traces.close)
-                for threads in (self._threads, self._door):
-                    threads.shutdown(wait=False, cancel_futures=True)
+                self._callers.close()
+                self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _serve_metrics(self, metrics: Metrics) -> Callable[[], None]:
         """Serve the figures, if there is a port for them; how to stop."""
@@ -243,10 +242,6 @@ class Gateway:
         while more:
             with self._catalog.session() as session:
                 more = bool(prune_logs(session))
-
-    async def _identify(self, authorization: str | None) -> Caller:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._door, identify, self._catalog, self._pepper, authorization)
 
     async def models(self, request: Request) -> Response:
         """The caller's alias and releases."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncIterable, Callable
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -22,8 +21,6 @@ from ryorin_serve.front_door import stopping
 from ryorin_serve.prepare import PinnedRelease, Prepared, needs_rewriting
 from ryorin_serve.relay import error_event
 
-Result = TypeVar("Result")
-
 
 class ClientGone(Exception):
     """The client closed its connection; nobody waits for the answer."""
@@ -33,6 +30,7 @@ class Turn:
     """One request on its way: what was asked by whom, what was prepared, what came back."""
 
     prepared: Prepared
+    watch: ClientWatch  # of a turn that has a client
     shadow_of: str | None = None
 
     def __init__(self, request_id: str, caller: Caller, request: ChatRequest, base_url: str) -> None:
@@ -142,20 +140,46 @@ class EventStream(StreamingResponse):
             self._close()
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`, which is cancelled when the client goes away first. Raises ClientGone then."""
-    task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
+class ClientWatch:
+    """
+    Sees whether the client is still there. What runs inside `with watch:` is cancelled when it leaves, and ClientGone
+    raised; one task watches for the whole request, as a task for each step would cost more than the steps.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self._gone = self._cancelled = False
+        self._inside: asyncio.Task[Any] | None = None
+        self._cancelling = 0
+        self._task = asyncio.ensure_future(_disconnected(request))
+        self._task.add_done_callback(self._on_end)
+
+    def end(self) -> None:
+        """Watch no longer."""
+        self._task.cancel()
+
+    def __enter__(self) -> None:
+        """Raises ClientGone when it left before."""
+        if self._gone:
             raise ClientGone
-        return await task
-    finally:
-        for unfinished in (task, watch):
-            unfinished.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await unfinished
+        self._inside = asyncio.current_task()
+        self._cancelling = self._inside.cancelling() if self._inside else 0
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        """As `asyncio.timeout` does it: a cancellation from elsewhere stays one."""
+        task, self._inside = self._inside, None
+        if not self._cancelled or task is None:
+            return
+        self._cancelled = False
+        if task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise ClientGone from error
+
+    def _on_end(self, watching: asyncio.Task[None]) -> None:
+        if watching.cancelled():
+            return
+        watching.exception()  # a connection that cannot be read is gone as well
+        self._gone = True
+        if self._inside is not None:
+            self._cancelled = self._inside.cancel()
 
 
 async def _disconnected(request: Request) -> None:
