@@ -53,7 +53,15 @@ def tenant_of(
     return str(ryorin(home, "key", "create", "--tenant", name, *wanted)["key"])
 
 
-def adapters_of(home: Path, tenant_name: str, seeds: Sequence[int], *, rank: int = 16, layers: int = 30) -> list[str]:
+def adapters_of(
+    home: Path,
+    tenant_name: str,
+    seeds: Sequence[int],
+    *,
+    rank: int = 16,
+    layers: int = 30,
+    targets: Sequence[str] = ("q_proj",),
+) -> list[str]:
     """Adapters of the tenant with random weights, as training leaves them, in the lower layers; their names."""
     import torch
     from safetensors.torch import save_file
@@ -68,10 +76,10 @@ def adapters_of(home: Path, tenant_name: str, seeds: Sequence[int], *, rank: int
 
     settings = Settings(home=home, database_url=f"sqlite:///{home / 'catalog.db'}")
     base = get_base(settings, DEFAULT_BASE)
-    hidden = json.loads((base.path / "config.json").read_text())["hidden_size"]
+    shapes = linear_shapes(json.loads((base.path / "config.json").read_text()))
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": DEFAULT_BASE, "r": rank,
-        "lora_alpha": rank, "target_modules": ["q_proj"], "bias": "none", "inference_mode": True,
+        "lora_alpha": rank, "target_modules": list(targets), "bias": "none", "inference_mode": True,
     }  # fmt: skip
     names = []
     with closing(open_catalog(settings)) as catalog, catalog.session() as session:
@@ -81,9 +89,11 @@ def adapters_of(home: Path, tenant_name: str, seeds: Sequence[int], *, rank: int
             generator = torch.Generator().manual_seed(seed)
             weights = {}
             for layer in range(layers):
-                place = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
-                weights[f"{place}.lora_A.weight"] = torch.randn(rank, hidden, generator=generator) * 0.05
-                weights[f"{place}.lora_B.weight"] = torch.randn(hidden, rank, generator=generator) * 0.05
+                for target in targets:
+                    wide, high, group = shapes[target]
+                    place = f"base_model.model.model.layers.{layer}.{group}.{target}"
+                    weights[f"{place}.lora_A.weight"] = torch.randn(rank, wide, generator=generator) * 0.05
+                    weights[f"{place}.lora_B.weight"] = torch.randn(high, rank, generator=generator) * 0.05
             folder = home / "adapters" / f"new-{tenant_name}"
             folder.mkdir(parents=True)
             save_file(weights, folder / "adapter_model.safetensors")
@@ -97,6 +107,22 @@ def adapters_of(home: Path, tenant_name: str, seeds: Sequence[int], *, rank: int
             )  # fmt: skip
             session.add(row)
     return names
+
+
+def linear_shapes(config: dict[str, Any]) -> dict[str, tuple[int, int, str]]:
+    """Of a Llama's linear layers: width in, width out, and the part of the layer they belong to."""
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    keys = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
+    attention = {
+        "q_proj": (hidden, hidden),
+        "k_proj": (hidden, keys),
+        "v_proj": (hidden, keys),
+        "o_proj": (hidden, hidden),
+    }
+    feed = {"gate_proj": (hidden, inner), "up_proj": (hidden, inner), "down_proj": (inner, hidden)}
+    return {name: (*shape, "self_attn") for name, shape in attention.items()} | {
+        name: (*shape, "mlp") for name, shape in feed.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def ask_and_show(
             say(f"   {desk.tenant} is asked: {SAME_QUESTION}")
             say(indented(answer(clients[desk.tenant], desk.tenant, SAME_QUESTION)))
     with stages.stage("japanese", "8. Japanese questions find Japanese documents"):
-        japanese = {desk.tenant: japanese_probes(desk) for desk in DESKS}
+        japanese = {desk.tenant: japanese_probes(clients[desk.tenant], desk) for desk in DESKS}
     with stages.stage("arms", "9. held-out cases: prompt only, retrieval only, tuned only, both"):
         arms = run_arms(settings, server.url, keys, versions, all_cases=all_cases, fresh=fresh_arms)
         show_arms(arms)
@@ -121,11 +121,12 @@ def set_up_tenant(desk: Desk | Company) -> None:
 
 
 def fresh_key(desk: Desk) -> str:
-    """A fresh key's secret; keys of earlier runs are revoked."""
+    """A fresh key's secret, for questions and searches; keys of earlier runs are revoked."""
     for key in ask("key", "list", "--tenant", desk.tenant):
         if key["label"] == KEY_LABEL and key["revoked_at"] is None:
             run("key", "revoke", key["id"], "--tenant", desk.tenant, quiet=True)
-    secret: str = ask("key", "create", "--tenant", desk.tenant, "--label", KEY_LABEL)["key"]
+    words = ("key", "create", "--tenant", desk.tenant, "--label", KEY_LABEL, "--scope", "chat", "--scope", "knowledge")
+    secret: str = ask(*words)["key"]
     return secret
 
 
@@ -183,12 +184,13 @@ def answer(client: Any, model: str, question: str) -> str:
     return completion.choices[0].message.content or ""
 
 
-def japanese_probes(desk: Desk) -> dict[str, int]:
-    """Ask the store in Japanese and count how often the right document comes first and among the first three."""
+def japanese_probes(client: Any, desk: Desk) -> dict[str, int]:
+    """Search the store in Japanese, and count how often the right document comes first and among the first three."""
     first = among = 0
+    store = next(store for store in client.vector_stores.list() if store.name == STORE)
     for probe in desk.japanese_probes():
-        hits = ask("index", "search", STORE, probe["question"], "--tenant", desk.tenant, "--top-k", "3")
-        files = [hit["filename"] for hit in hits]
+        found = client.vector_stores.search(store.id, query=probe["question"], max_num_results=3)
+        files = [hit.filename for hit in found]
         first += files[:1] == [probe["document"]]
         among += probe["document"] in files
         say(f"   {desk.tenant}: {probe['question']} → {files[0] if files else 'nothing'}")

@@ -38,6 +38,12 @@ ENGINE_OPTIONS = (
         help=f"Highest rank of an adapter; unless said {DEFAULTS.max_lora_rank}, or what the catalog's have (serve).",
     ),
     click.option(
+        "--stock-lora",
+        is_flag=True,
+        help="Keep vLLM's own LoRA operations on a CPU: slower, and where all of --max-loras share a batch, a request "
+        "without an adapter gets one of theirs.",
+    ),
+    click.option(
         "--tool-call-parser",
         metavar="NAME",
         help="vLLM's parser of the base model's tool calls, such as hermes; without it no tools are called.",

@@ -10,17 +10,21 @@ adapter' (`PunicaWrapperBase.token_lora_indices`); the stock operations index wi
 adapter in the *last* slot whenever it shares a batch with a token that has one: with all slots in use, a request to the
 base model would be answered by some tenant's adapter. Here -1 adds nothing.
 
+Linear layers in float32, which is all there is with the bundled model, go a shorter way (`lora_linear.py`).
+
 `register` is the entry point (`vllm.general_plugins`), called by vLLM in every one of its processes; on a platform that
 has kernels of its own it does nothing.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ryorin_serve.lora_linear import Batch, Groups
 
 NO_ADAPTER = -1
 REPLACED = ("bgmv_shrink", "bgmv_expand", "bgmv_expand_slice", "sgmv_shrink", "sgmv_expand", "sgmv_expand_slice")
@@ -39,10 +43,137 @@ def register() -> None:
     for module in (torch_ops, punica_cpu):
         for name in REPLACED:
             setattr(module, name, globals()[name])
+    wrapper = punica_cpu.PunicaWrapperCPU
+    if not hasattr(wrapper.add_lora_linear, "is_ours"):
+        wrapper.__init__ = _warming(wrapper.__init__)
+        wrapper.update_metadata = _noting(wrapper.update_metadata)
+        wrapper.add_lora_linear = _adding(wrapper.add_lora_linear)
+        wrapper.add_lora_logits = _adding_logits(wrapper.add_lora_logits)
+        wrapper.add_lora_embedding = _adding_embedding(wrapper.add_lora_embedding)
+
+
+def _noting(stock: Any) -> Any:
+    """`update_metadata`, after which the batch is looked at anew."""
+
+    @wraps(stock)
+    def update_metadata(self: Any, *args: Any, **kwargs: Any) -> None:
+        stock(self, *args, **kwargs)
+        self.ryorin_batch = None
+
+    return update_metadata
+
+
+def _adding(stock: Any) -> Any:
+    """`add_lora_linear`, by `lora_linear.py` where all is float32."""
+
+    @wraps(stock)
+    def add_lora_linear(
+        self: Any,
+        y: Tensor,
+        x: Tensor,
+        lora_a_stacked: tuple[Tensor, ...],
+        lora_b_stacked: tuple[Tensor, ...],
+        scale: float,
+        output_slices: tuple[int, ...],
+        **kwargs: Any,
+    ) -> None:
+        from ryorin_serve.lora_linear import Stacks, add
+
+        if self.ryorin_batch is None:
+            self.ryorin_batch = batch_of(self)
+        stacks = self.ryorin_stacks.get(id(lora_a_stacked))
+        if stacks is None:
+            stacks = self.ryorin_stacks[id(lora_a_stacked)] = Stacks(lora_a_stacked, lora_b_stacked)
+        if not add(self.ryorin_batch, stacks, y, x, scale):
+            stock(self, y, x, lora_a_stacked, lora_b_stacked, scale, output_slices, **kwargs)
+
+    add_lora_linear.is_ours = True  # type: ignore[attr-defined]
+    return add_lora_linear
+
+
+def _adding_logits(stock: Any) -> Any:
+    """`add_lora_logits`, left out where no adapter of the batch has matrices for the head."""
+
+    @wraps(stock)
+    def add_lora_logits(
+        self: Any, y: Tensor, x: Tensor, lora_a_stacked: Tensor, lora_b_stacked: Tensor, scale: float, **kwargs: Any
+    ) -> None:
+        if _adds(self, lora_a_stacked, self.sampler_indices):
+            stock(self, y, x, lora_a_stacked, lora_b_stacked, scale, **kwargs)
+
+    return add_lora_logits
+
+
+def _adding_embedding(stock: Any) -> Any:
+    """`add_lora_embedding`, left out where no adapter of the batch has matrices for the embedding."""
+
+    @wraps(stock)
+    def add_lora_embedding(self: Any, y: Tensor, x: Tensor, lora_b_stacked: Tensor, *args: Any, **kwargs: Any) -> None:
+        if _adds(self, lora_b_stacked, self.token_lora_indices):
+            stock(self, y, x, lora_b_stacked, *args, **kwargs)
+
+    return add_lora_embedding
+
+
+def _adds(wrapper: Any, stacked: Tensor, slots: Tensor) -> bool:
+    """Whether any of these slots holds anything in this stack."""
+    from ryorin_serve.lora_linear import Filled
+
+    filled = wrapper.ryorin_stacks.get(id(stacked))
+    if filled is None:
+        filled = wrapper.ryorin_stacks[id(stacked)] = Filled([stacked])
+    return any(slot != NO_ADAPTER and filled(slot) for slot in set(slots.tolist()))
+
+
+def _telling(stock: Any) -> Any:
+    """`activate_adapter`, which writes an adapter into a slot."""
+
+    @wraps(stock)
+    def activate_adapter(self: Any, lora_id: int) -> Any:
+        from ryorin_serve.lora_linear import written
+
+        was_there = lora_id in self._active_adapters  # vLLM asks for it with every batch
+        try:
+            return stock(self, lora_id)
+        finally:
+            if not was_there:
+                written()
+
+    activate_adapter.is_ours = True  # type: ignore[attr-defined]
+    return activate_adapter
+
+
+def _warming(stock: Any) -> Any:
+    """The constructor, which also makes room for layers, and compiles before anybody waits for an answer."""
+
+    @wraps(stock)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        from vllm.lora.model_manager import LoRAModelManager  # which makes this object
+
+        from ryorin_serve.lora_linear import warm_up
+
+        if not hasattr(LoRAModelManager.activate_adapter, "is_ours"):
+            LoRAModelManager.activate_adapter = _telling(LoRAModelManager.activate_adapter)
+        stock(self, *args, **kwargs)
+        self.ryorin_batch = None
+        self.ryorin_stacks = {}
+        warm_up()
+
+    return __init__
+
+
+def batch_of(wrapper: Any) -> Batch:
+    """The batch that the wrapper's metadata tell of."""
+    from ryorin_serve.lora_linear import Batch
+
+    if wrapper.is_prefill:
+        _, lengths, slots, *_ = wrapper.prefill_metadata
+        return Batch(_rows_of_slots(tuple(slots.tolist()), tuple(lengths.tolist())))
+    return Batch(_rows_of_slots(tuple(wrapper.token_lora_indices.tolist()), None))
 
 
 @lru_cache(maxsize=64)
-def _rows_of_slots(slots: tuple[int, ...], lengths: tuple[int, ...] | None) -> tuple[tuple[int, Any], ...]:
+def _rows_of_slots(slots: tuple[int, ...], lengths: tuple[int, ...] | None) -> Groups:
     """
     The rows of a batch by slot: pairs of a slot and its rows (a slice where they are adjacent, else an index tensor).
 
@@ -67,9 +198,7 @@ def _rows_of_slots(slots: tuple[int, ...], lengths: tuple[int, ...] | None) -> t
     )
 
 
-def _shrink(
-    inputs: Tensor, weights: Tensor, output: Tensor, groups: tuple[tuple[int, Any], ...], scaling: float
-) -> None:
+def _shrink(inputs: Tensor, weights: Tensor, output: Tensor, groups: Groups, scaling: float) -> None:
     """Result: output[:, :rank] = scaling * (inputs @ A.T), A by the row's slot. weights: (slots, [1,] rank, width)."""
     rank = weights.shape[-2]
     for slot, rows in groups:
@@ -80,9 +209,7 @@ def _shrink(
         output[rows, :rank] = (inputs[rows].to(output.dtype) @ matrix.T).mul_(scaling)
 
 
-def _expand(
-    inputs: Tensor, weights: Tensor, output: Tensor, groups: tuple[tuple[int, Any], ...], add_inputs: bool
-) -> None:
+def _expand(inputs: Tensor, weights: Tensor, output: Tensor, groups: Groups, add_inputs: bool) -> None:
     """Result: output (+)= inputs @ B.T, B by the row's slot. weights: (slots, [1,] width, rank)."""
     width = min(weights.shape[-2], output.shape[1])  # the adapter's and the model's padding may differ
     target = output[:, :width]

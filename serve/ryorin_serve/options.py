@@ -22,6 +22,7 @@ class ServeOptions:
 
     max_model_len: tokens of prompt and answer together.
     max_loras: adapters that may share one batch; max_lora_rank: should equal the adapters' real rank.
+    stock_lora: vLLM's own LoRA operations on a CPU stay in place (grouped_lora.py).
     kv_cache_gb: memory of the KV cache on CPU. gpu_memory_utilization: share of a GPU that vLLM takes.
     max_answer_tokens: limit of an answer when the request names none.
     max_body_bytes: limit of a request's body. max_file_bytes: limit of an uploaded file.
@@ -44,6 +45,7 @@ class ServeOptions:
     max_model_len: int = Window.max_model_len
     max_loras: int = 4
     max_lora_rank: int = 16
+    stock_lora: bool = False
     kv_cache_gb: int = 2
     gpu_memory_utilization: float = 0.9
     max_answer_tokens: int = Window.max_answer_tokens

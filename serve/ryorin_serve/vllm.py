@@ -13,6 +13,7 @@ from ryorin_serve.options import ServeOptions
 
 SERVED_AS = "ryorin-base"  # what the gateway asks an engine for when no adapter answers
 ENGINE_DOOR = "ryorin_serve.engine_door.EngineDoor"
+GROUPED_LORA = "ryorin_grouped_lora"  # as pyproject.toml names the entry point
 
 # Never handed on: what the gateway keeps to itself, and thread counts set for its own small work.
 _PRIVATE = (
@@ -74,7 +75,7 @@ def vllm_environment(
         "VLLM_RPC_BASE_PATH": sockets,
         "VLLM_API_KEY": api_key,  # by environment: a command line is visible to every user of the machine
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-        "VLLM_PLUGINS": "ryorin_grouped_lora",
+        "VLLM_PLUGINS": "" if options.stock_lora else GROUPED_LORA,  # and no other that happens to be installed
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
