@@ -67,6 +67,11 @@ class Settings:
         """Logs of the engine and the gateway."""
         return self.home / "logs"
 
+    @property
+    def numba_dir(self) -> Path:
+        """What numba compiled for the engine on a CPU."""
+        return self.home / "cache" / "numba"
+
     def pepper(self) -> bytes:
         """
         The secret that API keys are hashed with: `RYORIN_PEPPER`, or a file in `home` made on first use (mode 600).

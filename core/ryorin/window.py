@@ -61,7 +61,8 @@ def assemble(
     without any passage.
     """
     context = window.max_model_len
-    least = count_tokens(render(prompt, conversation, None if passages is None else []))
+    bare = render(prompt, conversation, None if passages is None else [])
+    least = count_tokens(bare)
     if least + (max_tokens or MIN_ANSWER_TOKENS) > context:
         wanted = f" and {max_tokens} for the answer" if max_tokens else ""
         raise InvalidInput(
@@ -72,10 +73,9 @@ def assemble(
         )
     room = max_tokens or min(window.max_answer_tokens, context // 2, context - least)
     if passages is None:
-        kept, messages = None, render(prompt, conversation, None)
-    else:
-        most = fit(prompt, conversation, passages, count_tokens, context - room)
-        kept = list(range(most)) if arrange is None else arrange(most)
-        messages = render(prompt, conversation, [passages[place] for place in kept])
+        return Assembled(bare, None, least, min(room, context - least))
+    most = fit(prompt, conversation, passages, count_tokens, context - room)
+    kept = list(range(most)) if arrange is None else arrange(most)
+    messages = render(prompt, conversation, [passages[place] for place in kept])
     prompt_tokens = count_tokens(messages)
     return Assembled(messages, kept, prompt_tokens, min(room, context - prompt_tokens))

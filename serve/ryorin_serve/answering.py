@@ -98,8 +98,8 @@ class Answering:
             self._fleet.check()
         request.state.headers = await self._quotas.admit(request.state.caller)
         turn = Turn(request.state.request_id, request.state.caller, asked, base_url(request))
-        turn.watch = ClientWatch(request)
         self._traces.begin(turn, request.headers)
+        turn.watch = ClientWatch(request)
         place = None
         try:
             with self._traces.step(turn, "queue"):

@@ -85,6 +85,8 @@ class Callers:
                 return known
         loop = asyncio.get_running_loop()
         caller = await loop.run_in_executor(self._threads, identify, self._catalog, self._pepper, authorization)
+        if as_of is None:
+            return caller
         if as_of != self._as_of or len(self._proved) >= MOST_PROVED:
             self._proved, self._as_of = {}, as_of
         self._proved[sent] = caller

@@ -40,8 +40,8 @@ ENGINE_OPTIONS = (
     click.option(
         "--stock-lora",
         is_flag=True,
-        help="Keep vLLM's own LoRA operations on a CPU: slower, and where all of --max-loras share a batch, a request "
-        "without an adapter gets one of theirs.",
+        help="Keep vLLM's own LoRA operations on a CPU, to compare: slower, and a request without an adapter that "
+        "shares a batch with one that has one is answered with whatever adapter the last slot holds.",
     ),
     click.option(
         "--tool-call-parser",

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ryorin_serve.grouped_lora import NO_ADAPTER
+
 Groups = tuple[tuple[int, Any], ...]  # a slot, and its rows: a slice, or a tensor of their numbers
-NO_ADAPTER = -1
 FEW = 64  # rows of several adapters that the loop is faster for
 FEWEST = 8  # rows of one adapter
 _UNROLLED = 8  # ranks that the loop takes at once
@@ -103,9 +104,13 @@ class Stacks:
         if not self.is_float32:
             return
         self.is_filled = Filled(a_stacked)
+        with torch.inference_mode(False):  # vLLM computes in it and writes adapters outside of it
+            self._lay_out(a_stacked, b_stacked)
+
+    def _lay_out(self, a_stacked: Sequence[Tensor], b_stacked: Sequence[Tensor]) -> None:
         ranks = [a.shape[2] for a in a_stacked]
-        self._widths = [b.shape[2] for b in b_stacked]
-        self.width = sum(self._widths)
+        widths = [b.shape[2] for b in b_stacked]
+        self.width = sum(widths)
         self.first = torch.cat(list(a_stacked), dim=2).squeeze(1)
         for a, part in zip(a_stacked, self.first.split(ranks, dim=1), strict=True):
             a.data = part.unsqueeze(1)
@@ -118,7 +123,7 @@ class Stacks:
         self.views = []
         for slot in range(len(self.first)):
             parts, rank_at, column_at = [], 0, 0
-            for second, rank, width in zip(seconds, ranks, self._widths, strict=True):
+            for second, rank, width in zip(seconds, ranks, widths, strict=True):
                 parts.append((second[slot], slice(rank_at, rank_at + rank), slice(column_at, column_at + width)))
                 rank_at, column_at = rank_at + rank, column_at + width
             self.views.append((self.first[slot].t(), parts))
@@ -133,17 +138,17 @@ def add(batch: Batch, stacks: Stacks, y: Tensor, x: Tensor, scale: float) -> boo
     Result: y += scale * (x @ A.T) @ B.T, A and B by the row's slot, slice by slice. False when it is not for here: of
     another type, or of other rows or columns than the batch and the layer have.
 
-    Shapes: x (…, in), y (…, sum of the slices), in memory without gaps.
+    Shapes: x (…, in), y (…, sum of the slices).
     """
     if not (stacks.is_float32 and x.dtype == y.dtype == torch.float32):
         return False
     x, y = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])
-    if len(x) != batch.rows or y.shape[1] != stacks.width:
+    if len(x) != batch.rows or x.shape[1] != stacks.first.shape[2] or y.shape[1] != stacks.width:
         return False
     filled = [(slot, rows) for slot, rows in batch.adapted if stacks.is_filled(slot)]
     if not filled:
         return True
-    if batch.is_small and stacks.loops:
+    if batch.is_small and stacks.loops and x.is_contiguous() and y.is_contiguous():
         inputs, outputs, first = x.numpy(), y.numpy(), stacks.first.numpy()
         for second, rank_at, column_at in stacks.arrays:
             add_rows(inputs, outputs, batch.slots, first, rank_at, second, column_at, scale)

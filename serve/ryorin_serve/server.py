@@ -181,7 +181,7 @@ def serve_engine(
     with tempfile.TemporaryDirectory(prefix="ryorin-") as sockets:
         engine = Engine(
             vllm_command(options, base.path, options.host),
-            vllm_environment(options, key, sockets),
+            vllm_environment(options, key, sockets, settings.numba_dir),
             settings.logs_dir / f"engine-{options.port}.log",
             policy=Policy(start_timeout_s=options.start_timeout_s),
             on_event=say,
@@ -310,7 +310,7 @@ def _engines(
     return [
         Engine(
             vllm_command(options, base.path),
-            vllm_environment(options, key, sockets, number, private),
+            vllm_environment(options, key, sockets, catalog.settings.numba_dir, number, private),
             catalog.settings.logs_dir / f"engine-{port}{f'-{number + 1}' if several else ''}.log",
             policy=Policy(start_timeout_s=options.start_timeout_s),
             on_event=say,

@@ -60,15 +60,15 @@ def resident_adapters(options: ServeOptions) -> int:
 
 
 def vllm_environment(
-    options: ServeOptions, api_key: str, sockets: str, replica: int = 0, private: Collection[str] = ()
+    options: ServeOptions, api_key: str, sockets: str, cache: Path, replica: int = 0, private: Collection[str] = ()
 ) -> dict[str, str]:
     """
     The environment: this process's own without secrets, offline, no usage reports, adapters loadable at run time, and
     the cores or GPUs of this replica, counted from 0.
 
     sockets: the folder of those by which vLLM's processes speak, which they leave behind when they are killed.
-    private: further variables that are not handed on. Raises InvalidInput when there are fewer cores than replicas, or
-    too few GPUs in CUDA_VISIBLE_DEVICES.
+    cache: where numba keeps what it compiled, unless NUMBA_CACHE_DIR says. private: further variables that are not
+    handed on. Raises InvalidInput when there are fewer cores than replicas, or too few GPUs in CUDA_VISIBLE_DEVICES.
     """
     environment = {name: value for name, value in os.environ.items() if name not in {*_PRIVATE, *private}}
     environment |= {
@@ -81,6 +81,7 @@ def vllm_environment(
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    environment.setdefault("NUMBA_CACHE_DIR", str(cache))
     if on_cpu():
         environment |= {
             "VLLM_CPU_KVCACHE_SPACE": str(options.kv_cache_gb),

@@ -77,10 +77,12 @@ def test_both_ways_leave_rows_without_an_adapter_alone_to_the_bit(rows: int) -> 
         assert torch.equal(y[row], before[row]) is (slot == -1)
 
 
-def test_what_vllm_writes_into_a_slot_later_is_there_and_an_empty_slot_is_found_out_once() -> None:
+@pytest.mark.parametrize("inference", [True, False])
+def test_what_vllm_writes_into_a_slot_later_is_there(inference: bool) -> None:
     torch.manual_seed(0)
     a, b = stacks_of([6], 16, 8)
-    stacks = lora_linear.Stacks(a, b)
+    with torch.inference_mode(inference):  # vLLM answers in it, and writes adapters outside of it
+        stacks = lora_linear.Stacks(a, b)
     for stack in (*a, *b):
         stack[1] = 0  # as a layer's reset_lora does
     lora_linear.written()
@@ -97,12 +99,39 @@ def test_what_vllm_writes_into_a_slot_later_is_there_and_an_empty_slot_is_found_
         assert torch.allclose(y, x @ new_a.T @ new_b.T, atol=1e-4)
 
 
+def test_whether_a_slot_is_empty_is_looked_up_once_after_each_writing() -> None:
+    looked: list[int] = []
+
+    class Stack:
+        def __getitem__(self, slot: int) -> Any:
+            looked.append(slot)
+            return torch.zeros(1)
+
+    filled = lora_linear.Filled([Stack()])
+    for _ in range(3):
+        assert not filled(2)
+    assert looked == [2]
+    lora_linear.written()
+    filled(2)
+    assert looked == [2, 2]
+
+
+def test_rows_with_gaps_in_memory_take_the_other_way() -> None:
+    torch.manual_seed(0)
+    a, b = stacks_of([6], 16, 8)
+    x, y = torch.randn(16, 3).t(), torch.zeros(3, 6)
+    assert lora_linear.add(batch([1, 2, 1]), lora_linear.Stacks(a, b), y, x, 1.0)
+    for row, slot in enumerate((1, 2, 1)):
+        assert torch.allclose(y[row], x[row] @ a[0][slot, 0].T @ b[0][slot, 0].T, atol=1e-4)
+
+
 def test_what_is_not_for_it_is_left_to_vllm() -> None:
     a, b = stacks_of([6], 16, 8)
     stacks = lora_linear.Stacks(a, b)
     x, y = torch.randn(3, 16), torch.zeros(3, 6)
     assert not lora_linear.add(batch([0, 1]), stacks, y, x, 1.0), "more rows than the batch has"
     assert not lora_linear.add(batch([0] * 3), stacks, torch.zeros(3, 7), x, 1.0), "other columns"
+    assert not lora_linear.add(batch([0] * 3), stacks, y, torch.randn(3, 17), 1.0), "and what goes in"
     assert not lora_linear.add(batch([0] * 3), stacks, y.double(), x.double(), 1.0)
     halves = lora_linear.Stacks(tuple(each.bfloat16() for each in a), tuple(each.bfloat16() for each in b))
     assert not lora_linear.add(batch([0] * 3), halves, y, x, 1.0)

@@ -80,8 +80,11 @@ def test_vllms_command_and_environment(monkeypatch, tmp_path: Path):
     pairs = dict(itertools.pairwise(command))
     assert (pairs["--max-loras"], pairs["--max-lora-rank"], pairs["--max-model-len"]) == ("3", "32", "2048")
     assert (pairs["--host"], pairs["--port"], pairs["--model"]) == ("127.0.0.1", "4321", str(tmp_path))
-    environment = vllm_environment(options, "engine-key", "/somewhere")
+    environment = vllm_environment(options, "engine-key", "/somewhere", Path("/cache"))
     assert environment["VLLM_API_KEY"] == "engine-key" and environment["VLLM_RPC_BASE_PATH"] == "/somewhere"
+    assert environment["VLLM_PLUGINS"] == "ryorin_grouped_lora" and environment["NUMBA_CACHE_DIR"] == "/cache"
+    stock = vllm_environment(replace(options, stock_lora=True), "engine-key", "/somewhere", Path("/cache"))
+    assert stock["VLLM_PLUGINS"] == ""
     assert "--enable-auto-tool-choice" not in command
     tools = vllm_command(replace(options, tool_call_parser="hermes"), tmp_path)(4321)
     assert tools[tools.index("--tool-call-parser") + 1] == "hermes" and "--enable-auto-tool-choice" in tools
@@ -91,7 +94,9 @@ def test_vllms_command_and_environment(monkeypatch, tmp_path: Path):
     assert "RYORIN_PEPPER" not in environment
     assert "OMP_NUM_THREADS" not in environment
     monkeypatch.setenv("OPENAI_API_KEY", "of a provider")
-    assert "OPENAI_API_KEY" not in vllm_environment(options, "engine-key", "/somewhere", private={"OPENAI_API_KEY"})
+    assert "OPENAI_API_KEY" not in vllm_environment(
+        options, "engine-key", "/somewhere", Path("/cache"), private={"OPENAI_API_KEY"}
+    )
 
 
 def test_the_engines_door_opens_to_the_key_alone_but_for_its_health(monkeypatch):
@@ -123,10 +128,12 @@ def test_replicas_share_the_cores_and_the_gpus(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("ryorin_serve.vllm.on_cpu", lambda: False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     options = ServeOptions(replicas=2, gpus_per_replica=2)
-    seen = [vllm_environment(options, "key", "/there", number)["CUDA_VISIBLE_DEVICES"] for number in (0, 1)]
+    seen = [
+        vllm_environment(options, "key", "/there", Path("/cache"), number)["CUDA_VISIBLE_DEVICES"] for number in (0, 1)
+    ]
     assert seen == ["4,5", "6,7"]
     assert dict(itertools.pairwise(vllm_command(options, Path("/base"))(1)))["--tensor-parallel-size"] == "2"
-    assert vllm_environment(ServeOptions(), "key", "/there")["CUDA_VISIBLE_DEVICES"] == "4,5,6,7", (
+    assert vllm_environment(ServeOptions(), "key", "/there", Path("/cache"))["CUDA_VISIBLE_DEVICES"] == "4,5,6,7", (
         "one takes what it is given"
     )
 

@@ -71,7 +71,7 @@ def test_bfloat16_is_for_processors_that_have_it_and_can_be_switched_off(monkeyp
         assert frozen.wants_bfloat16() is False
 
 
-def test_a_base_of_bfloat16_is_trained_in_it_and_ends_where_float32_does(
+def test_a_base_of_bfloat16_is_multiplied_in_it_and_says_nearly_what_it_says_in_float32(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import AutoModelForCausalLM

@@ -2,10 +2,11 @@
 Products with frozen weights in bfloat16, on processors that have instructions for it (AVX512-BF16, AMX): they take half
 the time of float32's.
 
-A base model's weights are usually kept as bfloat16, so nothing of them is lost; what is rounded are the activations
-that are multiplied, to 8 bits of mantissa, as in mixed precision on a GPU (https://arxiv.org/abs/1905.12322). Sums are
-float32 inside the processor, and everything else stays float32: the stream between layers, attention, norms, the head,
-LoRA's own matrices, the optimizer. A linear layer whose weights are not exactly bfloat16 keeps float32.
+A base model's weights are usually kept as bfloat16, so nothing of them is lost; what is rounded, to 8 bits of mantissa,
+are the activations and gradients that are multiplied and the sums that come out, as in mixed precision on a GPU
+(https://arxiv.org/abs/1905.12322). The processor adds up in float32, and everything else stays float32: the stream
+between layers, attention, norms, the head, LoRA's own matrices, the optimizer. A linear layer whose weights are not
+exactly bfloat16 keeps float32.
 
 This module imports torch, so it is imported inside the functions that train, never by the command line.
 """

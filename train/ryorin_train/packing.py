@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ryorin_train.trunk import Trunk
 
 ATTENTION = "ryorin_packed"
-SHORT = 320  # tokens of a sequence that ShortAttention is faster for, and whose weights are small beside the rest
+SHORT = 320  # tokens of a sequence that ShortAttention is faster for; it keeps heads * tokens² weights of each layer
 
 
 def shared_tokens(rows: Sequence[TokenRow | Branched]) -> int:
@@ -212,7 +212,8 @@ def packed_attention(
             place = torch.arange(total, device=query.device)
             distance = place[:, None] - place[None, :]
             mask = (distance >= 0) & (distance < window)
-        if mask is None and total <= SHORT and query.device.type == "cpu":
+        # What several sequences begin with would be kept for each of them.
+        if mask is None and total <= SHORT and 2 * known <= total and query.device.type == "cpu":
             factor = query.shape[3] ** -0.5 if scaling is None else scaling
             result = ShortAttention.apply(row_query, row_key, row_value, factor)
         else:
@@ -229,7 +230,8 @@ class ShortAttention(torch.autograd.Function):
 
     PyTorch's kernel for a CPU works in blocks and computes the weights anew, which pays for long sequences only: of 250
     tokens this takes half the time, gradient included (docs/log.md).
-    Shapes: query (1, heads, T, dim), key and value (1, key heads, T, dim); the result is like query.
+    Shapes: query and key (1, heads or key heads, T, dim), value (1, key heads, T, its dim); the result is (1, heads, T,
+    its dim).
     """
 
     @staticmethod
@@ -243,13 +245,13 @@ class ShortAttention(torch.autograd.Function):
         result = torch.bmm(weights, values)
         ctx.save_for_backward(queries, keys, values, weights, result)
         ctx.scaling, ctx.shape = scaling, query.shape
-        return result.view(query.shape)
+        return result.view(1, heads, tokens, -1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
         """The gradients of query, key and value."""
         queries, keys, values, weights, result = ctx.saved_tensors
-        above = gradient.reshape(queries.shape)
+        above = gradient.reshape(result.shape)
         of_values = torch.bmm(weights.transpose(1, 2), above)
         of_scores = torch.bmm(above, values.transpose(1, 2))
         of_scores.sub_((above * result).sum(-1, keepdim=True)).mul_(weights).mul_(ctx.scaling)

@@ -45,7 +45,7 @@ class Trained:
     What a run gave: metrics (losses in nats a token, shares 0 to 1), tokens of rows it took in, how fast it was.
 
     best_epoch: whose weights they are, of a run with patience; then its metrics are that epoch's too.
-    precision: of the base model's weights where they were multiplied by, as PyTorch calls it.
+    precision: of the base model's weights where they were multiplied by: float32, bfloat16 or (QLoRA) nf4.
     """
 
     metrics: dict[str, float]
@@ -250,7 +250,7 @@ def train(
         tokens_per_s=round(tokens_per_s, 1),
         seconds=round(time.monotonic() - began, 1),
         best_epoch=None if best is None else last["epoch"],
-        precision="bfloat16" if "bfloat16" in precisions else "float32",
+        precision="nf4" if recipe.qlora else "bfloat16" if "bfloat16" in precisions else "float32",
     )
 
 

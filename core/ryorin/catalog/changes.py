@@ -8,6 +8,7 @@ the next look gives the same number. PostgreSQL has no such count.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -23,7 +24,8 @@ class Changes:
         self._connection: sqlite3.Connection | None = None
         if engine.dialect.name == "sqlite":
             address = Path(str(engine.url.database)).absolute().as_uri() + "?mode=ro"
-            self._connection = sqlite3.connect(address, uri=True, timeout=BUSY_S, check_same_thread=False)
+            with contextlib.suppress(sqlite3.Error):
+                self._connection = sqlite3.connect(address, uri=True, timeout=BUSY_S, check_same_thread=False)
 
     def look(self) -> int | None:
         """A number that is another one whenever something was committed since the last look; None if nobody knows."""
