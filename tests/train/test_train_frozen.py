@@ -94,7 +94,7 @@ def test_a_base_of_bfloat16_is_multiplied_in_it_and_says_nearly_what_it_says_in_
     assert 0 < (logits[1] - logits[0]).abs().max() < 0.02 * logits[0].abs().max()
 
 
-@pytest.mark.parametrize(("tokens", "key_heads"), [(1, 1), (7, 3), (50, 3), (50, 9)])
+@pytest.mark.parametrize(("tokens", "key_heads"), [(1, 1), (7, 3), (128, 3), (129, 9), (300, 3)])
 def test_attention_of_short_rows_is_pytorchs(tokens: int, key_heads: int) -> None:
     from torch.nn.functional import scaled_dot_product_attention
 
@@ -103,7 +103,7 @@ def test_attention_of_short_rows_is_pytorchs(tokens: int, key_heads: int) -> Non
     given = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     above = torch.randn(shapes[0], dtype=torch.float64)
     plain = scaled_dot_product_attention(*given, is_causal=True, scale=0.3, enable_gqa=True)
-    short = packing.ShortAttention.apply(*given, 0.3)
+    short = packing.BlockAttention.apply(*given, 0.3)
     assert torch.allclose(short, plain, atol=1e-12)
     for wanted, got in zip(
         torch.autograd.grad(plain, given, above), torch.autograd.grad(short, given, above), strict=True

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from ryorin_train.trunk import Trunk
 
 ATTENTION = "ryorin_packed"
-SHORT = 320  # tokens of a sequence that ShortAttention is faster for; it keeps heads * tokens² weights of each layer
+SHORT = 512  # tokens of a sequence whose weights BlockAttention may keep: about heads * tokens² / 2 a layer
+BLOCK = 128
 
 
 def shared_tokens(rows: Sequence[TokenRow | Branched]) -> int:
@@ -215,7 +216,7 @@ def packed_attention(
         # What several sequences begin with would be kept for each of them.
         if mask is None and total <= SHORT and 2 * known <= total and query.device.type == "cpu":
             factor = query.shape[3] ** -0.5 if scaling is None else scaling
-            result = ShortAttention.apply(row_query, row_key, row_value, factor)
+            result = BlockAttention.apply(row_query, row_key, row_value, factor)
         else:
             result = scaled_dot_product_attention(
                 row_query, row_key, row_value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
@@ -224,12 +225,12 @@ def packed_attention(
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
-class ShortAttention(torch.autograd.Function):
+class BlockAttention(torch.autograd.Function):
     """
-    Causal attention of one sequence by plain products of matrices, its weights kept for the gradient.
+    Causal attention of one sequence: the queries in blocks, each with the keys up to its end, by plain products of
+    matrices; the weights are kept for the gradient.
 
-    PyTorch's kernel for a CPU works in blocks and computes the weights anew, which pays for long sequences only: of 250
-    tokens this takes half the time, gradient included (docs/log.md).
+    PyTorch's kernel for a CPU keeps no weights and takes twice the time, gradient included (docs/log.md).
     Shapes: query and key (1, heads or key heads, T, dim), value (1, key heads, T, its dim); the result is (1, heads, T,
     its dim).
     """
@@ -237,26 +238,42 @@ class ShortAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Any, key: Any, value: Any, scaling: float) -> Any:
         """The weighted sums of `value`."""
-        _, heads, tokens, dim = query.shape
-        queries, keys, values = query.reshape(key.shape[1], -1, dim), key[0], value[0]  # heads of one key together
-        scores = torch.bmm(queries, keys.transpose(1, 2)).mul_(scaling).view(heads, tokens, tokens)
-        later = torch.full((tokens, tokens), float("-inf"), dtype=query.dtype).triu_(1)
-        weights = scores.add_(later).softmax(-1).view(key.shape[1], -1, tokens)
-        result = torch.bmm(weights, values)
-        ctx.save_for_backward(queries, keys, values, weights, result)
-        ctx.scaling, ctx.shape = scaling, query.shape
-        return result.view(1, heads, tokens, -1)
+        heads, tokens = query.shape[1:3]
+        result = query.new_empty(1, heads, tokens, value.shape[3])
+        kept = []
+        for start in range(0, tokens, BLOCK):
+            end = min(start + BLOCK, tokens)
+            size = end - start
+            scores = torch.bmm(_by_key(query, key, start, end), key[0, :, :end].transpose(1, 2)).mul_(scaling)
+            later = torch.full((size, size), float("-inf"), dtype=query.dtype).triu_(1)
+            scores.view(heads, size, end)[:, :, start:].add_(later)
+            kept.append(scores.softmax(-1))
+            result[0, :, start:end] = torch.bmm(kept[-1], value[0, :, :end]).view(heads, size, -1)
+        ctx.save_for_backward(query, key, value, result, *kept)
+        ctx.scaling = scaling
+        return result
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
         """The gradients of query, key and value."""
-        queries, keys, values, weights, result = ctx.saved_tensors
-        above = gradient.reshape(result.shape)
-        of_values = torch.bmm(weights.transpose(1, 2), above)
-        of_scores = torch.bmm(above, values.transpose(1, 2))
-        of_scores.sub_((above * result).sum(-1, keepdim=True)).mul_(weights).mul_(ctx.scaling)
-        of_keys = torch.bmm(of_scores.transpose(1, 2), queries)
-        return torch.bmm(of_scores, keys).view(ctx.shape), of_keys[None], of_values[None], None
+        query, key, value, result, *kept = ctx.saved_tensors
+        heads, tokens = query.shape[1:3]
+        of_query, of_key, of_value = torch.empty_like(query), torch.zeros_like(key[0]), torch.zeros_like(value[0])
+        shares = (gradient * result).sum(-1, keepdim=True)
+        for weights, start in zip(kept, range(0, tokens, BLOCK), strict=True):
+            end = min(start + BLOCK, tokens)
+            above = _by_key(gradient, key, start, end)
+            of_value[:, :end].baddbmm_(weights.transpose(1, 2), above)
+            of_scores = torch.bmm(above, value[0, :, :end].transpose(1, 2))
+            of_scores.sub_(_by_key(shares, key, start, end)).mul_(weights).mul_(ctx.scaling)
+            of_query[0, :, start:end] = torch.bmm(of_scores, key[0, :, :end]).view(heads, end - start, -1)
+            of_key[:, :end].baddbmm_(of_scores.transpose(1, 2), _by_key(query, key, start, end))
+        return of_query, of_key[None], of_value[None], None
+
+
+def _by_key(states: torch.Tensor, key: torch.Tensor, start: int, end: int) -> torch.Tensor:
+    """A block of (1, heads, T, n) as (key heads, its heads' rows behind one another, n)."""
+    return states[0, :, start:end].reshape(key.shape[1], -1, states.shape[3])
 
 
 def _paths(shared: int, rows: Sequence[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], int]]:
