@@ -76,6 +76,7 @@ async def measured(
     words: of a prompt that is read. tokens: of an answer that is written.
     """
     for engine in engines.values():
+        await writing(engine, [SERVED_AS], 1, 4)  # promotions bring adapters to engines that have answered already
         await load(engine, folder, names)
     arms = {"base": [SERVED_AS], "one": names[:1], "four": names}
     works = {
