@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from threading import Lock
 from typing import Any
 
 from ryorin.digests import sha256_bytes
@@ -102,13 +103,12 @@ def split_document(
 
 def _sections(document: ParsedDocument) -> list[Section]:
     """Sections, their heading lines left out, found by LlamaIndex's Markdown parser."""
-    from llama_index.core.schema import MetadataMode
-
-    parser, source = _markdown_parser()
+    with _IMPORTING:
+        parser, source, bare = _markdown_parser()
     found = []
     cursor = 0
     for node in parser.get_nodes_from_documents([source(text=document.text)]):
-        content = node.get_content(metadata_mode=MetadataMode.NONE)
+        content = node.get_content(metadata_mode=bare)
         start = document.text.index(content, cursor)
         cursor = start + len(content)
         path = [part for part in str(node.metadata["header_path"]).split("\x1f") if part]
@@ -124,11 +124,19 @@ def _sections(document: ParsedDocument) -> list[Section]:
     return found
 
 
+# Documents are prepared by several threads, and LlamaIndex's modules import one another in circles: two threads that
+# import different ones of them first can find them half made.
+_IMPORTING = Lock()
+
+
 @cache
-def _markdown_parser() -> tuple[Any, Any]:
-    """LlamaIndex's parser, and the class of what it reads: made once, since pydantic takes 10 ms for a class."""
+def _markdown_parser() -> tuple[Any, Any, Any]:
+    """
+    LlamaIndex's parser, the class of what it reads, and how its nodes give nothing but their text: made once, since
+    pydantic takes 10 ms for a class.
+    """
     from llama_index.core.node_parser import MarkdownNodeParser
-    from llama_index.core.schema import Document
+    from llama_index.core.schema import Document, MetadataMode
 
     class Source(Document):
         """Every node notes the hash of what it came from: computed anew each time, of the whole text."""
@@ -137,7 +145,8 @@ def _markdown_parser() -> tuple[Any, Any]:
         def hash(self) -> str:
             return ""
 
-    return MarkdownNodeParser.from_defaults(header_path_separator="\x1f", include_prev_next_rel=False), Source
+    parser = MarkdownNodeParser.from_defaults(header_path_separator="\x1f", include_prev_next_rel=False)
+    return parser, Source, MetadataMode.NONE
 
 
 def _pieces(
