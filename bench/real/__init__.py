@@ -73,10 +73,15 @@ def adapters_of(
     from ryorin.digests import new_id
     from ryorin.models.registry import get_base
     from ryorin.settings import Settings
+    from ryorin_train.base_shapes import base_linears
 
     settings = Settings(home=home, database_url=f"sqlite:///{home / 'catalog.db'}")
     base = get_base(settings, DEFAULT_BASE)
-    shapes = linear_shapes(json.loads((base.path / "config.json").read_text()))
+    linears = {
+        name: shape
+        for name, shape in base_linears(base.path).items()
+        if name.rpartition(".")[2] in targets and int(name.split(".")[2]) < layers
+    }
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": DEFAULT_BASE, "r": rank,
         "lora_alpha": rank, "target_modules": list(targets), "bias": "none", "inference_mode": True,
@@ -88,12 +93,10 @@ def adapters_of(
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
             weights = {}
-            for layer in range(layers):
-                for target in targets:
-                    wide, high, group = shapes[target]
-                    place = f"base_model.model.model.layers.{layer}.{group}.{target}"
-                    weights[f"{place}.lora_A.weight"] = torch.randn(rank, wide, generator=generator) * 0.05
-                    weights[f"{place}.lora_B.weight"] = torch.randn(high, rank, generator=generator) * 0.05
+            for name, (high, wide) in linears.items():
+                place = f"base_model.model.{name}"
+                weights[f"{place}.lora_A.weight"] = torch.randn(rank, wide, generator=generator) * 0.05
+                weights[f"{place}.lora_B.weight"] = torch.randn(high, rank, generator=generator) * 0.05
             folder = home / "adapters" / f"new-{tenant_name}"
             folder.mkdir(parents=True)
             save_file(weights, folder / "adapter_model.safetensors")
@@ -107,22 +110,6 @@ def adapters_of(
             )  # fmt: skip
             session.add(row)
     return names
-
-
-def linear_shapes(config: dict[str, Any]) -> dict[str, tuple[int, int, str]]:
-    """Of a Llama's linear layers: width in, width out, and the part of the layer they belong to."""
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
-    keys = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
-    attention = {
-        "q_proj": (hidden, hidden),
-        "k_proj": (hidden, keys),
-        "v_proj": (hidden, keys),
-        "o_proj": (hidden, hidden),
-    }
-    feed = {"gate_proj": (hidden, inner), "up_proj": (hidden, inner), "down_proj": (inner, hidden)}
-    return {name: (*shape, "self_attn") for name, shape in attention.items()} | {
-        name: (*shape, "mlp") for name, shape in feed.items()
-    }
 
 
 @dataclass(frozen=True)

@@ -146,10 +146,10 @@ class Answering:
             with turn.watch:
                 response = await self._answer(request, turn, body, Upstream.stream, Providers.stream)
         except BaseException as error:
-            turn.watch.end()
             self.end(turn, "cancelled" if isinstance(error, ClientGone | asyncio.CancelledError) else "error")
             raise
-        turn.watch.end()  # from here on the relay sees that the client leaves
+        finally:
+            turn.watch.end()  # from here on the relay sees that the client leaves
         return response, str(body["model"])
 
     async def prepare_unseen(self, turn: Turn, release: PinnedRelease) -> Prepared:

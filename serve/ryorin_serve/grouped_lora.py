@@ -7,8 +7,8 @@ each group is one matrix product: the same sums, no copies. `bench/lora.py` meas
 
 The functions keep the names, signatures and results of those they replace, but for one thing. Slot -1 means 'no
 adapter' (`PunicaWrapperBase.token_lora_indices`); the stock operations index with it and so give such a token the
-adapter in the *last* slot whenever it shares a batch with a token that has one: with all slots in use, a request to the
-base model would be answered by some tenant's adapter. Here -1 adds nothing.
+adapter in the *last* slot whenever it shares a batch with a token that has one: once that slot was ever written, a
+request to the base model would be answered by some tenant's adapter. Here -1 adds nothing.
 
 Linear layers in float32, which is all there is with the bundled model, go a shorter way (`lora_linear.py`).
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from lazily import Lazily
 
+from ryorin.errors import InvalidInput
+
 torch = Lazily("torch")
 frozen = Lazily("ryorin_train.frozen")
 fused_lora = Lazily("ryorin_train.fused_lora")
@@ -69,6 +71,9 @@ def test_bfloat16_is_for_processors_that_have_it_and_can_be_switched_off(monkeyp
         assert frozen.wants_bfloat16() is wanted
         monkeypatch.setenv(frozen.SWITCH, "off")
         assert frozen.wants_bfloat16() is False
+    monkeypatch.setenv(frozen.SWITCH, "0")
+    with pytest.raises(InvalidInput, match="'0'; it must be on or off"):
+        frozen.wants_bfloat16()
 
 
 def test_a_base_of_bfloat16_is_multiplied_in_it_and_says_nearly_what_it_says_in_float32(

@@ -19,13 +19,21 @@ from typing import Any
 
 import torch
 
+from ryorin.errors import InvalidInput
+
 SWITCH = "RYORIN_BFLOAT16"
 
 
 def wants_bfloat16() -> bool:
-    """Whether this processor is faster with it, and nobody said otherwise by RYORIN_BFLOAT16=off."""
+    """
+    Whether this processor is faster with it, and nobody said otherwise by RYORIN_BFLOAT16=off. Raises InvalidInput for
+    another value.
+    """
+    said = os.environ.get(SWITCH, "on")
+    if said not in ("on", "off"):
+        raise InvalidInput(f"{SWITCH} is {said!r}; it must be on or off", param=SWITCH)
     has = torch.cpu.get_capabilities()
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16")) and os.environ.get(SWITCH, "on") != "off"
+    return said == "on" and bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
 def product(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
