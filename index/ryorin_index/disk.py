@@ -2,7 +2,7 @@
 Every write of the store's files: whole or not at all, and safe on the disk when it returns.
 
 Failpoints make a step fail on purpose, for the tests of crashes and full disks. RYORIN_FAILPOINTS holds
-`PATTERN:ACTION[:N]`, comma-separated. PATTERN matches `<kind>.<step>`: ids, vectors, graph or manifest with write,
+`PATTERN:ACTION[:N]`, comma-separated. PATTERN matches `<kind>.<step>`: ids, vectors, codes or manifest with write,
 fsync, rename or sync, and file.remove. ACTION is kill (SIGKILL to this process), enospc or eio. N makes it the Nth
 time, `/N` every Nth time, nothing every time.
 """

@@ -24,8 +24,8 @@ from ryorin.catalog import Catalog
 from ryorin.catalog.tables import VectorStore
 from ryorin.errors import Conflict, NotFound
 from ryorin_index import disk
+from ryorin_index.codes import make_codes
 from ryorin_index.dense import passage_ids, read_vectors
-from ryorin_index.graphs import build_graph
 from ryorin_index.lexical import LexicalIndex
 from ryorin_index.parts import Ids
 from ryorin_index.segments import (
@@ -46,7 +46,7 @@ from ryorin_index.segments import (
 from ryorin_index.store import store_counts
 
 SEGMENT_AT = 1000  # passages outside the segments from which one is written
-GRAPH_AT = 20_000  # passages of a segment from which a graph is worth its building
+CODES_AT = 20_000  # passages of a segment from which searching by codes is worth more than being exact
 DEAD_SHARE = 0.25  # of a segment, from which it is written anew
 MERGE_RATIO = 4  # a segment is merged into a new one unless it is more than so many times as large
 KEPT_MANIFESTS = 2  # a reader may be about to open the files of the one before
@@ -95,8 +95,8 @@ def maintain(
                 with catalog.session() as session:
                     part = read_vectors(session, store, rest)
                 if part.size:
-                    if part.size >= GRAPH_AT:
-                        part = replace(part, graph=build_graph(part.vectors))
+                    if part.size >= CODES_AT:
+                        part = replace(part, codes=make_codes(part.vectors))
                     segments.append(write_segment(folder, part))
                     passages = part.size
             number = max(manifest_numbers(folder), default=0) + 1
@@ -183,7 +183,12 @@ def stats(catalog: Catalog, store: VectorStore) -> dict[str, Any]:
         "tail": len(np.setdiff1d(ids, covered)),
         "dead_share": round(dead / len(covered), 4) if len(covered) else 0.0,
         "segments": [
-            {"passages": each.passages, "kind": "hnsw" if each.graph else "exact", "ef": each.ef, "recall": each.recall}
+            {
+                "passages": each.passages,
+                "kind": "pq4" if each.codes else "exact",
+                "candidates": each.candidates,
+                "recall": each.recall,
+            }
             for each in (manifest.segments if manifest else ())
         ],
         "bytes": sum(file.bytes for segment in (manifest.segments if manifest else ()) for file in segment.files),

@@ -1,10 +1,11 @@
 """
-Parts: immutable sets of vectors that are searched together, each exactly or through a graph.
+Parts: immutable sets of vectors that are searched together, each exactly or by its codes.
 
 A part knows its passages' ids, their vectors, and which of them are alive; it knows nothing of SQL or files. Nothing in
 it changes after it was made, so searches of several threads share it without a lock; what removes or adds passages
-makes a new part. A filter is applied before the search, as a FAISS selector or by scanning the few passages that it
-allows: filtering afterwards would starve whoever has 1% of the passages.
+makes a new part. A filter holds before the best are chosen, as a FAISS selector or by scanning the few passages that it
+allows; where there are codes, among as many candidates more as it keeps out. Filtering the results would starve whoever
+has 1% of the passages.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ryorin_index.codes import Codes
 from ryorin_index.embed import Vectors
-from ryorin_index.graphs import Graph
 
 Ids = NDArray[np.int64]
 Scored = tuple[Vectors, Ids]
@@ -34,7 +35,7 @@ class Part:
     ids: Ids
     vectors: Vectors
     live: NDArray[np.bool_] | None = None
-    graph: Graph | None = None
+    codes: Codes | None = None
     name: str = ""
 
     @property
@@ -80,7 +81,7 @@ class Part:
         """
         The best `top_k` of the living that are among `allowed`, best first, with their exact scores.
 
-        query: shape (dim,), unit length. allowed: distinct passage ids, ascending; None for all.
+        query: shape (dim,), float32, contiguous, unit length. allowed: distinct passage ids, ascending; None for all.
         """
         if allowed is None:
             return self._search(query, min(top_k, self.alive), self._live_bits, self.alive)
@@ -97,12 +98,11 @@ class Part:
 
         if top_k < 1:
             return np.empty(0, np.float32), np.empty(0, np.int64)
-        selector = None if bits is None else faiss.IDSelectorBitmap(self.size, faiss.swig_ptr(bits))
-        if self.graph is not None:
-            found = self.graph.candidates(query, top_k, selector, self.size / count)
+        if self.codes is not None:
+            found = self.codes.nearest(query, top_k, bits, self.size / count)
             if len(found) >= top_k:
                 return self._score(query, found, top_k)
-        query = np.ascontiguousarray(query, np.float32)
+        selector = None if bits is None else faiss.IDSelectorBitmap(self.size, faiss.swig_ptr(bits))
         scores, at = np.empty(top_k, np.float32), np.empty(top_k, np.int64)
         faiss.knn_inner_product(
             faiss.swig_ptr(query),
@@ -118,11 +118,22 @@ class Part:
         return scores, self.ids[at]
 
     def _score(self, query: Vectors, at: Ids, top_k: int) -> Scored:
-        """The best of the passages at these positions, by their exact scores."""
+        """The best of the passages at these positions, ascending, by their exact scores."""
+        import faiss
+
         top_k = min(top_k, len(at))
         if not top_k:
             return np.empty(0, np.float32), np.empty(0, np.int64)
-        scores = self.vectors.take(at, axis=0) @ query
+        scores = np.empty(len(at), np.float32)
+        faiss.fvec_inner_products_by_idx(  # type: ignore[attr-defined]
+            faiss.swig_ptr(scores),
+            faiss.swig_ptr(query),
+            faiss.swig_ptr(self.vectors),
+            faiss.swig_ptr(at),
+            self.vectors.shape[1],
+            1,
+            len(at),
+        )
         if len(at) > SORTED_WHOLE:
             best = np.argpartition(-scores, top_k - 1)[:top_k]
             at, scores = at[best], scores[best]

@@ -3,7 +3,7 @@ The files of a store: immutable segments named by their content, and manifests t
 
     <home>/index/<store id>/<embedder digest, 12 letters>/
         manifest-<number>.json     the segments and the generation they cover, with its own SHA-256; the highest counts
-        ids-… vectors-… graph-…    a segment: passage ids, their vectors, and above 20,000 passages an HNSW graph
+        ids-… vectors-… codes-…    a segment: passage ids, their vectors, and from 20,000 passages on codes of 4 bits
 
 A reader loads whole files into memory and checks their SHA-256 there, so a file that changes or goes away later cannot
 harm it, and what is damaged is never searched: its passages come from SQL, where everything here was made from. Nothing
@@ -28,12 +28,12 @@ from ryorin.digests import SHORT, canonical_json, digest_of, sha256_bytes
 from ryorin.errors import RyorinError
 from ryorin.settings import Settings
 from ryorin_index import disk
-from ryorin_index.graphs import graph_from_bytes
+from ryorin_index.codes import codes_from_bytes
 from ryorin_index.parts import Ids, Part
 
-FORMAT = 2  # files of another one are not read: they are made anew from SQL
+FORMAT = 3  # files of another one are not read: they are made anew from SQL
 MANIFEST_NAME = re.compile(r"manifest-(\d{1,12})\.json")
-FILE_NAME = re.compile(r"(ids|vectors|graph)-[0-9a-f]{64}")
+FILE_NAME = re.compile(r"(ids|vectors|codes)-[0-9a-f]{64}")
 _log = logging.getLogger(__name__)
 
 
@@ -60,19 +60,19 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Segment:
-    """`passages` of a store. ef, recall: the graph's breadth of search, and the recall@10 measured with it."""
+    """`passages` of a store. candidates, recall: for ten results by codes, and the recall@10 measured with them."""
 
     passages: int
     ids: StoredFile
     vectors: StoredFile
-    graph: StoredFile | None = None
-    ef: int = 0
+    codes: StoredFile | None = None
+    candidates: int = 0
     recall: float | None = None
 
     @property
     def files(self) -> tuple[StoredFile, ...]:
         """All files of the segment."""
-        return tuple(file for file in (self.ids, self.vectors, self.graph) if file)
+        return tuple(file for file in (self.ids, self.vectors, self.codes) if file)
 
     @property
     def name(self) -> str:
@@ -158,9 +158,9 @@ def write_segment(folder: Path, part: Part) -> Segment:
         passages=part.size,
         ids=_write(folder, "ids", part.ids.astype("<i8").tobytes()),
         vectors=_write(folder, "vectors", part.vectors.astype("<f4").tobytes()),
-        graph=_write(folder, "graph", part.graph.to_bytes()) if part.graph else None,
-        ef=part.graph.ef if part.graph else 0,
-        recall=part.graph.recall if part.graph else None,
+        codes=_write(folder, "codes", part.codes.to_bytes()) if part.codes else None,
+        candidates=part.codes.candidates if part.codes else 0,
+        recall=part.codes.recall if part.codes else None,
     )
 
 
@@ -177,11 +177,10 @@ def read_segment(folder: Path, segment: Segment, dimensions: int) -> Part:
     """A segment, loaded and checked. Raises Damaged."""
     ids = np.frombuffer(_read(folder, segment.ids), "<i8")
     vectors = np.frombuffer(_read(folder, segment.vectors), "<f4").reshape(-1, dimensions)
-    graph = None
-    if segment.graph is not None:
-        content = _read(folder, segment.graph)
-        graph = graph_from_bytes(content, dimensions, segment.ef, segment.recall or 0.0)
-    return Part(ids, vectors, graph=graph, name=segment.name)
+    codes = None
+    if segment.codes is not None:
+        codes = codes_from_bytes(_read(folder, segment.codes), segment.candidates, segment.recall or 0.0)
+    return Part(ids, vectors, codes=codes, name=segment.name)
 
 
 def load_parts(folder: Path, manifest: Manifest, known: Iterable[Part] = ()) -> tuple[list[Part], int]:
@@ -206,11 +205,11 @@ def load_parts(folder: Path, manifest: Manifest, known: Iterable[Part] = ()) -> 
     return parts, damaged
 
 
-def _segment(ids: Any, vectors: Any, graph: Any, **more: Any) -> Segment:
-    files = [file and StoredFile(**file) for file in (ids, vectors, graph)]
+def _segment(ids: Any, vectors: Any, codes: Any, **more: Any) -> Segment:
+    files = [file and StoredFile(**file) for file in (ids, vectors, codes)]
     if not all(FILE_NAME.fullmatch(file.name) for file in files if file):
         raise ValueError("a file's name is not one of a segment")
-    return Segment(ids=files[0], vectors=files[1], graph=files[2], **more)
+    return Segment(ids=files[0], vectors=files[1], codes=files[2], **more)
 
 
 def _write(folder: Path, kind: str, content: bytes) -> StoredFile:

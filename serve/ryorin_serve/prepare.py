@@ -1,7 +1,7 @@
 """
 From a caller and a request to what the engine is asked: the release is read once, passages are searched, the prompt is
 rendered and cut to the context, by the code that training rows get their passages by (`ryorin_index.retrieve`,
-`ryorin.window`). All of it blocks; the gateway calls it in a thread.
+`ryorin.window`). All of it blocks; the gateway calls it in a thread, short prompts without retrieval excepted.
 """
 
 from __future__ import annotations
@@ -87,6 +87,11 @@ class Passed:
 
     release_id: str
     reason: str
+
+
+def retrieves(release: PinnedRelease, request: ChatRequest) -> bool:
+    """Whether passages are searched for, or a store was named that may not be searched."""
+    return request.knowledge.store_ids is not None or _retrieval(release, request.knowledge)[0].enabled
 
 
 def needs_rewriting(release: PinnedRelease, request: ChatRequest) -> bool:

@@ -33,13 +33,13 @@ from ryorin.catalog import Catalog, open_catalog
 from ryorin.catalog.tables import VectorStore
 from ryorin.catalog.tenants import create_tenant
 from ryorin.settings import Settings
-from ryorin_index import disk, graphs, maintenance
+from ryorin_index import codes, disk, maintenance
 from ryorin_index.maintenance import maintain, verify
 from ryorin_index.reembed import change_embedder
 from ryorin_index.store import create_store
 
 STEPS = ("write", "fsync", "rename", "sync")
-FAILPOINTS = (*(f"{kind}.{step}" for kind in ("ids", "vectors", "graph", "manifest") for step in STEPS), "file.remove")
+FAILPOINTS = (*(f"{kind}.{step}" for kind in ("ids", "vectors", "codes", "manifest") for step in STEPS), "file.remove")
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Figures:
 
 def run(kills: int, seed: int) -> Figures:
     """Kill a writer so many times."""
-    maintenance.SEGMENT_AT, maintenance.GRAPH_AT = 12, 60
+    maintenance.SEGMENT_AT, maintenance.CODES_AT = 12, 60
     draw = random.Random(seed)
     figures = Figures()
     with tempfile.TemporaryDirectory() as scratch:
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    graphs.SAMPLE = 20
+    codes.SAMPLE = 20
     faiss.omp_set_num_threads(1)
     began = time.monotonic()
     figures = run(options.kills, options.seed)

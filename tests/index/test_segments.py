@@ -13,7 +13,7 @@ from random_store import add_passages, bring_up, check, opened, random_vectors, 
 
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Tenant, VectorStore
-from ryorin_index import disk, graphs, maintenance
+from ryorin_index import codes, disk, maintenance
 from ryorin_index.dense import LOOK_EVERY_S
 from ryorin_index.maintenance import Maintainer, maintain, rebuild, stats, verify
 from ryorin_index.segments import folder_of
@@ -58,15 +58,15 @@ def test_equals_brute_force_over_any_history(
 
 
 @on_sqlite
-def test_a_graph_is_chosen_by_recall_and_filters_come_first(
+def test_codes_are_chosen_by_recall_and_filters_come_first(
     catalog: Catalog, store: VectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "GRAPH_AT", 2000)
+    monkeypatch.setattr(maintenance, "CODES_AT", 2000)
     with catalog.session() as session:
         ids = np.asarray(add_passages(session, store, random_vectors(3000, store.dimensions, 1)))
     maintain(catalog, store)
     segments = stats(catalog, store)["segments"]
-    assert [each["kind"] for each in segments] == ["hnsw"] and segments[0]["recall"] >= graphs.RECALL
+    assert [each["kind"] for each in segments] == ["pq4"] and segments[0]["recall"] >= codes.RECALL
     index = opened(catalog, store)
     with catalog.session() as session:
         remove_passages(session, store, ids[:300].tolist())
@@ -135,7 +135,7 @@ def test_every_flipped_bit_and_cut_is_found(
     catalog: Catalog, store: VectorStore, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Verify tells, a search is right all the same, and a rebuild gives the same results."""
-    monkeypatch.setattr(maintenance, "GRAPH_AT", 150)
+    monkeypatch.setattr(maintenance, "CODES_AT", 150)
     with catalog.session() as session:
         add_passages(session, store, random_vectors(160, store.dimensions, 1))
     maintain(catalog, store, force=True)

@@ -7,15 +7,15 @@ from random_store import add_passages, bring_up, check, opened, random_vectors
 
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import VectorStore
-from ryorin_index import disk, graphs, maintenance
+from ryorin_index import codes, disk, maintenance
 from ryorin_index.maintenance import maintain, maintain_quietly, stats, verify
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "SEGMENT_AT", 8)
-    monkeypatch.setattr(maintenance, "GRAPH_AT", 40)
-    monkeypatch.setattr(graphs, "SAMPLE", 20)
+    monkeypatch.setattr(maintenance, "CODES_AT", 40)
+    monkeypatch.setattr(codes, "SAMPLE", 20)
 
 
 @pytest.mark.parametrize("catalog", ["sqlite"], indirect=True)
