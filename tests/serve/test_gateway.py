@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -18,6 +20,7 @@ from scripted_house import NO_CERTIFICATES, House, built, eventually
 from ryorin.catalog import keys, tenants
 from ryorin.errors import Conflict
 from ryorin.release import get_release, promote, rollback
+from ryorin_serve.prepare import Preparer
 from ryorin_serve.server import QuietServer
 
 openai = Lazily("openai")
@@ -752,3 +755,26 @@ def test_the_log_is_written_at_shutdown_but_for_the_row_that_cannot_be(house: Ho
         )
     writer.close()
     assert (len(house.logs(250)), writer.dropped) == (250, 1)
+
+
+def test_only_what_waits_for_nothing_is_prepared_between_two_events_of_the_loop(house: House, monkeypatch):
+    in_loop: list[bool] = []
+    prepare = Preparer.prepare
+
+    def seen(self: Preparer, *arguments: Any) -> Any:
+        try:
+            asyncio.get_running_loop()
+            in_loop.append(True)
+        except RuntimeError:
+            in_loop.append(False)
+        return prepare(self, *arguments)
+
+    monkeypatch.setattr(Preparer, "prepare", seen)
+    create = house.client().chat.completions.create
+    question, without = [{"role": "user", "content": "Is it so?"}], {"retrieval": {"off": True}}
+    create(model="support", messages=question, extra_body=without)  # reads the release
+    create(model="support", messages=question, extra_body=without)
+    create(model="support", messages=question)
+    create(model="support", messages=[{"role": "user", "content": "Is it so?" + " " * 1000}], extra_body=without)
+    create(model="support@1", messages=question, extra_body=without)
+    assert in_loop == [False, True, False, False, False]
