@@ -120,7 +120,8 @@ def plain(data: list[TokenPair], recipe: PreferenceRecipe, folder: Path, *, prec
             peft_config=LoraConfig(**lora_config(recipe, LAYERS, folder)),
             args=DPOConfig(
                 output_dir=str(folder), use_cpu=True, report_to=[], disable_tqdm=True, seed=recipe.seed,
-                beta=recipe.beta, bf16=False, gradient_checkpointing=False, dataloader_pin_memory=False,
+                beta=recipe.beta, learning_rate=recipe.learning_rate, bf16=False, gradient_checkpointing=False,
+                dataloader_pin_memory=False,
             ),
         )
     )  # fmt: skip

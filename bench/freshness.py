@@ -11,7 +11,7 @@ FaissMapVectorStore.add() fails on faiss 1.15. `MapStore` below does what the la
 IndexFlatL2 and a table of ids, written whole by persist(). The peer is timed in memory, and with its persist().
 
 The unedited bulk of the stores has made-up vectors that are as hard to search as those of real sentences: of 24
-dimensions, with noise in all (of random ones no graph finds the nearest). Each store has its files, as after any
+dimensions, with noise in all (of random ones no codes tell the nearest). Each store has its files, as after any
 command that adds documents. Real embedder, SQLite, one process, one thread.
 
     python bench/freshness.py [--quick]

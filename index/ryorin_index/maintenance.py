@@ -29,7 +29,7 @@ from ryorin_index.dense import passage_ids, read_vectors
 from ryorin_index.lexical import LexicalIndex
 from ryorin_index.parts import Ids
 from ryorin_index.segments import (
-    FILE_NAME,
+    ANY_FILE_NAME,
     Damaged,
     Manifest,
     Segment,
@@ -52,6 +52,7 @@ MERGE_RATIO = 4  # a segment is merged into a new one unless it is more than so 
 KEPT_MANIFESTS = 2  # a reader may be about to open the files of the one before
 MAINTAIN_EVERY_S = 10.0
 _FAILURES = (OSError, SQLAlchemyError, NotFound, Conflict)
+_NO_CODES = "store %s: no codes find enough of what is near in its %s passages, so they are searched exactly"
 _FAILED = "store %s: its files stay as they are, tried again later: %s"
 _log = logging.getLogger(__name__)
 
@@ -97,6 +98,8 @@ def maintain(
                 if part.size:
                     if part.size >= CODES_AT:
                         part = replace(part, codes=make_codes(part.vectors))
+                        if part.codes is None:
+                            _log.warning(_NO_CODES, store.id, part.size)
                     segments.append(write_segment(folder, part))
                     passages = part.size
             number = max(manifest_numbers(folder), default=0) + 1
@@ -316,5 +319,5 @@ def _clean(folder: Path, keep: int) -> None:
         else:
             disk.remove_file(manifest_path(folder, number))
     for path in folder.iterdir():
-        if FILE_NAME.fullmatch(path.name) and path.name not in wanted:
+        if ANY_FILE_NAME.fullmatch(path.name) and path.name not in wanted:
             disk.remove_file(path)

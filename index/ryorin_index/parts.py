@@ -16,13 +16,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ryorin_index.codes import Codes
+from ryorin_index.codes import Codes, exact_scores
 from ryorin_index.embed import Vectors
 
 Ids = NDArray[np.int64]
 Scored = tuple[Vectors, Ids]
 SORTED_WHOLE = 1000  # scores from which the best are picked out before they are sorted
-SCAN_SHARE = 5  # a filter that allows less than one in so many is answered by scanning what it allows
+SCAN_SHARE = 5  # where less than one in so many may be found, these are scanned
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ class Part:
         query: shape (dim,), float32, contiguous, unit length. allowed: distinct passage ids, ascending; None for all.
         """
         if allowed is None:
+            if self.live is not None and self.alive * SCAN_SHARE <= self.size:
+                return self._score(query, np.flatnonzero(self.live), top_k)
             return self._search(query, min(top_k, self.alive), self._live_bits, self.alive)
         at = self.positions(allowed)
         if len(at) * SCAN_SHARE <= self.size:
@@ -119,21 +121,10 @@ class Part:
 
     def _score(self, query: Vectors, at: Ids, top_k: int) -> Scored:
         """The best of the passages at these positions, ascending, by their exact scores."""
-        import faiss
-
         top_k = min(top_k, len(at))
         if not top_k:
             return np.empty(0, np.float32), np.empty(0, np.int64)
-        scores = np.empty(len(at), np.float32)
-        faiss.fvec_inner_products_by_idx(  # type: ignore[attr-defined]
-            faiss.swig_ptr(scores),
-            faiss.swig_ptr(query),
-            faiss.swig_ptr(self.vectors),
-            faiss.swig_ptr(at),
-            self.vectors.shape[1],
-            1,
-            len(at),
-        )
+        scores = exact_scores(query[None], self.vectors, at[None])[0]
         if len(at) > SORTED_WHOLE:
             best = np.argpartition(-scores, top_k - 1)[:top_k]
             at, scores = at[best], scores[best]

@@ -34,6 +34,7 @@ from ryorin_index.parts import Ids, Part
 FORMAT = 3  # files of another one are not read: they are made anew from SQL
 MANIFEST_NAME = re.compile(r"manifest-(\d{1,12})\.json")
 FILE_NAME = re.compile(r"(ids|vectors|codes)-[0-9a-f]{64}")
+ANY_FILE_NAME = re.compile(r"[a-z]+-[0-9a-f]{64}")  # of earlier formats too, which had other kinds
 _log = logging.getLogger(__name__)
 
 

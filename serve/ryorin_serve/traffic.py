@@ -24,12 +24,13 @@ from ryorin_serve.prepare import Passed, PinnedRelease, Prepared, Preparer, need
 
 LEFT_ALONE_S = 30.0
 MOST_KNOWN = 4096  # releases that are kept in memory
-# Characters of a prompt that is prepared between two events of the loop: its tokens are counted in half a millisecond,
-# and handing it to a thread and back costs a tenth of what the whole request costs.
-SHORT_PROMPT = 1000
+# Characters of a prompt that is prepared between two events of the loop, each message counted as so many more: its
+# tokens are counted in half a millisecond, and handing it to a thread and back costs a tenth of the whole request.
+SHORT_PROMPT, A_MESSAGE = 1000, 20
 
 Rewrite = Callable[[], Awaitable[str | None]]
 
+_PLAIN = {"role", "content"}  # what a message without calls of tools says
 _logger = logging.getLogger("ryorin.serve")
 
 
@@ -64,8 +65,9 @@ class Traffic:
         Raises NotFound for a model the caller does not have, and what `Preparer.prepare` raises for the live release
         or the version that was named.
         """
-        if self._waits_for_nothing(caller, request):
-            route, prepared = self._routed(caller, request)
+        route = self._short_way(caller, request)
+        if route is not None:
+            route, prepared = self._prepared(caller, request, route)
         else:
             route, prepared = await self._in_thread(self._routed, caller, request)
         rewritten = None
@@ -91,16 +93,20 @@ class Traffic:
         rewritten = await rewrite() if needs_rewriting(release, request) else None
         return await self._in_thread(self._preparer.prepare, caller, request, release, part, rewritten)
 
-    def _waits_for_nothing(self, caller: Caller, request: ChatRequest) -> bool:
-        """Whether to prepare the request takes neither the catalog nor a search nor long."""
+    def _short_way(self, caller: Caller, request: ChatRequest) -> Route | None:
+        """Who answers, if neither that nor to prepare the request takes the catalog, a search or long."""
         pointers = caller.points_to
         if request.model != caller.tenant_name or pointers.canary or pointers.shadow:
-            return False
+            return None
         release = self._known.get(pointers.live or "")
         if release is None or retrieves(release, request) or request.sampling.get("tools"):
-            return False
-        said = sum(len(message["content"]) for message in request.conversation)
-        return len(release.prompt.system) + said <= SHORT_PROMPT
+            return None
+        characters = len(release.prompt.system)
+        for message in request.conversation:
+            if message.keys() != _PLAIN:
+                return None  # calls of tools, as long as they like
+            characters += A_MESSAGE + len(message["content"])
+        return Route(release, LIVE) if characters <= SHORT_PROMPT else None
 
     def _routed(self, caller: Caller, request: ChatRequest) -> tuple[Route, Prepared | None]:
         """Who answers, and the request for it unless its question has to be rewritten first."""

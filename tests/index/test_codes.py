@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def coded() -> tuple[Part, Part, Codes, Vectors]:
 def test_codes_find_what_exact_search_finds_among_crowded_vectors() -> None:
     exact, ours, made, queries = coded()
     assert (exact.vectors[:50] @ exact.vectors[:50].T).min() > 0.7
-    assert made.recall >= codes.RECALL and made.candidates <= codes.MOST_CANDIDATES
+    assert made.recall >= codes.RECALL and made.candidates <= codes.MOST_CANDIDATES[4]
     read = replace(exact, codes=codes_from_bytes(made.to_bytes(), made.candidates, made.recall))
     found = 0
     for query in queries:
@@ -48,22 +49,85 @@ def test_codes_find_what_exact_search_finds_among_crowded_vectors() -> None:
     assert found >= 0.98 * 10 * QUERIES
 
 
-@pytest.mark.parametrize("kept", ["the nearest are dead", "every other", "the farthest quarter"])
-def test_what_may_not_be_found_leaves_no_result_out(kept: str) -> None:
+@pytest.fixture
+def ways(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each search since came by codes; else they left it to exact search."""
+    taken: list[bool] = []
+    nearest = Codes.nearest
+
+    def seen(self: Codes, query: Vectors, top_k: int, *more: Any) -> Any:
+        found = nearest(self, query, top_k, *more)
+        taken.append(len(found) >= top_k)
+        return found
+
+    monkeypatch.setattr(Codes, "nearest", seen)
+    monkeypatch.setattr(codes, "EXACT_SHARE", 1)  # as in a part that is a hundred times as large
+    return taken
+
+
+@pytest.mark.parametrize("share", [0.95, 0.6, 0.35])
+@pytest.mark.parametrize("how", ["dead", "filtered", "both"])
+def test_what_may_not_be_found_leaves_no_result_out(share: float, how: str, ways: list[bool]) -> None:
     exact, ours, _, queries = coded()
+    kept = np.flatnonzero(np.random.default_rng(5).random(COUNT) < share)
+    gone = np.setdiff1d(np.arange(COUNT), kept)
+    some = gone[:: 2 if how == "both" else 1]
+    dead, allowed = (
+        some if how != "filtered" else gone[:0],
+        None if how == "dead" else np.setdiff1d(np.arange(COUNT), gone[1::2] if how == "both" else gone),
+    )
     found = 0
     for query in queries:
-        far_first = np.argsort(exact.vectors @ query)
-        if kept == "the nearest are dead":
-            gone = np.sort(far_first[-200:])
-            mine, best = ours.without(gone).search(query, 10), exact.without(gone).search(query, 10)
-        else:
-            allowed = np.arange(0, COUNT, 2) if kept == "every other" else np.sort(far_first[: COUNT // 4])
-            mine, best = ours.search(query, 10, allowed), exact.search(query, 10, allowed)
-            assert set(mine[1].tolist()) <= set(allowed.tolist())
-        assert len(mine[1]) == 10
+        mine = ours.without(dead).search(query, 10, allowed)
+        best = exact.without(dead).search(query, 10, allowed)
+        assert len(mine[1]) == 10 and set(mine[1].tolist()) <= set(kept.tolist())
         found += len(set(mine[1].tolist()) & set(best[1].tolist()))
     assert found >= 0.98 * 10 * QUERIES
+    assert sum(ways) >= 0.9 * QUERIES
+
+
+def test_where_the_nearest_may_not_be_found_codes_look_further_and_then_leave_it_to_exact_search(
+    ways: list[bool],
+) -> None:
+    exact, ours, made, queries = coded()
+    for gone, by_codes in ((made.candidates * 2, True), (COUNT * 3 // 5, False)):
+        found = 0
+        for query in queries:
+            allowed = np.sort(np.argsort(-(exact.vectors @ query))[gone:])
+            mine, best = ours.search(query, 10, allowed), exact.search(query, 10, allowed)
+            found += len(set(mine[1].tolist()) & set(best[1].tolist()))
+        assert ways == [by_codes] * QUERIES
+        # What is left lies farther away and closer together, and codes tell it apart a little worse.
+        assert found >= (0.95 if by_codes else 1) * 10 * QUERIES
+        ways.clear()
+
+
+def test_few_that_live_are_scored_and_no_codes_read(ways: list[bool]) -> None:
+    exact, ours, _, queries = coded()
+    dead = np.arange(COUNT - COUNT // 10)
+    for query in queries:
+        mine, best = ours.without(dead).search(query, 10), exact.without(dead).search(query, 10)
+        assert np.array_equal(mine[1], best[1]) and np.allclose(mine[0], best[0], atol=1e-6)
+    assert not ways
+
+
+def test_copies_that_differ_by_little_are_told_apart() -> None:
+    """A catalogue: one text in fifty is a template with another number in it."""
+    draw = np.random.default_rng(7)
+    vectors = crowded_vectors()[:COUNT].copy()
+    alike = np.arange(0, COUNT, 50)
+    step = draw.standard_normal((len(alike), DIMENSIONS)) * 0.02 / np.sqrt(DIMENSIONS)
+    vectors[alike] = vectors[0] + step
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    made = make_codes(vectors)
+    assert made is not None
+    exact = make_part(np.arange(COUNT), vectors)
+    ours = replace(exact, codes=made)
+    found = [
+        len(set(ours.search(vectors[at], 10)[1].tolist()) & set(exact.search(vectors[at], 10)[1].tolist()))
+        for at in alike
+    ]
+    assert np.mean(found) >= 8
 
 
 def test_more_results_than_candidates_are_exact() -> None:
@@ -75,10 +139,44 @@ def test_more_results_than_candidates_are_exact() -> None:
 def test_no_codes_where_none_are_good_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random vectors have no nearest that stand out: the best ten by codes are not the best ten."""
     draw = np.random.default_rng(1).standard_normal((COUNT, 256), dtype=np.float32)
-    monkeypatch.setattr(codes, "MOST_CANDIDATES", 12)
+    monkeypatch.setattr(codes, "MOST_CANDIDATES", {})
+    monkeypatch.setattr(codes, "MOST_CANDIDATES_OF_OTHERS", 12)
     assert make_codes(draw / np.linalg.norm(draw, axis=1, keepdims=True)) is None
 
 
-def test_vectors_that_cannot_be_cut_into_codes_stay_exact() -> None:
-    draw = np.random.default_rng(1).standard_normal((100, 7), dtype=np.float32)
+@pytest.mark.parametrize(
+    ("dimensions", "widths"),
+    [
+        (384, [4, 3, 2]),
+        (512, [4, 2]),
+        (768, [4, 3]),
+        (1024, [4]),
+        (1536, [6]),
+        (3072, [12]),
+        (7, [7]),
+        (17, []),
+        (1, []),
+    ],
+)
+def test_a_vector_has_no_more_codes_than_can_be_added_up(dimensions: int, widths: list[int]) -> None:
+    assert codes._widths(dimensions) == widths
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (20, 8), (63, 8), (100, 17)])
+def test_vectors_too_few_or_not_to_be_cut_into_codes_stay_exact(shape: tuple[int, int]) -> None:
+    draw = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
     assert make_codes(draw / np.linalg.norm(draw, axis=1, keepdims=True)) is None
+
+
+def test_two_opposite_clusters_of_many_dimensions_do_not_overflow() -> None:
+    draw = np.random.default_rng(2)
+    middle = draw.standard_normal(1536)
+    vectors = np.concatenate([middle, -middle])[np.newaxis].reshape(2, 1536).repeat(400, axis=0)
+    vectors = vectors + 0.1 * draw.standard_normal(vectors.shape)
+    vectors = np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)[draw.permutation(800)]
+    made = make_codes(vectors)
+    if made is not None:
+        ours = replace(make_part(np.arange(800), vectors), codes=made)
+        for query in vectors[::40]:
+            scores, _ = ours.search(query, 10)
+            assert scores.min() > 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from pathlib import Path
@@ -13,10 +14,11 @@ from random_store import add_passages, bring_up, check, opened, random_vectors, 
 
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Tenant, VectorStore
+from ryorin.digests import canonical_json, digest_of
 from ryorin_index import codes, disk, maintenance
 from ryorin_index.dense import LOOK_EVERY_S
 from ryorin_index.maintenance import Maintainer, maintain, rebuild, stats, verify
-from ryorin_index.segments import folder_of
+from ryorin_index.segments import FORMAT, folder_of
 
 on_sqlite = pytest.mark.parametrize("catalog", ["sqlite"], indirect=True)  # of files, whatever the database
 
@@ -84,6 +86,23 @@ def test_codes_are_chosen_by_recall_and_filters_come_first(
         half = index.search(query, 10, ids[::2])
         assert len(half) == 10 and {each for _, each in half} <= set(ids[::2].tolist())
     assert hits / 500 >= 0.98
+
+
+@on_sqlite
+def test_files_of_an_earlier_format_are_made_anew_and_removed(catalog: Catalog, store: VectorStore) -> None:
+    with catalog.session() as session:
+        add_passages(session, store, random_vectors(50, store.dimensions, 1))
+    maintain(catalog, store, force=True)
+    folder = folder_of(catalog.settings, store)
+    manifest = next(folder.glob("manifest-*.json"))
+    body = {**json.loads(manifest.read_bytes())["manifest"], "format": FORMAT - 1}
+    manifest.write_text(canonical_json({"manifest": body, "sha256": digest_of(body)}))
+    old = folder / f"graph-{'0' * 64}"
+    old.write_bytes(b"of a format that is no more")
+    check(catalog, opened(catalog, store), random_vectors(1, store.dimensions, 3)[0], 10)
+    maintain(catalog, store, force=True)
+    assert not old.exists() and verify(catalog, store) == []
+    assert stats(catalog, store)["segments"][0]["passages"] == 50
 
 
 def test_a_running_reader_takes_over_what_another_wrote(catalog: Catalog, store: VectorStore) -> None:

@@ -770,11 +770,24 @@ def test_only_what_waits_for_nothing_is_prepared_between_two_events_of_the_loop(
         return prepare(self, *arguments)
 
     monkeypatch.setattr(Preparer, "prepare", seen)
-    create = house.client().chat.completions.create
-    question, without = [{"role": "user", "content": "Is it so?"}], {"retrieval": {"off": True}}
-    create(model="support", messages=question, extra_body=without)  # reads the release
-    create(model="support", messages=question, extra_body=without)
-    create(model="support", messages=question)
-    create(model="support", messages=[{"role": "user", "content": "Is it so?" + " " * 1000}], extra_body=without)
-    create(model="support@1", messages=question, extra_body=without)
-    assert in_loop == [False, True, False, False, False]
+    client = house.client()
+
+    def ask(*messages: dict[str, Any], model: str = "support", off: bool = True, **more: Any) -> bool:
+        retrieval = {"retrieval": {"off": True}} if off else {}
+        client.chat.completions.create(model=model, messages=list(messages), extra_body=retrieval, **more)
+        return in_loop[-1]
+
+    question = {"role": "user", "content": "Is it so?"}
+    assert not ask(question)  # reads the release
+    assert ask(question)
+    assert ask(question, {"role": "assistant", "content": "Yes."}, question)
+    assert not ask(question, off=False)
+    assert not ask({"role": "user", "content": "Is it so?" + " " * 1000})
+    assert not ask(*[question, {"role": "assistant", "content": "y"}] * 25, question)
+    assert not ask(question, model="support@1")
+    call = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": "{}" + " " * 500}}
+    asked = {"role": "assistant", "content": None, "tool_calls": [call]}
+    assert not ask(question, asked, {"role": "tool", "tool_call_id": "call_1", "content": "So it is."})
+    version = house.release("support", system="Canary.", promote=False)
+    house.canary(version, 0.5)
+    assert not ask(question)
