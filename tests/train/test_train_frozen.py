@@ -42,6 +42,26 @@ def test_a_frozen_layer_rounds_what_it_multiplies_and_nothing_else(bias: bool) -
     assert torch.allclose(got_x.grad, wanted_x.grad, rtol=2**-8, atol=1e-5)
 
 
+def test_a_head_gives_the_logits_of_float32_and_a_gradient_that_is_rounded() -> None:
+    torch.manual_seed(0)
+    head, plain = (torch.nn.Linear(32, 400, bias=False) for _ in range(2))
+    head.weight.data = plain.weight.data = of_bfloat16(400, 32)
+    x = torch.randn(7, 32)
+    wanted_x, got_x = x.clone().requires_grad_(), x.clone().requires_grad_()
+    above = torch.randn(7, 400)
+    wanted = plain(wanted_x)
+    wanted.backward(above)
+    assert frozen.freeze_head_in_bfloat16(head)
+    got = head(got_x)
+    got.backward(above)
+    assert head.weight.dtype == torch.float32 and torch.equal(got, wanted)
+    difference = (got_x.grad - wanted_x.grad).norm() / wanted_x.grad.norm()
+    assert 0 < difference.item() < 2**-7
+    head.weight.data[0, 0] += 1e-6
+    assert not frozen.freeze_head_in_bfloat16(head)
+    assert not frozen.freeze_head_in_bfloat16(None)
+
+
 def test_weights_that_are_not_bfloat16_stay_as_they_are() -> None:
     torch.manual_seed(0)
     layers = torch.nn.ModuleList([torch.nn.Linear(8, 8), torch.nn.LayerNorm(8)])

@@ -263,7 +263,7 @@ def load_base(base_path: Path, recipe: Recipe) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
     from transformers.utils import logging
 
-    from ryorin_train.frozen import freeze_in_bfloat16, wants_bfloat16
+    from ryorin_train.frozen import freeze_head_in_bfloat16, freeze_in_bfloat16, wants_bfloat16
     from ryorin_train.packing import register_attention
     from ryorin_train.trunk import decoder_layers
 
@@ -293,6 +293,7 @@ def load_base(base_path: Path, recipe: Recipe) -> Any:
         torch.set_float32_matmul_precision("medium")  # lets PyTorch choose oneDNN for matrix products
         if wants_bfloat16():
             freeze_in_bfloat16(decoder_layers(model))
+            freeze_head_in_bfloat16(model.get_output_embeddings())
     return model
 
 
