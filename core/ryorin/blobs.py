@@ -83,7 +83,7 @@ class BlobWriter:
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             os.replace(self._fresh, path)
-            sync_folder(path.parent)
+            sync_path(path.parent)
         return path.name
 
 
@@ -118,9 +118,9 @@ def check_blob(blobs_dir: Path, sha256: str) -> Path:
     return path
 
 
-def sync_folder(folder: Path) -> None:
-    """Make sure that what was renamed into a folder is there after a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """Make sure that a file's content, or what was renamed into a folder, is there after a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -21,6 +21,7 @@ from ryorin.models.registry import DEFAULT_BASE, DEFAULT_EMBEDDER
 from ryorin.settings import Settings, load_settings
 from ryorin_demo.arms import ARMS, run_arms, show_arms
 from ryorin_demo.desks import COMPANY, DESKS, Company, Desk
+from ryorin_demo.grade import READERS
 from ryorin_demo.stages import Stages, ask, run, say
 from ryorin_demo.story import EDIT, SAME_QUESTION
 
@@ -228,6 +229,9 @@ def edit_document(settings: Settings, client: Any) -> float:
     changed = EDIT.after["fact"] in after
     verdict = "the answer changed" if changed else "the answer did NOT change"
     say(f"   {verdict}: indexed after {indexed:.1f} s, answered after {seconds:.1f} s")
+    reading = READERS[EDIT.desk](after)
+    if changed and (reading is None or reading.decision != EDIT.after["decision"]):
+        say(f"   (the rule is the new one; what the model made of it, {EDIT.after['decision']} being right, is not)")
     return seconds if changed else -1.0
 
 

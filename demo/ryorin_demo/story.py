@@ -29,7 +29,7 @@ EDIT = Edit(
     file="returns.md",
     old="within 30 days of delivery",
     new="within 45 days of delivery",
-    question="My unopened kettle was delivered 40 days ago. Can I return it?",
+    question="My unopened kettle was delivered 35 days ago. Can I return it?",
     before={"decision": "NO", "fact": "30 days", "document": "returns.md"},
     after={"decision": "YES", "fact": "45 days", "document": "returns.md"},
 )

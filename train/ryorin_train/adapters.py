@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ryorin.adapter_files import MANIFEST_FILE, NAME, adapter_digest, is_whole
-from ryorin.blobs import sync_folder
-from ryorin.digests import SHORT
+from ryorin.blobs import sync_path
+from ryorin.digests import SHORT, new_id
 from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin_train.work import finish
 
@@ -33,24 +33,48 @@ if TYPE_CHECKING:
     from ryorin.settings import Settings
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write manifest.json, and push every file of the folder to the disk."""
     text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False)
     (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
     for path in folder.iterdir():
-        with path.open("rb") as handle:
-            os.fsync(handle.fileno())
+        sync_path(path)
 
 
-def publish(catalog: Catalog, build: Path, row: Adapter, job_id: str | None) -> Adapter:
+def publish(
+    catalog: Catalog,
+    build: Path,
+    manifest: dict[str, Any],
+    tenant_id: str,
+    job_id: str,
+    *,
+    dataset_id: str | None = None,
+    ends_job: bool = True,
+) -> Adapter:
     """
-    Give a built folder its name, make it known and end the job, unless `job_id` is None; returns the adapter's row.
+    Give a built folder its manifest and the name in it, make it known and end the job; returns the adapter's row.
 
-    That is an earlier row when the very same adapter is there already. A deleted one comes back with what `row` says.
+    ends_job: false leaves the end of the job to whoever runs it.
+    That is an earlier row when the very same adapter is there already. A deleted one comes back with what is new.
     A folder that no row names in the end is taken away again. One process at a time: of two that build the same
     adapter the second finds the first one's folder and row, or neither. Raises Conflict when the name, which has twelve
     digits of the digest, belongs to an adapter of another digest, or the same weights are bound to another base model.
     """
+    from ryorin.catalog.tables import Adapter
+
+    _write_manifest(build, manifest)
+    row = Adapter(
+        id=new_id("ad_"),
+        tenant_id=tenant_id,
+        name=manifest["name"],
+        digest=manifest["digest"],
+        base_digest=manifest["base"]["digest"],
+        prompt_digest=manifest["prompt_digest"] or "",
+        dataset_id=dataset_id,
+        job_id=job_id,
+        rank=manifest["rank"],
+        manifest=manifest,
+    )
     adapters_dir = catalog.settings.adapters_dir
     adapters_dir.mkdir(parents=True, exist_ok=True)
     with _alone_in(adapters_dir):
@@ -68,7 +92,7 @@ def publish(catalog: Catalog, build: Path, row: Adapter, job_id: str | None) -> 
         try:
             _install(build, adapters_dir, row.name)
             with catalog.session() as session:
-                return _record(session, row, job_id)
+                return _record(session, row, job_id if ends_job else None)
         except BaseException:
             with catalog.session() as session:
                 known = _find(session, row.name)
@@ -130,7 +154,7 @@ def delete_adapter(catalog: Catalog, name: str, *, force: bool = False) -> Delet
         freed = folder_bytes(folder) if there else 0
         if there:
             shutil.rmtree(folder)
-            sync_folder(adapters_dir)
+            sync_path(adapters_dir)
     return Deleted(found=there or row is not None, row_kept=row_kept, freed_bytes=freed)
 
 
@@ -254,7 +278,7 @@ def _install(built: Path, adapters_dir: Path, name: str) -> None:
         os.rename(target, built.with_name("damaged"))  # goes with the job's folder
     if not target.exists():
         os.rename(built, target)
-        sync_folder(adapters_dir)
+        sync_path(adapters_dir)
 
 
 def _record(session: Session, row: Adapter, job_id: str | None) -> Adapter:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from ryorin.adapter_files import WEIGHTS_FILE
-from ryorin.blobs import sync_folder
+from ryorin.blobs import sync_path
 from ryorin.errors import RyorinError
 from ryorin_train.checkpoints import Checkpoints
 from ryorin_train.processes import follows
@@ -83,7 +83,7 @@ class BestEpoch(TrainerCallback):
             os.fsync(written.fileno())
         shutil.rmtree(self._folder(step), ignore_errors=True)
         fresh.rename(self._folder(step))
-        sync_folder(self._checkpoints.folder)
+        sync_path(self._checkpoints.folder)
         # After an interruption the run goes on from a checkpoint: the best one up to there is still needed.
         marked = self._checkpoints.latest()
         known = sorted(int(path.name.removeprefix(PREFIX)) for path in self._checkpoints.folder.glob(f"{PREFIX}*[0-9]"))

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ryorin.blobs import sync_path
 from ryorin.settings import Settings
 
 EVERY_S = 60.0
@@ -57,9 +58,9 @@ class Checkpoints:
         try:
             yield
             for path in (*folder.iterdir(), folder, self.curve, self.folder):
-                _sync(path)
+                sync_path(path)
             (folder / MARK).touch()
-            _sync(folder)
+            sync_path(folder)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -140,11 +141,3 @@ def _locked(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 
 CARD_FILE = "README.md"
 SHARD_BYTES = 2 * 10**9
+MADE_BY = {
+    "sft": "supervised fine-tuning",
+    "dpo": "direct preference optimization (DPO)",
+    "kto": "Kahneman-Tversky optimization (KTO)",
+    "rl": "reinforcement learning (GRPO)",
+}
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest of a ZIP: the same adapter gives the same file
 
 
@@ -189,9 +195,7 @@ def model_card(manifest: Mapping[str, Any], *, merged: bool) -> str:
         "|---|---|",
     ]
     figures = {
-        "made by": {"sft": "supervised fine-tuning", "import": "import", "merge": "merge"}.get(
-            str(manifest["kind"]), manifest["kind"]
-        ),
+        "made by": MADE_BY.get(str(manifest["kind"]), manifest["kind"]),
         "digest": manifest["digest"],
         "base model": f"{base['public']} (here {base['name']}, digest {base['digest'][:SHORT]})",
         "prompt digest": manifest.get("prompt_digest") or "not known",

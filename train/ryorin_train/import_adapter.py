@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ryorin.adapter_files import CONFIG_FILE, WEIGHTS_FILE, adapter_digest, adapter_name
-from ryorin.digests import SHORT, digest_of, new_id, sha256_file
+from ryorin.digests import SHORT, digest_of, sha256_file
 from ryorin.errors import Conflict, NotFound
 from ryorin_train import servable
-from ryorin_train.adapters import publish, write_manifest
+from ryorin_train.adapters import publish
 from ryorin_train.base_shapes import base_linears
 from ryorin_train.foreign_files import opened_source, plain
 from ryorin_train.tensor_file import MAX_HEADER_BYTES
@@ -64,7 +64,6 @@ def import_adapter(
     Raises NotFound for an unknown tenant, prompt, source or base model; InvalidInput for what vLLM cannot serve or what
     is not safe to take, naming the file, field or tensor; Conflict when it is here already, bound to another prompt.
     """
-    from ryorin.catalog.tables import Adapter
     from ryorin.catalog.tenants import current_prompt, get_tenant
 
     source = Path(os.path.abspath(source))  # '.' has no name
@@ -97,19 +96,7 @@ def import_adapter(
             **described(name, digest, tenant.name, "import", base, prompt_digest, config, now),
             "imported": {"source": plain(source.name), "digest": digest_of(files), "files": files, "ignored": ignored},
         }
-        write_manifest(build, manifest)
-        row = Adapter(
-            id=new_id("ad_"),
-            tenant_id=tenant.id,
-            name=name,
-            digest=digest,
-            base_digest=base.digest,
-            prompt_digest=prompt_digest,
-            job_id=job_id,
-            rank=config["r"],
-            manifest=manifest,
-        )
-        published = publish(catalog, build, row, job_id)
+        published = publish(catalog, build, manifest, tenant.id, job_id)
         present = published.job_id != job_id
         if present and prompt_digest not in ("", published.prompt_digest):
             raise Conflict(

@@ -16,10 +16,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ryorin.adapter_files import CONFIG_FILE, REWARD, adapter_digest, adapter_name, check_answers
-from ryorin.digests import SHORT, digest_of, new_id
+from ryorin.digests import SHORT, digest_of
 from ryorin.errors import InvalidInput
 from ryorin_train import TRAINER_VERSION
-from ryorin_train.adapters import find_run, get_adapter, publish, whole_folder, write_manifest
+from ryorin_train.adapters import find_run, get_adapter, publish, whole_folder
 from ryorin_train.auto import Choice, Facts, Wanted, decide, facts_of, kept, said
 from ryorin_train.checkpoints import checkpoint_folder, checkpoints_of
 from ryorin_train.data import Example, Preference, Rating, Row, Task, dataset_digest
@@ -317,7 +317,6 @@ class Run:
         run_digest: str,
         checkpoints: Checkpoints,
     ) -> Finished:
-        from ryorin.catalog.tables import Adapter
 
         base, recipe, start, tenant, settings = self.base, self.recipe, self.start, self.tenant, self.settings
         dataset, _ = add_dataset(self.catalog, tenant, given.name, examples, given.lineage, self.request.purpose)
@@ -378,20 +377,8 @@ class Run:
                 "versions": versions(),
                 "created_at": round(time.time(), 3),
             }
-            write_manifest(build, manifest)
-            row = Adapter(
-                id=new_id("ad_"),
-                tenant_id=tenant.id,
-                name=name,
-                digest=digest,
-                base_digest=base.digest,
-                prompt_digest=self.prompt_digest,
-                dataset_id=dataset.id,
-                job_id=job_id,
-                rank=recipe.rank,
-                manifest=manifest,
-            )
-            publish(self.catalog, build, row, job_id if self.job_id is None else None)
+            mine = self.job_id is None
+            publish(self.catalog, build, manifest, tenant.id, job_id, dataset_id=dataset.id, ends_job=mine)
         return Finished(name, digest, manifest, False, self._seconds, job_id)
 
     @property

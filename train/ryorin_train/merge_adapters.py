@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ryorin.adapter_files import CONFIG_FILE, WEIGHTS_FILE, adapter_digest, adapter_name, check_answers
-from ryorin.digests import SHORT, new_id
+from ryorin.digests import SHORT
 from ryorin.errors import Conflict, InvalidInput
 from ryorin_train import servable
-from ryorin_train.adapters import get_adapter, publish, whole_folder, write_manifest
+from ryorin_train.adapters import get_adapter, publish, whole_folder
 from ryorin_train.base_shapes import base_linears
 from ryorin_train.import_adapter import described
 from ryorin_train.work import job_folder
@@ -61,7 +61,6 @@ def merge_adapters(
     Raises NotFound for an unknown adapter or tenant; InvalidInput for weights, a rank or parents that cannot be used;
     Conflict for parents of different base models.
     """
-    from ryorin.catalog.tables import Adapter
     from ryorin.catalog.tenants import get_tenant
     from ryorin.models.registry import base_by_digest
 
@@ -123,19 +122,7 @@ def merge_adapters(
             "parents": [_parent(row, weight) for row, weight in zip(parents, weights, strict=True)],
             "metrics": {"lost": share},
         }
-        write_manifest(build, manifest)
-        row = Adapter(
-            id=new_id("ad_"),
-            tenant_id=tenant.id,
-            name=name,
-            digest=digest,
-            base_digest=base.digest,
-            prompt_digest=prompt_digest,
-            job_id=job_id,
-            rank=chosen,
-            manifest=manifest,
-        )
-        published = publish(catalog, build, row, job_id)
+        published = publish(catalog, build, manifest, tenant.id, job_id)
     if share:
         say(f"rank {chosen} has no room for the sum of ranks {total}: {share:.1%} of its norm is lost")
     if not prompt_digest:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ryorin.blobs import sync_folder
+from ryorin.blobs import sync_path
 from ryorin.digests import SHORT
 from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin.models.folders import ModelFile, Role
@@ -138,7 +138,7 @@ def commit(settings: Settings, manifest: Manifest, content: Path) -> None:
             with (content / name).open("rb") as data:
                 os.fsync(data.fileno())
         content.rename(target)
-        sync_folder(settings.models_dir)
+        sync_path(settings.models_dir)
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -1,5 +1,6 @@
 """
-Drift of tone, by rules: Japanese sentences in です・ます beside だ・である, English with and without contractions.
+Drift of tone, by rules: Japanese sentences in です・ます beside だ・である, by the ear that judges answers
+(`ryorin_train.judging.tone`), English with and without contractions.
 
 What an answer quotes from its passages is the passages' tone, and is left out. Sentences that end in a noun, and
 answers without a sign of either, say nothing.
@@ -10,22 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from ryorin_train.judging.tone import register
 from ryorin_train.lint.findings import NOTE, WARNING, Finding
 from ryorin_train.lint.turns import Turn
 
 _SENTENCE = re.compile(r"[。！？!?\n]+")
 _QUOTED = re.compile(r"「[^」]*」|『[^』]*』|\"[^\"\n]*\"|“[^”]*”")
-_CLOSING = r"(?:[かねよが]|けど|けれど|ので|から)*[」』）)]*"
-_POLITE = re.compile(
-    r"(?:です|ます|ました|ません|ませんでした|でした|でしょう|ましょう|ください|下さい|くださいませ|ませ)"
-    + _CLOSING
-    + r"\Z"
-)
-_PLAIN = re.compile(
-    r"(?:だ|である|だった|であった|だろう|であろう|ない|なかった|べし|いた|った|[うくすつぬむぐぶる]|んだ|した|たい)"
-    + _CLOSING
-    + r"\Z"
-)
 _KANA = re.compile(r"[ぁ-ゖ]")
 _CONTRACTED = re.compile(
     r"\b(?:\w+n['’]t|(?:i|you|we|they|he|she|it|that|there|what|who)['’](?:m|re|ve|ll|d|s))\b", re.I
@@ -49,12 +40,9 @@ def japanese_tone(turn: Turn) -> tuple[int, int]:
     """(sentences in です・ます, sentences in だ・である) of an answer."""
     polite = plain = 0
     for sentence in _own_sentences(turn):
-        if not _KANA.search(sentence):
-            continue
-        if _POLITE.search(sentence):
-            polite += 1
-        elif _PLAIN.search(sentence):
-            plain += 1
+        heard = register(sentence) if _KANA.search(sentence) else "neither"
+        polite += heard == "polite"
+        plain += heard == "plain"
     return polite, plain
 
 
