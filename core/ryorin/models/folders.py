@@ -51,9 +51,7 @@ WANTED = (
     "chat_template.jinja",
     "chat_template.json",
 )
-ONNX_GRAPH = "model_q4.onnx"
 WANTED_OF_EMBEDDERS = (
-    ONNX_GRAPH,
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",

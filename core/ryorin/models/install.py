@@ -137,7 +137,7 @@ def _refuse_taken(settings: Settings, name: str) -> None:
 def _installed(model: Bundled, weights: InstalledWeights, work: Path, content: Path, on_event: OnEvent) -> Manifest:
     fetch.check_disk(work, model.disk_bytes)
     source = fetch.find_installed(weights)
-    _need_converter(model.name, ("numpy", "onnx", "safetensors"), "index")
+    _need_converter(model.name, ("numpy", "safetensors"), "index")
     _convert("convert_e5", source, content, work, on_event)
     check_folder(content, model.role)
     return _manifest(model.name, model.role, model.kind, model.source, content)

