@@ -11,13 +11,12 @@ def by_length(lengths: Sequence[int], budget: int = TOKENS_PER_BATCH) -> Iterato
     """
     Places of texts in batches, longest first: each batch, padded to its longest text, has `budget` tokens at most.
 
-    lengths: tokens of each text. A text longer than the budget is a batch of its own.
+    lengths: tokens of each text. A text longer than the budget is a batch of its own. Batches are of 1, 2, 4, 8, …
+    texts: engines prepare for each shape that they meet.
     """
-    batch: list[int] = []
-    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
+    left = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    while left:
+        most = min(len(left), max(1, budget // max(1, lengths[left[0]])))
+        size = 1 << (most.bit_length() - 1)
+        yield left[:size]
+        left = left[size:]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from ryorin_index.batches import by_length
 from ryorin_index.tokens import PASSAGE_PROMPTS, QUERY_PROMPTS, Vectors, load_tokenizer, model_limit, prompt, token_ids
 
 WEIGHTS = "model.safetensors"
-ROUNDED = 8  # tokens: a shape that is new costs OpenVINO milliseconds, so there are fewer of them
+KEPT_SHAPES = 128  # of batches: one that is new costs OpenVINO milliseconds and half a megabyte
 _WORDS = "embeddings.word_embeddings.weight"
 _HIDDEN = -1e4  # added to the scores of what a mask leaves out: its weight is 0 in float32 and in bfloat16
 
@@ -35,12 +36,7 @@ class OpenVinoEmbedder:
     """An embedder of kind 'openvino', loaded."""
 
     def __init__(self, embedder: Embedder) -> None:
-        try:
-            import openvino
-        except ModuleNotFoundError as missing:
-            raise RequirementMissing(
-                "the package openvino is not installed; install it with: pip install 'ryorin[index]'"
-            ) from missing
+        openvino = _openvino()
         folder, tokenizer, limit = embedder.path, load_tokenizer(embedder), model_limit(embedder)
         if folder is None or tokenizer is None or limit is None:
             raise InvalidInput(f"embedder {embedder.name!r} has no tokenizer.json or no limit; pull it again")
@@ -51,6 +47,7 @@ class OpenVinoEmbedder:
             "INFERENCE_NUM_THREADS": int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))),
             "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all threads
             "ENABLE_CPU_PINNING": False,  # other processes want the cores too
+            "CPU_RUNTIME_CACHE_CAPACITY": KEPT_SHAPES,
         }
         weights = _Weights(folder / WEIGHTS)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -78,9 +75,9 @@ class OpenVinoEmbedder:
     def _embed(self, texts: Sequence[str]) -> Vectors:
         encoded = token_ids(self._tokenizer, texts, self._limit)
         vectors = np.empty((len(texts), self._dimensions), np.float32)
-        for batch in by_length([len(ids) for ids in encoded]):
-            longest = len(encoded[batch[0]])
-            shape = (len(batch), min(-(-longest // ROUNDED) * ROUNDED, self._limit))
+        lengths = [min(_rounded(len(ids)), self._limit) for ids in encoded]
+        for batch in by_length(lengths):
+            shape = (len(batch), lengths[batch[0]])
             ids, mask = np.ones(shape, np.int64), np.zeros(shape, np.float32)
             for row, place in enumerate(batch):
                 ids[row, : len(encoded[place])] = encoded[place]
@@ -89,6 +86,24 @@ class OpenVinoEmbedder:
             with self._lock:  # one batch at a time: two would only share the cores
                 vectors[batch] = self._request.infer([tokens, mask])[0]
         return vectors
+
+
+def _openvino() -> Any:
+    """The package, kept from telling its makers that it was imported. Raises RequirementMissing."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ModuleNotFoundError as missing:
+        raise RequirementMissing(
+            "the package openvino is not installed; install it with: pip install 'ryorin[index]'"
+        ) from missing
+    return openvino
+
+
+def _rounded(tokens: int) -> int:
+    """As many tokens or a few more, so that there are few shapes: steps of 8, of 16 from 64 and of 32 from 256 on."""
+    step = 8 if tokens <= 64 else 16 if tokens <= 256 else 32
+    return -(-tokens // step) * step
 
 
 class _Weights:
@@ -119,7 +134,7 @@ def _encoder(weights: _Weights, config: dict[str, Any]) -> Any:
     Inputs: what the embeddings of words, positions and types add up to, (texts, tokens, hidden), and the mask, (texts,
     tokens), both float32. Output: (texts, hidden), unit length.
     """
-    import openvino
+    openvino = _openvino()
     import openvino.opset13 as op
 
     hidden, heads, epsilon = config["hidden_size"], config["num_attention_heads"], config["layer_norm_eps"]

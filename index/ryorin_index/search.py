@@ -394,7 +394,13 @@ class Searcher:
             with self._opening:
                 opened = self._embedders.get(key)
                 if opened is None:
-                    opened = open_embedder(find()) if self._open_embed is None else self._open_embed(name)
+                    if self._open_embed is not None:
+                        opened = self._open_embed(name)
+                    else:  # stores may know the same embedder by an earlier digest
+                        found = find()
+                        own = (found.name, found.digest)
+                        opened = self._embedders.get(own) or open_embedder(found)
+                        self._embedders[own] = opened
                     self._embedders[key] = opened
         return opened
 

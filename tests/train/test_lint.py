@@ -189,6 +189,14 @@ def test_tone_drift(check: Callable[..., list[Finding]], answers: list[str], lin
     assert lines in [finding.rows for finding in check(rows, "tone-drift")]
 
 
+def test_lines_that_a_sentence_goes_over_have_no_tone(check: Callable[..., list[Finding]]) -> None:
+    rows = [
+        chat("手順は?", "次の手順で行い、\n受け取ってから30日以内に連絡して\nお返しください。"),
+        chat("送料は?", "送料がかからず\n詳細は説明しており\n安心です。"),
+    ]
+    assert check(rows, "tone-drift") == []
+
+
 def test_quotes_are_not_the_answers_tone(check: Callable[..., list[Finding]]) -> None:
     rule = [("規程", "返品は30日以内とする。開封品は返品できない。")]
     rows = [

@@ -77,8 +77,9 @@ def freeze_in_bfloat16(layers: Any) -> int:
 
 def freeze_head_in_bfloat16(head: Any) -> bool:
     """
-    Let the gradient through a head be multiplied in bfloat16, by a copy of its weights, which others may share; false
-    and nothing done if it is no linear layer or something of them would be lost. Logits stay those of float32.
+    Let the gradient through a head be multiplied in bfloat16, by a copy of its weights (half their size), which others
+    may share; false and nothing done if it is no linear layer or something of them would be lost. Logits stay those of
+    float32. The head itself can be trained no longer.
     """
     weight = _in_bfloat16(head)
     if weight is None:

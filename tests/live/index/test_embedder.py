@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +168,14 @@ def test_batches_hold_the_budget() -> None:
     assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
     assert [[lengths[place] for place in batch] for batch in batches] == [[3000], [900], [40, 40], [12, 5, 3, 3]]
     assert list(by_length([])) == []
+
+
+def test_openvino_tells_nobody_that_it_was_imported(tmp_path: Path) -> None:
+    (tmp_path / "openvino_telemetry.py").write_text("raise SystemExit('imported')")
+    code = "from ryorin_index import openvino_embedder as used; used._openvino().Core(); print('quiet')"
+    given = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    ran = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout.strip()) == (0, "quiet"), ran.stderr
 
 
 def test_a_damaged_source_and_an_interruption_leave_nothing(

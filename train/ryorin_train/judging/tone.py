@@ -149,8 +149,9 @@ def register(sentence: str) -> str:
         return "polite"
     if last.dictionary_form() == "くださる" or sentence.rstrip("。！!　 ").endswith(("くださいませ", "下さいませ")):
         return "polite"
-    kind = last.part_of_speech()[0]
-    if kind in ("動詞", "形容詞", "助動詞"):
+    kind, form = last.part_of_speech()[0], last.part_of_speech()[5]
+    goes_on = form.startswith("連用形") or last.surface() == "ず"  # 〜して, 〜しており、, 〜せず
+    if kind in ("動詞", "形容詞", "助動詞") and not goes_on:
         return "plain"
     return "neither"
 
