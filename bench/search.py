@@ -149,8 +149,8 @@ def main() -> None:
         flat.search(query[None], 10)
         took["cold"].append(timed(lambda query=query: index.search(query, 10))[0])
     shares = {
-        name: statistics.median(mine / other for mine, other in zip(took[name], took[peer], strict=True))
-        for name, peer in (("ours", "exact"), ("cold", "exact"))
+        name: statistics.median(mine / exact for mine, exact in zip(took[name], took["exact"], strict=True))
+        for name in ("ours", "cold")
     }
     layer = statistics.median(took["ours"]) / statistics.median(took["bare"])
     recall = statistics.mean(

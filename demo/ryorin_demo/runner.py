@@ -231,7 +231,7 @@ def edit_document(settings: Settings, client: Any) -> float:
     say(f"   {verdict}: indexed after {indexed:.1f} s, answered after {seconds:.1f} s")
     reading = READERS[EDIT.desk](after)
     if changed and (reading is None or reading.decision != EDIT.after["decision"]):
-        say(f"   (the rule is the new one; what the model made of it, {EDIT.after['decision']} being right, is not)")
+        say(f"   the decision is NOT right by the new rule: it should be {EDIT.after['decision']}")
     return seconds if changed else -1.0
 
 

@@ -4,8 +4,8 @@ Codes: approximate search among the vectors of one part, as positions; exact sco
 Product quantization in four bits (Jégou et al., 2011, https://doi.org/10.1109/TPAMI.2010.57), scanned whole from
 registers (André et al., 2015, https://doi.org/10.14778/2856318.2856324; FAISS's "fast scan"). Four dimensions become
 four bits, so a search reads 1/32 of the vectors, in one stream; the best are scored again with the vectors themselves,
-as many as measured recall asks for. At 100,000 vectors that took a third of the time of a graph (HNSW), which leaps
-through memory, and an inverted file lost more by the lists it left out than it saved (docs/log.md).
+as many as measured recall asks for. At 100,000 vectors that took half to two thirds of the time of a graph (HNSW),
+which leaps through memory, and an inverted file lost more by the lists it left out than it saved (docs/log.md).
 
 Between unit vectors the order by distance is the order by cosine. By distance a code's error counts as much as query
 and vector differ, by inner product as much as the query is long: where all vectors lie near to each other, as E5's do,

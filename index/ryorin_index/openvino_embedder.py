@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ryorin.errors import InvalidInput, RequirementMissing
+from ryorin.models.folders import safetensors_header
 from ryorin.models.registry import Embedder
 from ryorin_index.batches import by_length
 from ryorin_index.tokens import PASSAGE_PROMPTS, QUERY_PROMPTS, Vectors, load_tokenizer, model_limit, prompt, token_ids
@@ -120,11 +121,10 @@ class _Weights:
 
     def mapped(self, name: str) -> NDArray[np.floating[Any]]:
         """A tensor that stays in the file, in the file's type (float16 or float32)."""
-        with self._path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            entry = json.loads(file.read(length))[name]
+        header, begin = safetensors_header(self._path)
+        entry = header[name]
         kind = {"F16": "<f2", "F32": "<f4"}[entry["dtype"]]
-        return np.memmap(self._path, kind, "r", 8 + length + entry["data_offsets"][0], tuple(entry["shape"]))
+        return np.memmap(self._path, kind, "r", begin + entry["data_offsets"][0], tuple(entry["shape"]))
 
 
 def _encoder(weights: _Weights, config: dict[str, Any]) -> Any:

@@ -90,7 +90,7 @@ class Passed:
 
 
 def retrieves(release: PinnedRelease, request: ChatRequest) -> bool:
-    """Whether passages are searched for, or a store was named that may not be searched."""
+    """Whether passages are searched for, or the catalog is asked about stores that the request names."""
     return request.knowledge.store_ids is not None or _retrieval(release, request.knowledge)[0].enabled
 
 

@@ -107,7 +107,7 @@ def check_folder(folder: Path, role: Role) -> None:
     if not weights:
         raise InvalidInput(_no_weights(folder), param="path")
     for path in weights:
-        check_safetensors(path)
+        safetensors_header(path)
     for name in files:
         if name.name.endswith(".safetensors.index.json"):
             _check_shards(folder, name.name)
@@ -127,9 +127,11 @@ def check_folder(folder: Path, role: Role) -> None:
         )
 
 
-def check_safetensors(path: Path) -> None:
+def safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
     """
-    Raise InvalidInput unless the file is whole: its header can be read and its length is what the header says.
+    The header of a safetensors file, and where its tensors begin, in bytes.
+
+    Raises InvalidInput unless the file is whole: its header can be read and its length is what the header says.
 
     Format: 8 bytes little-endian header length, JSON header, tensors (huggingface.co/docs/safetensors, 'Format').
     """
@@ -141,7 +143,7 @@ def check_safetensors(path: Path) -> None:
             hint = "; it is a Git LFS pointer: fetch the file itself" if first.startswith(b"version ") else ""
             raise InvalidInput(f"{path} is not a safetensors file, or was cut off ({size} bytes){hint}", param="path")
         try:
-            header = json.loads(handle.read(length))
+            header: dict[str, Any] = json.loads(handle.read(length))
             end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise InvalidInput(f"{path} is not a safetensors file: its header cannot be read", param="path") from None
@@ -150,6 +152,7 @@ def check_safetensors(path: Path) -> None:
             f"{path} has {size} bytes where its header says {8 + length + end}: it was cut off; fetch it again",
             param="path",
         )
+    return header, 8 + length
 
 
 def has_chat_template(folder: Path) -> bool:

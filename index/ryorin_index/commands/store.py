@@ -95,8 +95,10 @@ def stats(store: str, tenant_name: str, as_json: bool) -> None:
     for name, value in result.items():
         if name == "segments":
             for segment in value:
-                recall = f", recall {segment['recall']:.3f}" if segment["recall"] else ""
-                click.echo(f"{'segment':20}{segment['passages']} passages, {segment['kind']}{recall}")
+                how = segment["kind"]
+                if segment["recall"]:
+                    how += f", {segment['candidates']} candidates, recall {segment['recall']:.3f}"
+                click.echo(f"{'segment':20}{segment['passages']} passages, {how}")
         else:
             click.echo(f"{name.replace('_', ' '):20}{'-' if value is None else value}")
 
