@@ -122,13 +122,18 @@ def make_codes(vectors: Vectors) -> Codes | None:
         index.add(vectors[:older])
         most = MOST_CANDIDATES.get(width, MOST_CANDIDATES_OF_OTHERS)
         recalls = _recalls(index, queries, vectors, truth, min(most, older))
-        worst = np.sort(recalls, axis=0)[: math.ceil(len(queries) / 100)].mean(axis=0)
-        means = recalls.mean(axis=0)
-        enough = np.flatnonzero((means >= RECALL) & (worst >= LEAST_RECALL))
-        if len(enough):
+        candidates = _fewest(recalls)
+        if candidates is not None:
             index.add(queries)
-            return Codes(index, int(enough[0]) + 1, round(float(means[enough[0]]), 4))
+            return Codes(index, candidates, round(float(recalls[:, candidates - 1].mean()), 4))
     return None
+
+
+def _fewest(recalls: Vectors) -> int | None:
+    """The fewest candidates with which `RECALL` and `LEAST_RECALL` are reached; None if they are not."""
+    worst = np.sort(recalls, axis=0)[: math.ceil(len(recalls) / 100)].mean(axis=0)
+    enough = np.flatnonzero((recalls.mean(axis=0) >= RECALL) & (worst >= LEAST_RECALL))
+    return int(enough[0]) + 1 if len(enough) else None
 
 
 def _widths(dimensions: int) -> list[int]:
