@@ -4,8 +4,8 @@ Processor time that a request and a streamed token cost in the gateway, against 
 A scripted engine answers at once, in a process of its own. Before it stand, each in a process of its own: the gateway
 with everything on (key, limits, release, prompt, window, admission, log, figures), without retrieval, whose cost is the
 embedder's; litellm's Router with the engine as its one deployment, called in its own process; and a bare relay of ASGI
-and aiohttp, which does nothing but pass bytes on. Rounds of all three take turns. A token's cost is what a longer
-stream costs more than a shorter one. The value is the gateway's share of litellm's for a request.
+and aiohttp, which does nothing but pass bytes on; all of them on uvloop. Rounds of all three take turns. A token's cost
+is what a longer stream costs more than a shorter one. The value is the gateway's share of litellm's for a request.
 
     python bench/gateway_cpu.py [--quick]
 """
@@ -25,6 +25,7 @@ from typing import Any
 
 import aiohttp
 import psutil
+import uvloop
 from common import report
 from scripted import KEY, TENANT, Load, client, free_port, served
 
@@ -88,7 +89,7 @@ def litellm_router(pipe: Any, engine_url: str) -> None:
             await many(ask, count, tokens)
             pipe.send("done")
 
-    asyncio.run(serve())
+    uvloop.run(serve())
 
 
 async def many(ask: Ask, count: int, tokens: int | None) -> None:

@@ -370,10 +370,11 @@ def _swap_passages(
             "page": draft.page,
             "tokens": draft.tokens,
             "language": draft.language,
-            "fold_key": draft.fold_key,
         }
         if present[digest]:
             passage = present[digest].pop()
+            if passage.heading != draft.heading:  # part of it was the document's title before, or is now
+                passage.fold_key = draft.fold_key
             for name, value in place.items():
                 setattr(passage, name, value)
             continue
@@ -385,6 +386,7 @@ def _swap_passages(
                 generation=generation,
                 text=draft.text,
                 sha256=digest,
+                fold_key=draft.fold_key,
                 **place,
             )
         )

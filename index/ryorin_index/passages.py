@@ -31,7 +31,6 @@ class PassageDraft:
     A passage before it has a vector.
 
     heading: the path below the document's title, ' > ' between its parts. tokens: of the text, by the embedder's count.
-    fold_key: the same for passages that say the same.
     """
 
     text: str
@@ -41,7 +40,11 @@ class PassageDraft:
     page: int | None
     tokens: int = 0
     language: str = ""
-    fold_key: str = ""
+
+    @property
+    def fold_key(self) -> str:
+        """The same for passages that say the same. Made when it is asked for, which is not for those that stay."""
+        return fold_key(self.heading, self.text)
 
     def title(self, document_title: str) -> str:
         """The line that names the passage in a prompt."""
@@ -92,7 +95,6 @@ def split_document(
                 page=section.page,
                 tokens=piece.tokens,
                 language=passage_language(text, language),
-                fold_key=fold_key(section.heading, text),
             )
             for section, piece in _pieces(document.text, chosen, chunking, counter)
         ]

@@ -21,6 +21,7 @@ from itertools import zip_longest
 from sqlalchemy import func, select
 
 from ryorin.catalog import Catalog, gateways
+from ryorin.catalog.changes import Changes
 from ryorin.catalog.tables import Adapter, Release, Tenant
 from ryorin.digests import new_id
 from ryorin.errors import RyorinError, Unavailable
@@ -32,7 +33,8 @@ from ryorin_index.store import live_stores
 from ryorin_serve.fleet import Fleet
 from ryorin_serve.prepare import PinnedAdapter, PinnedRelease, pinned
 
-LOOK_S = 0.25
+LOOK_S = 0.25  # for wishes, which somebody waits for
+LIVES_S = 1.0  # for engines that began a new life
 SEEN_EVERY_S = 5.0
 LET_GO_EVERY_S = 60.0
 
@@ -55,6 +57,8 @@ class Presence:
         self._id = new_id("gw_")
         self._place = f"the gateway on {socket.gethostname()} (process {os.getpid()})"
         self._seen = float("-inf")
+        self._changes = Changes(catalog.engine)
+        self._as_of: int | None = None  # the catalog's last look that found out all that is wished
         self._lives: tuple[int, ...] = ()
         self._let_go_at = time.monotonic()
         self._in_hand: dict[str, asyncio.Task[None]] = {}
@@ -76,12 +80,17 @@ class Presence:
             await asyncio.to_thread(self._forget)
         except Exception as error:  # it is taken for dead soon
             _logger.warning("the gateway could not take its leave of the catalog: %s", error)
+        self._changes.close()
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
+            as_of = self._changes.look()
+            if as_of is not None and as_of == self._as_of and time.monotonic() - self._seen < SEEN_EVERY_S:
+                continue  # nobody wrote anything, so nobody wishes anything: four times a second, that counts
             try:
                 wished = await asyncio.to_thread(self._look)
+                self._as_of = as_of
             except Exception:
                 _logger.exception("the gateway could not look for what it is to load")
                 await asyncio.sleep(SEEN_EVERY_S)
@@ -102,7 +111,7 @@ class Presence:
     async def _keep_loaded(self) -> None:
         """Apart from the wishes: an engine that hangs does not keep the gateway from saying that it runs."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(LIVES_S)
             try:
                 await self._reconcile()
             except Exception:

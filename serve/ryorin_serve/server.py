@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
+import uvloop
 from sqlalchemy import func, select
 
 from ryorin.catalog import Catalog, fine_tuning
@@ -57,7 +58,8 @@ class Running:
 
 
 HEADERS_S = 15.0  # that a connection may take to send a request's headers; longer than one is kept alive unused
-TICKS_A_LOOK = 10  # of uvicorn's, a tenth of a second each
+TICK_S = 0.5  # how often a server looks whether it should end; uvicorn's own does so ten times a second
+TICKS_A_S = 10  # as uvicorn counts
 
 
 class QuietServer(uvicorn.Server):
@@ -75,9 +77,16 @@ class QuietServer(uvicorn.Server):
         """Leave signals alone."""
         yield
 
+    async def main_loop(self) -> None:
+        """As uvicorn's: a process that has nothing to do should wake rarely, the engine needs the cores."""
+        counter = 0
+        while not await self.on_tick(counter):
+            await asyncio.sleep(TICK_S)
+            counter = (counter + int(TICKS_A_S * TICK_S)) % (86400 * TICKS_A_S)
+
     async def on_tick(self, counter: int) -> bool:
-        """What uvicorn does ten times a second, and now and then a look at slow connections."""
-        if counter % TICKS_A_LOOK == 0:
+        """What uvicorn does now and then, and each second a look at slow connections."""
+        if counter % TICKS_A_S == 0:
             self._close_slow()
         return await super().on_tick(counter)
 
@@ -164,7 +173,7 @@ def serve(
     with contextlib.closing(listener), tempfile.TemporaryDirectory(prefix="ryorin-") as sockets:
         if options.metrics_port is not None:
             bind(options.metrics_host, options.metrics_port).close()  # a taken one is told before the engine starts
-        return asyncio.run(_serve(catalog, options, base, listener, sockets, say, on_ready))
+        return uvloop.run(_serve(catalog, options, base, listener, sockets, say, on_ready))
 
 
 def serve_engine(
@@ -188,7 +197,7 @@ def serve_engine(
             host=options.host,
             port=options.port,
         )
-        return asyncio.run(_serve_engine(engine, options, say, on_ready))
+        return uvloop.run(_serve_engine(engine, options, say, on_ready))
 
 
 async def _serve_engine(

@@ -29,7 +29,7 @@ ADAPTER, OTHER = "support-0123456789ab", "support-ba9876543210"
 
 @pytest.fixture
 def house(tmp_path: Path, empty_sqlite: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    monkeypatch.setattr(presence, "LOOK_S", 0.02)
+    monkeypatch.setattr(presence, "LIVES_S", 0.02)
     with built(tmp_path / "home", empty_sqlite, ServeOptions(max_model_len=400), replicas=2) as house:
         yield house
 

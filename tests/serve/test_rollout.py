@@ -50,6 +50,19 @@ def candidate(house: House, adapter: str | None = ADAPTER, rank: int = 16) -> in
     return house.release("support", adapter=adapter, promote=False)
 
 
+def test_a_gateway_looks_for_wishes_only_when_somebody_wrote(house: House, monkeypatch):
+    looks = []
+    wished_of = gateways.wished_of
+    monkeypatch.setattr(gateways, "wished_of", lambda *asked: looks.append(1) or wished_of(*asked))
+    time.sleep(0.5)  # its own sign of life has been seen
+    before = len(looks)
+    time.sleep(0.4)  # twenty times LOOK_S
+    assert len(looks) == before
+    with house.catalog.session() as session:
+        session.execute(update(Tenant).values(name=Tenant.name))
+    eventually(lambda: len(looks) > before)
+
+
 def test_an_adapter_is_in_the_engine_before_its_first_request(house: House, promoting: Rollout):
     moved = promoting.promote("support", candidate(house))
     assert (moved.version, moved.before, moved.changed, moved.gateways) == (2, 1, True, 1)

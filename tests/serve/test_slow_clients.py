@@ -20,7 +20,6 @@ from ryorin_serve.options import ServeOptions
 @pytest.fixture
 def house(tmp_path: Path, empty_sqlite: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     monkeypatch.setattr(server, "HEADERS_S", 0.4)
-    monkeypatch.setattr(server, "TICKS_A_LOOK", 1)
     monkeypatch.setattr(requests, "BODY_S", 0.4)
     options = ServeOptions(max_model_len=400)
     with built(tmp_path / "home", empty_sqlite, options, server.QuietServer) as house:
