@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
+import resource
 import subprocess
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -68,6 +71,24 @@ def written_bytes() -> int:
     """Bytes that this process has handed to write calls so far, whether or not they are on the disk yet (Linux)."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return next(int(line.partition(":")[2]) for line in lines if line.startswith("wchar"))
+
+
+def peak_mb(work: Callable[..., None], *arguments: object) -> float:
+    """The most memory that `work` takes, alone in a process of its own, in MB of 2^20 bytes; a module's function."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_telling_peak, args=(there, work, arguments))
+    process.start()
+    there.close()
+    try:
+        return float(here.recv())
+    finally:
+        process.join()
+
+
+def _telling_peak(pipe: Any, work: Callable[..., None], arguments: Sequence[object]) -> None:
+    work(*arguments)
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def ryorin(home: Path, *words: object) -> Any:

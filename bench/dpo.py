@@ -12,7 +12,8 @@ the demo's: a beginning that all share, about 145 tokens of prompt, two answers 
 
 All that an epoch needs is counted: the layers below, the reference's pass, the steps. The arms take turns, batch by
 batch. The first step's losses and the ones after it are compared: the maths is the same. The value is the median of the
-paired ratios to TRL plain, all layers.
+paired ratios to TRL plain, all layers. Then each arm takes as many steps again in a process of its own, which tells the
+most memory that it took.
 
     python bench/dpo.py [--quick]
 """
@@ -31,7 +32,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import report
+from common import peak_mb, report
 from datasets import Dataset
 from sft import LAYERS, UPPER, model, tokenizer
 from transformers.utils import logging
@@ -139,6 +140,29 @@ def plain(data: list[TokenPair], recipe: PreferenceRecipe, folder: Path, *, prec
     return step
 
 
+PLAIN, ONCE, OURS, OURS_UPPER = "TRL plain", "TRL, reference once", "Ryorin", f"Ryorin, {UPPER} layers"
+
+
+def arm(name: str, data: list[TokenPair], folder: Path) -> Step:
+    """One of them, ready to take steps."""
+    recipe = PreferenceRecipe(learning_rate=1e-4)
+    if name in (PLAIN, ONCE):
+        return plain(data, recipe, folder, precompute=name == ONCE)
+    return ours(data, PreferenceRecipe(layers=UPPER) if name == OURS_UPPER else recipe, folder)
+
+
+def steps(name: str, rounds: int, size: int) -> None:
+    """An arm's steps, alone."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    keep_freed_memory()
+    data = pairs(size * (rounds + 1))
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
+        step = arm(name, data, Path(scratch))
+        for number in range(rounds + 1):
+            step(range(number * size, (number + 1) * size))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--quick", action="store_true", help="3 rounds of 4 pairs instead of 8 of 8")
@@ -147,15 +171,8 @@ def main() -> None:
     logging.disable_progress_bar()
     keep_freed_memory()  # for every arm: it is the process's
     data = pairs(size * (rounds + 1))
-    recipe = PreferenceRecipe(learning_rate=1e-4)
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
-        folder = Path(scratch)
-        arms: dict[str, Step] = {
-            "TRL plain": plain(data, recipe, folder, precompute=False),
-            "TRL, reference once": plain(data, recipe, folder, precompute=True),
-            "Ryorin": ours(data, recipe, folder),
-            f"Ryorin, {UPPER} layers": ours(data, PreferenceRecipe(layers=UPPER), folder),
-        }
+        arms = {name: arm(name, data, Path(scratch)) for name in (PLAIN, ONCE, OURS, OURS_UPPER)}
         gc.collect()
         seconds: dict[str, list[float]] = {name: [] for name in arms}
         cpu: dict[str, list[float]] = {name: [] for name in arms}
@@ -169,27 +186,32 @@ def main() -> None:
                     seconds[name].append(time.perf_counter() - began)
                     cpu[name].append(time.process_time() - began_cpu)
 
-    print(f"{'':<22}{'pairs/s':>9}{'CPU s/batch':>13}{'ratio':>8}{'losses':>20}")
+    peaks = {name: peak_mb(steps, name, rounds, size) for name in arms}
+    print(f"{'':<22}{'pairs/s':>9}{'CPU s/batch':>13}{'ratio':>8}{'losses':>20}{'peak MB':>10}")
     ratios: dict[str, float] = {}
     for name in arms:
-        both = zip(seconds["TRL plain"], seconds[name], strict=True)
+        both = zip(seconds[PLAIN], seconds[name], strict=True)
         ratios[name] = statistics.median(theirs / own for theirs, own in both)
         shown = ", ".join(f"{loss:.4f}" for loss in losses[name][:3])
         speed = size / statistics.median(seconds[name])
-        print(f"{name:<22}{speed:>9.2f}{statistics.median(cpu[name]):>13.2f}{ratios[name]:>8.2f}{shown:>20}")
-    difference = max(abs(ours - theirs) for ours, theirs in zip(losses["Ryorin"], losses["TRL plain"], strict=True))
+        print(
+            f"{name:<22}{speed:>9.2f}{statistics.median(cpu[name]):>13.2f}{ratios[name]:>8.2f}{shown:>20}{peaks[name]:>10.0f}"
+        )
+    difference = max(abs(ours - theirs) for ours, theirs in zip(losses[OURS], losses[PLAIN], strict=True))
     print(f"losses differ by {difference:.1e} at most")
     if difference > 1e-2:
         sys.exit("error: the losses differ, so the arms do not compute the same")
     report(
         claim="an epoch of DPO on a CPU takes less than half of what TRL's plain trainer takes, with the same losses",
-        value=ratios["Ryorin"],
+        value=ratios[OURS],
         unit="times faster than TRL plain",
         target=">= 2",
         peer="trl DPOTrainer, padded, float32, no gradient checkpointing, reference at every step",
         n=rounds,
-        reference_once_value=round(ratios["TRL, reference once"], 4),
-        upper_layers_value=round(ratios[f"Ryorin, {UPPER} layers"], 4),
+        reference_once_value=round(ratios[ONCE], 4),
+        upper_layers_value=round(ratios[OURS_UPPER], 4),
+        peak_mb={name: round(peak) for name, peak in peaks.items()},
+        peak_target="no higher than TRL plain's",
         loss_difference=difference,
     )
 

@@ -12,7 +12,8 @@ about 145 tokens of prompt and 40 of answer.
   LoRA on the 15 uppermost layers only and the layers below computed before.
 
 The arms take turns, step by step, so that whatever else the machine does hits all. The first step's losses are
-compared: the maths is the same. The value is the median of the paired ratios to TRL plain, all layers.
+compared: the maths is the same. The value is the median of the paired ratios to TRL plain, all layers. Then each arm
+takes as many steps again in a process of its own, which tells the most memory that it took.
 
     python bench/sft.py [--quick]
 """
@@ -32,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import report
+from common import peak_mb, report
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
@@ -141,6 +142,30 @@ def plain(data: list[TokenRow], recipe: Recipe, folder: Path, **settings: Any) -
     )
 
 
+PLAIN, OURS, OURS_UPPER, AS_IT_COMES = "TRL plain", "Ryorin", f"Ryorin, {UPPER} layers", "TRL as it comes"
+
+
+def arm(name: str, data: list[TokenRow], folder: Path, stack: contextlib.ExitStack) -> Step:
+    """One of them, ready to take steps."""
+    if name == PLAIN:
+        return plain(data, Recipe(), folder, bf16=False, gradient_checkpointing=False)
+    if name == AS_IT_COMES:
+        return plain(data, Recipe(), folder)
+    return ours(data, Recipe(layers=UPPER if name == OURS_UPPER else None), folder, stack)
+
+
+def steps(name: str, rounds: int, size: int) -> None:
+    """An arm's steps, alone."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    keep_freed_memory()
+    data = rows(size * (rounds + 1))
+    with contextlib.ExitStack() as stack, contextlib.redirect_stdout(sys.stderr):
+        step = arm(name, data, Path(stack.enter_context(tempfile.TemporaryDirectory())), stack)
+        for number in range(rounds + 1):
+            step(range(number * size, (number + 1) * size))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--quick", action="store_true", help="3 rounds of 4 rows instead of 8 of 8")
@@ -151,16 +176,10 @@ def main() -> None:
     logging.disable_progress_bar()
     keep_freed_memory()  # for every arm: it is the process's
     data = rows(size * (rounds + 1))
-    recipe = Recipe()
+    names = [PLAIN, OURS, OURS_UPPER, *([AS_IT_COMES] if options.full else [])]
     with contextlib.ExitStack() as stack, contextlib.redirect_stdout(sys.stderr):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        arms: dict[str, Step] = {
-            "TRL plain": plain(data, recipe, folder, bf16=False, gradient_checkpointing=False),
-            "Ryorin": ours(data, recipe, folder, stack),
-            f"Ryorin, {UPPER} layers": ours(data, Recipe(layers=UPPER), folder, stack),
-        }
-        if options.full:
-            arms["TRL as it comes"] = plain(data, recipe, folder)
+        arms = {name: arm(name, data, folder, stack) for name in names}
         gc.collect()
         tokens: list[int] = []
         seconds: dict[str, list[float]] = {name: [] for name in arms}
@@ -179,26 +198,29 @@ def main() -> None:
             if number:
                 tokens.append(sum(len(data[row].ids) for row in numbers))
 
-    print(f"{'':<20}{'tokens/s':>10}{'CPU s/step':>12}{'ratio':>8}{'loss of step 1':>17}")
+    peaks = {name: peak_mb(steps, name, rounds, size) for name in names}
+    print(f"{'':<20}{'tokens/s':>10}{'CPU s/step':>12}{'ratio':>8}{'loss of step 1':>17}{'peak MB':>10}")
     ratios: dict[str, float] = {}
     for name in arms:
         speed = statistics.median(count / taken for count, taken in zip(tokens, seconds[name], strict=True))
-        pairs = zip(seconds["TRL plain"], seconds[name], strict=True)
+        pairs = zip(seconds[PLAIN], seconds[name], strict=True)
         ratios[name] = statistics.median(theirs / own for theirs, own in pairs)
         used = statistics.median(cpu[name])
-        print(f"{name:<20}{speed:>10.0f}{used:>12.2f}{ratios[name]:>8.2f}{first[name]:>17.6f}")
-    difference = max(abs(loss - first["TRL plain"]) for name, loss in first.items() if name != "TRL as it comes")
+        print(f"{name:<20}{speed:>10.0f}{used:>12.2f}{ratios[name]:>8.2f}{first[name]:>17.6f}{peaks[name]:>10.0f}")
+    difference = max(abs(loss - first[PLAIN]) for name, loss in first.items() if name != AS_IT_COMES)
     print(f"losses differ by {difference:.1e} at most")
     if difference > 1e-3:
         sys.exit("error: the losses differ, so the arms do not compute the same")
     report(
         claim="fine-tuning on a CPU is faster than TRL's plain trainer, with the same loss",
-        value=ratios["Ryorin"],
+        value=ratios[OURS],
         unit="times the tokens/s of TRL plain",
         target=">= 1.5",
         peer="trl SFTTrainer, padded, float32, no gradient checkpointing",
         n=rounds,
-        upper_layers_value=round(ratios[f"Ryorin, {UPPER} layers"], 4),
+        upper_layers_value=round(ratios[OURS_UPPER], 4),
+        peak_mb={name: round(peak) for name, peak in peaks.items()},
+        peak_target="no higher than TRL plain's",
         loss_difference=difference,
     )
 
