@@ -3,8 +3,8 @@ Share of prompt tokens that vLLM's prefix cache gives back, passages ordered to 
 their relevance and against an oracle.
 
 The trace: questions on the Debian Reference (those of bench/hybrid.py, which fetches it, in English), drawn by Zipf's
-law with exponent 1, each in one of eight wordings, so that the same question finds its five passages in several orders.
-Searched for real. The cache is counted as vLLM keeps it: by whole blocks of the prompt, in chains from its beginning,
+law with exponent 1, each in one of 64 wordings, so that the same question finds its five passages in several orders and
+is rarely asked twice in the same words. Searched for real. The cache is counted as vLLM keeps it: by whole blocks of the prompt, in chains from its beginning,
 the least recently used forgotten; in blocks of 128 tokens as on a CPU and of 16 as on a GPU. The oracle knows all
 questions to come: it takes the longest beginning that is in the cache and orders the rest by how often they will be
 used. In full, real vLLM behind `ryorin serve` answers a part of the trace for a release of each order, and its own
@@ -49,9 +49,13 @@ BLOCKS = {"cpu": 128, "gpu": 16}
 SYSTEM = (
     "You answer questions about Debian. Judge only by the documents. Cite the passage. Say so if they do not answer."
 )
-WORDINGS = (
-    "{}", "Hello. {}", "Quick question: {}", "{} Thank you.", "For a server in our office: {}",
-    "{} Please be brief.", "I could not find it in the manual. {}", "A colleague asks: {}",
+OPENINGS = (
+    "", "Hello. ", "Quick question: ", "For a server in our office: ", "I could not find it in the manual. ",
+    "A colleague asks: ", "On a fresh installation: ", "We are new to this. ",
+)  # fmt: skip
+CLOSINGS = (
+    "", " Thank you.", " Please be brief.", " An example would help.", " We use the stable release.", " It is urgent.",
+    " Where is it described?", " Thanks in advance.",
 )  # fmt: skip
 SHARE_TARGET, ORACLE_TARGET = 3.0, 0.9
 Order = Callable[[Sequence[Hit]], list[Hit]]
@@ -89,7 +93,9 @@ def trace(questions: Sequence[str], count: int, draw: random.Random) -> list[str
     order = list(questions)
     draw.shuffle(order)
     weights = 1 / np.arange(1, len(order) + 1)
-    return [draw.choice(WORDINGS).format(draw.choices(order, list(weights))[0]) for _ in range(count)]
+    return [
+        f"{draw.choice(OPENINGS)}{draw.choices(order, list(weights))[0]}{draw.choice(CLOSINGS)}" for _ in range(count)
+    ]
 
 
 def shared() -> Order:
