@@ -12,8 +12,8 @@ the demo's: a beginning that all share, about 145 tokens of prompt, two answers 
 
 All that an epoch needs is counted: the layers below, the reference's pass, the steps. The arms take turns, batch by
 batch. The first step's losses and the ones after it are compared: the maths is the same. The value is the median of the
-paired ratios to TRL plain, all layers. Then each arm takes as many steps again in a process of its own, which tells the
-most memory that it took.
+paired ratios to TRL plain, all layers. Then each arm takes two steps in a process of its own, which tells the most
+memory that it took.
 
     python bench/dpo.py [--quick]
 """
@@ -151,15 +151,15 @@ def arm(name: str, data: list[TokenPair], folder: Path) -> Step:
     return ours(data, PreferenceRecipe(layers=UPPER) if name == OURS_UPPER else recipe, folder)
 
 
-def steps(name: str, rounds: int, size: int) -> None:
-    """An arm's steps, alone."""
+def steps(name: str, size: int) -> None:
+    """Two of an arm's steps, alone."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     keep_freed_memory()
-    data = pairs(size * (rounds + 1))
+    data = pairs(2 * size)
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
         step = arm(name, data, Path(scratch))
-        for number in range(rounds + 1):
+        for number in range(2):
             step(range(number * size, (number + 1) * size))
 
 
@@ -186,7 +186,7 @@ def main() -> None:
                     seconds[name].append(time.perf_counter() - began)
                     cpu[name].append(time.process_time() - began_cpu)
 
-    peaks = {name: peak_mb(steps, name, rounds, size) for name in arms}
+    peaks = {name: peak_mb(steps, name, size) for name in arms}
     print(f"{'':<22}{'pairs/s':>9}{'CPU s/batch':>13}{'ratio':>8}{'losses':>20}{'peak MB':>10}")
     ratios: dict[str, float] = {}
     for name in arms:

@@ -4,11 +4,11 @@ their relevance and against an oracle.
 
 The trace: questions on the Debian Reference (those of bench/hybrid.py, which fetches it, in English), drawn by Zipf's
 law with exponent 1, each in one of 64 wordings, so that the same question finds its five passages in several orders and
-is rarely asked twice in the same words. Searched for real. The cache is counted as vLLM keeps it: by whole blocks of the prompt, in chains from its beginning,
-the least recently used forgotten; in blocks of 128 tokens as on a CPU and of 16 as on a GPU. The oracle knows all
-questions to come: it takes the longest beginning that is in the cache and orders the rest by how often they will be
-used. In full, real vLLM behind `ryorin serve` answers a part of the trace for a release of each order, and its own
-counts and times to the first token are told.
+is rarely asked twice in the same words. Searched for real. The cache is counted as vLLM keeps it: by whole blocks of
+the prompt, in chains from its beginning, the least recently used forgotten; in blocks of 128 tokens as on a CPU and of
+16 as on a GPU. The oracle knows all questions to come: it takes the longest beginning that is in the cache and orders
+the rest by how often they will be used. In full, real vLLM behind `ryorin serve` answers a part of the trace for a
+release of each order, and its own counts and times to the first token are told.
 
     python bench/prefix.py [--quick] [--cache FOLDER]
 """

@@ -13,7 +13,7 @@ about 145 tokens of prompt and 40 of answer.
 
 The arms take turns, step by step, so that whatever else the machine does hits all. The first step's losses are
 compared: the maths is the same. The value is the median of the paired ratios to TRL plain, all layers. Then each arm
-takes as many steps again in a process of its own, which tells the most memory that it took.
+takes two steps in a process of its own, which tells the most memory that it took.
 
     python bench/sft.py [--quick]
 """
@@ -154,15 +154,15 @@ def arm(name: str, data: list[TokenRow], folder: Path, stack: contextlib.ExitSta
     return ours(data, Recipe(layers=UPPER if name == OURS_UPPER else None), folder, stack)
 
 
-def steps(name: str, rounds: int, size: int) -> None:
-    """An arm's steps, alone."""
+def steps(name: str, size: int) -> None:
+    """Two of an arm's steps, alone."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     keep_freed_memory()
-    data = rows(size * (rounds + 1))
+    data = rows(2 * size)
     with contextlib.ExitStack() as stack, contextlib.redirect_stdout(sys.stderr):
         step = arm(name, data, Path(stack.enter_context(tempfile.TemporaryDirectory())), stack)
-        for number in range(rounds + 1):
+        for number in range(2):
             step(range(number * size, (number + 1) * size))
 
 
@@ -198,7 +198,7 @@ def main() -> None:
             if number:
                 tokens.append(sum(len(data[row].ids) for row in numbers))
 
-    peaks = {name: peak_mb(steps, name, rounds, size) for name in names}
+    peaks = {name: peak_mb(steps, name, size) for name in names}
     print(f"{'':<20}{'tokens/s':>10}{'CPU s/step':>12}{'ratio':>8}{'loss of step 1':>17}{'peak MB':>10}")
     ratios: dict[str, float] = {}
     for name in arms:
