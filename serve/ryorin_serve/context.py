@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -11,16 +12,18 @@ from sqlalchemy.orm import Session
 from starlette.requests import Request
 
 from ryorin.catalog import Catalog
-from ryorin.catalog.tables import Tenant, VectorStore
+from ryorin.catalog.tables import FileBatch, Release, Tenant, VectorStore
+from ryorin.digests import new_id
 from ryorin.errors import InvalidInput, NotFound
 from ryorin_index.search import Searcher
 from ryorin_index.store import is_expired
 from ryorin_serve.auth import Caller
 from ryorin_serve.options import ServeOptions
-from ryorin_serve.requests import caller_of, path_id, shown_id
+from ryorin_serve.requests import BODY_CHARACTERS, caller_of, key_reused, path_id, shown_id
 
 IDEMPOTENCY_S = 86400
 Result = TypeVar("Result")
+Keyed = TypeVar("Keyed", VectorStore, FileBatch, Release)
 POLL_AFTER = {"openai-poll-after-ms": "500"}  # what the openai package's polling helpers wait between two looks
 
 
@@ -80,3 +83,22 @@ def require_live(store: VectorStore) -> None:
             code="vector_store_expired",
             param="vector_store_id",
         )
+
+
+def made_before(session: Session, kind: type[Keyed], keyed_id: str, what: str) -> tuple[Keyed | None, str]:
+    """
+    What the same `Idempotency-Key` made within `IDEMPOTENCY_S`, if it did; and the id for what is made now.
+
+    keyed_id: by `idempotent_id`, with the body. The session holds what keeps others from making it meanwhile.
+    Raises InvalidInput when the key made something else.
+    """
+    stem = keyed_id[:-BODY_CHARACTERS]
+    of_the_key = kind.id.between(stem + BODY_CHARACTERS * "0", stem + BODY_CHARACTERS * "f")
+    known = session.scalar(select(kind).where(of_the_key).order_by(kind.created_at.desc()).limit(1))
+    if known is None:
+        return None, keyed_id
+    if known.created_at <= time.time() - IDEMPOTENCY_S:
+        return None, new_id(keyed_id.partition("_")[0] + "_")
+    if known.id != keyed_id:
+        raise key_reused(what)
+    return known, keyed_id

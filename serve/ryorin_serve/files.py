@@ -13,9 +13,10 @@ from ryorin.catalog import Catalog, audit
 from ryorin.catalog.files import expired_files, get_file, remove_unneeded_blobs
 from ryorin.catalog.tables import Document, File, VectorStore
 from ryorin.digests import new_id
-from ryorin.errors import InvalidInput, NotFound
+from ryorin.errors import NotFound
 from ryorin_index.attach import detach, take_store
 from ryorin_serve.context import IDEMPOTENCY_S
+from ryorin_serve.requests import key_reused
 
 ATTEMPTS = 5
 STALE_UPLOAD_S = 86400
@@ -95,9 +96,5 @@ def _delete(catalog: Catalog, tenant_id: str, file_id: str) -> None:
 def _same(earlier: File, file: File) -> File:
     for name in ("sha256", "filename", "purpose"):
         if getattr(earlier, name) != getattr(file, name):
-            raise InvalidInput(
-                "This Idempotency-Key was used for another file today; use a new key for a new file.",
-                code="idempotency_key_reused",
-                param="Idempotency-Key",
-            )
+            raise key_reused("file")
     return earlier

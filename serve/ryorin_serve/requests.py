@@ -10,12 +10,13 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 
-from ryorin.digests import new_id, sha256_bytes
+from ryorin.digests import digest_of, new_id, sha256_bytes
 from ryorin.errors import InvalidInput
 from ryorin_serve.auth import Caller
 
 MAX_PAIRS, MAX_KEY_CHARACTERS, MAX_VALUE_CHARACTERS = 16, 64, 512  # of OpenAI's metadata and attributes
 MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
+BODY_CHARACTERS = 8
 BODY_S = 60.0  # that a body of JSON may take to come
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -84,8 +85,12 @@ def shown_id(request: Request, name: str) -> str:
     return repr(str(request.path_params[name])[:64])[1:-1]
 
 
-def idempotent_id(request: Request, prefix: str) -> tuple[str, bool]:
-    """The id for what is created, and whether it follows from an `Idempotency-Key`: then it is the same each time."""
+def idempotent_id(request: Request, prefix: str, body: object = None) -> tuple[str, bool]:
+    """
+    The id for what is created, and whether it follows from an `Idempotency-Key`: then it is the same each time.
+
+    body: what is asked for, JSON; the last `BODY_CHARACTERS` of the id follow from it.
+    """
     key = request.headers.get("idempotency-key")
     if not key:
         return new_id(prefix), False
@@ -95,7 +100,16 @@ def idempotent_id(request: Request, prefix: str) -> tuple[str, bool]:
             param="Idempotency-Key",
         )
     words = "\0".join((caller_of(request).tenant_id, request.scope["path"], key))
-    return prefix + sha256_bytes(words.encode())[:24], True
+    return prefix + sha256_bytes(words.encode())[: 24 - BODY_CHARACTERS] + digest_of(body)[:BODY_CHARACTERS], True
+
+
+def key_reused(what: str) -> InvalidInput:
+    """The error for an `Idempotency-Key` that made something else before."""
+    return InvalidInput(
+        f"This Idempotency-Key was used for another {what}; use a new key for a new {what}.",
+        code="idempotency_key_reused",
+        param="Idempotency-Key",
+    )
 
 
 def query_of(request: Request, allowed: Collection[str]) -> dict[str, str]:

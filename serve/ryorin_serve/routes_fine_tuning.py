@@ -39,6 +39,7 @@ from ryorin_serve.requests import (
     fields_of,
     idempotent_id,
     integer,
+    key_reused,
     pairs,
     path_id,
     query_of,
@@ -335,11 +336,7 @@ def _wanted(body: dict[str, Any], base: str) -> FineTuning:
 def _check_same(job: Job, wanted: FineTuning) -> None:
     """Raises InvalidInput when the job that was made with the same key is another one than is wanted now."""
     if not wanted.asks_the_same(FineTuning.from_json(job.params)):
-        raise InvalidInput(
-            "This Idempotency-Key was used for another job; use a new key for a new job.",
-            code="idempotency_key_reused",
-            param="Idempotency-Key",
-        )
+        raise key_reused("job")
 
 
 def _prompt_digest(session: Session, caller: Caller) -> str:

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ryorin.catalog.tables import Release, Tenant
+from ryorin.catalog.tenants import lock_tenant
 from ryorin.errors import InvalidInput, NotFound
 from ryorin.models.registry import BaseModel
 from ryorin.release import create_release, get_release
@@ -29,7 +30,7 @@ from ryorin.scopes import ADMIN, TRAIN
 from ryorin.settings import LOAD_WAIT_S
 from ryorin.traffic import parse_share, traffic_status
 from ryorin_serve.auth import ScopedRoute
-from ryorin_serve.context import Context
+from ryorin_serve.context import Context, made_before
 from ryorin_serve.paging import list_object, read_page, rows_of
 from ryorin_serve.requests import caller_of, idempotent_id, optional_fields, query_of, text
 
@@ -115,12 +116,15 @@ class ReleaseRoutes:
         body = await self._body(request, CREATE_FIELDS)
         wanted = _wanted(body)
         note, wait_s = text(body, "note", 2000) or "", _wait(body)
-        release_id, keyed = idempotent_id(request, "rel_")
+        keyed_id, keyed = idempotent_id(request, "rel_", body)
 
         def work(session: Session, tenant: Tenant) -> int:
-            known = session.get(Release, release_id) if keyed else None
-            if known is not None:
-                return known.version
+            release_id = keyed_id
+            if keyed:
+                lock_tenant(session, tenant)
+                known, release_id = made_before(session, Release, keyed_id, "release")
+                if known is not None:
+                    return known.version
             settings = self._context.catalog.settings
             parts = find_parts(session, settings, tenant, wanted, base_digest=self._base.digest)
             mismatch = wanted.allow_prompt_mismatch

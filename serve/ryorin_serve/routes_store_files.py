@@ -6,7 +6,6 @@ Documents that an operator added are listed too, each under its own id, as no fi
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +18,6 @@ from starlette.responses import JSONResponse, Response
 
 from ryorin.catalog.files import get_files
 from ryorin.catalog.tables import Document, FileBatch, VectorStore
-from ryorin.digests import new_id
 from ryorin.errors import InvalidInput, NotFound
 from ryorin.scopes import KNOWLEDGE
 from ryorin_index.attach import (
@@ -35,7 +33,7 @@ from ryorin_index.attach import (
 )
 from ryorin_index.texts import read_text
 from ryorin_serve.auth import ScopedRoute
-from ryorin_serve.context import IDEMPOTENCY_S, POLL_AFTER, Context, own_store, require_live
+from ryorin_serve.context import POLL_AFTER, Context, made_before, own_store, require_live
 from ryorin_serve.paging import Page, list_object, read_page, rows_of
 from ryorin_serve.requests import choice, fields_of, idempotent_id, ids, pairs, query_of, read_json
 from ryorin_serve.store_files import (
@@ -194,14 +192,13 @@ class StoreFileRoutes:
 
     def _create_batch(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         wanted = _wanted(body)
-        batch_id, keyed = idempotent_id(request, "vsfb_")
+        batch_id, keyed = idempotent_id(request, "vsfb_", body)
         with _deleted_meanwhile("file_ids"), self._context.catalog.session() as session:
             store = _taken(session, request)
-            earlier = session.get(FileBatch, batch_id) if keyed else None
-            if earlier is not None and earlier.created_at > time.time() - IDEMPOTENCY_S:
-                return batch_object(session, earlier)
-            if earlier is not None:
-                batch_id = new_id("vsfb_")
+            if keyed:
+                earlier, batch_id = made_before(session, FileBatch, batch_id, "batch")
+                if earlier is not None:
+                    return batch_object(session, earlier)
             files = get_files(session, store.tenant_id, list(wanted))
             given = [Attachment(files[file_id], *how) for file_id, how in wanted.items()]
             return batch_object(session, attach_batch(session, store, given, batch_id))

@@ -7,20 +7,18 @@ its name is the title.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import func, select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ryorin.catalog import audit
 from ryorin.catalog.files import get_files
-from ryorin.catalog.tables import Document, VectorStore
-from ryorin.digests import new_id
+from ryorin.catalog.tables import Document, Tenant, VectorStore
+from ryorin.catalog.tenants import lock_tenant
 from ryorin.errors import InvalidInput, NotFound, Unavailable
 from ryorin.filters import parse_filter
 from ryorin.models.registry import Embedder, get_embedder
@@ -30,7 +28,7 @@ from ryorin_index.purge import delete_store
 from ryorin_index.search import MAX_QUERIES
 from ryorin_index.store import expires_at, is_expired
 from ryorin_serve.auth import Caller, ScopedRoute
-from ryorin_serve.context import IDEMPOTENCY_S, POLL_AFTER, Context, own_store, require_live
+from ryorin_serve.context import POLL_AFTER, Context, made_before, own_store, require_live
 from ryorin_serve.paging import Page, list_object, read_page, rows_of
 from ryorin_serve.ranking import read_ranking
 from ryorin_serve.requests import (
@@ -111,46 +109,40 @@ class StoreRoutes:
 
     def _create(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         catalog, tenant_id = self._context.catalog, caller_of(request).tenant_id
-        store_id, keyed = idempotent_id(request, "vs_")
+        store_id, keyed = idempotent_id(request, "vs_", body)
         chunking = read_chunking(body)
         file_ids = ids(body.get("file_ids") or [], "file_ids", 0, MAX_CREATE_FILES)
         title = text(body, "name", MAX_NAME_CHARACTERS) or ""
         description = text(body, "description", MAX_DESCRIPTION_CHARACTERS) or ""
         metadata = pairs(body, "metadata", strings_only=True) or {}
         days = _days(body)
-        try:
-            with catalog.session() as session:
-                earlier = session.get(VectorStore, store_id) if keyed else None
-                if earlier is not None and earlier.created_at > time.time() - IDEMPOTENCY_S:
-                    return store_objects(session, [earlier])[0]
+        with catalog.session() as session:
+            if keyed:
+                lock_tenant(session, session.get_one(Tenant, tenant_id))
+                earlier, store_id = made_before(session, VectorStore, store_id, "vector store")
                 if earlier is not None:
-                    store_id = new_id("vs_")
-                files = get_files(session, tenant_id, file_ids)
-                embedder = self._embedder()
-                store = VectorStore(
-                    id=store_id,
-                    tenant_id=tenant_id,
-                    name=store_id,
-                    title=title,
-                    description=description,
-                    attributes=metadata,
-                    embedder=embedder.name,
-                    embedder_digest=embedder.digest,
-                    dimensions=embedder.dimensions,
-                    chunking=None if chunking is None else chunking.to_json(),
-                    expires_after_days=days,
-                )
-                session.add(store)
-                audit.note(session, tenant_id, "store.create", title or store_id, id=store_id)
-                session.flush()
-                for file_id in file_ids:
-                    attach(session, store, Attachment(files[file_id], chunking=chunking))
-                return store_objects(session, [store])[0]
-        except IntegrityError:
-            if not keyed:
-                raise
-            with catalog.session() as session:  # the same request, at the same time
-                return store_objects(session, [session.get_one(VectorStore, store_id)])[0]
+                    return store_objects(session, [earlier])[0]
+            files = get_files(session, tenant_id, file_ids)
+            embedder = self._embedder()
+            store = VectorStore(
+                id=store_id,
+                tenant_id=tenant_id,
+                name=store_id,
+                title=title,
+                description=description,
+                attributes=metadata,
+                embedder=embedder.name,
+                embedder_digest=embedder.digest,
+                dimensions=embedder.dimensions,
+                chunking=None if chunking is None else chunking.to_json(),
+                expires_after_days=days,
+            )
+            session.add(store)
+            audit.note(session, tenant_id, "store.create", title or store_id, id=store_id)
+            session.flush()
+            for file_id in file_ids:
+                attach(session, store, Attachment(files[file_id], chunking=chunking))
+            return store_objects(session, [store])[0]
 
     def _embedder(self) -> Embedder:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -71,7 +72,16 @@ def test_the_same_creation_twice_is_one_release(house: House):
     body = {"adapter": "none", "note": "once"}
     first = good(call(house, "POST", body=body, **{"idempotency-key": "k"}))
     assert good(call(house, "POST", body=body, **{"idempotency-key": "k"})) == first
+    error = refused(call(house, "POST", body=body | {"note": "twice"}, **{"idempotency-key": "k"}), 400)
+    assert (error["code"], error["param"]) == ("idempotency_key_reused", "Idempotency-Key")
     assert good(call(house, "POST", body=body))["version"] == first["version"] + 1
+
+
+def test_one_creation_sent_by_several_at_once_is_one_release(house: House):
+    body = {"adapter": "none", "note": "at once"}
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: call(house, "POST", body=body, **{"idempotency-key": "k"}), range(8)))
+    assert len({good(each)["version"] for each in made}) == 1
 
 
 def test_swapping_the_adapter_is_one_call(house: House):

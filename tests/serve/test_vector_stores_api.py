@@ -156,6 +156,22 @@ def test_the_same_creation_twice_makes_one_store_and_one_batch(client: openai.Op
         client.vector_stores.file_batches.create(first.id, file_ids=[file], extra_headers=again).id for _ in range(2)
     ]
     assert batches[0] == batches[1]
+    with pytest.raises(openai.BadRequestError) as other:
+        client.vector_stores.create(name="another", extra_headers=again)
+    assert (other.value.code, other.value.param) == ("idempotency_key_reused", "Idempotency-Key")
+    with pytest.raises(openai.BadRequestError, match="another batch"):
+        client.vector_stores.file_batches.create(
+            first.id, file_ids=[file], attributes={"year": 2026}, extra_headers=again
+        )
+
+
+def test_a_key_is_free_again_after_a_day(library: House, client: openai.OpenAI):
+    again = {"Idempotency-Key": "k-1"}
+    first = client.vector_stores.create(name="once", extra_headers=again)
+    with library.catalog.session() as session:
+        session.execute(update(VectorStore).where(VectorStore.id == first.id).values(created_at=time.time() - 86_401))
+    second = client.vector_stores.create(name="once", extra_headers=again)
+    assert second.id != first.id
 
 
 # Files of a store
