@@ -103,7 +103,7 @@ class Gateway:
         self._workers = workers
         self._shadows_beside = shadows_beside
         self._pepper = catalog.settings.pepper()
-        self._preparer = Preparer(catalog, searcher, counter, base, options)
+        self._preparer = Preparer(catalog, searcher, counter, base, options, self._traces)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway")
         self._callers = Callers(catalog, self._pepper)
         self._quotas: Quotas

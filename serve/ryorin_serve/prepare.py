@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -32,6 +33,7 @@ from ryorin_serve.chat import ChatRequest, Knowledge
 from ryorin_serve.context import require_live
 from ryorin_serve.layout import Layout
 from ryorin_serve.options import ServeOptions
+from ryorin_serve.tracing import Traces
 
 _MODEL = re.compile(r"(?P<tenant>[a-z0-9-]{1,48})(?:@(?P<version>[1-9][0-9]{0,8}))?")
 
@@ -104,8 +106,15 @@ class Preparer:
     """Prepares requests for one served base model. Safe to share between threads."""
 
     def __init__(
-        self, catalog: Catalog, searcher: Searcher, counter: TokenCounter, base: BaseModel, options: ServeOptions
+        self,
+        catalog: Catalog,
+        searcher: Searcher,
+        counter: TokenCounter,
+        base: BaseModel,
+        options: ServeOptions,
+        traces: Traces,
     ) -> None:
+        self._traces = traces
         self._catalog = catalog
         self._searcher = searcher
         self._counter = counter
@@ -142,7 +151,8 @@ class Preparer:
             self._require_live(caller.tenant_id, store_ids)
         began = time.perf_counter()
         query = query_of(request.conversation, rewritten if needs_rewriting(release, request) else None)
-        hits = retrieve(self._catalog, self._searcher, caller.tenant_id, store_ids, query, retrieval)
+        with self._traces.within("retrieve") if retrieval.enabled else nullcontext():
+            hits = retrieve(self._catalog, self._searcher, caller.tenant_id, store_ids, query, retrieval)
         retrieval_ms = (time.perf_counter() - began) * 1000 if hits is not None else 0.0
         passages = None if hits is None else [hit.prompt_passage for hit in hits]
         made = assemble(

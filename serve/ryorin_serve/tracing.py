@@ -1,5 +1,6 @@
 """
-Traces by OpenTelemetry: a span for each question, and in it one for its turn, its preparation and the engine.
+Traces by OpenTelemetry: a span for each question, and in it one for its turn, its preparation (with another for finding
+passages) and the engine.
 
 They are on where `OTEL_EXPORTER_OTLP_ENDPOINT` names a collector; OpenTelemetry's other variables hold as its own SDK
 reads them. A `traceparent` of the client is continued and handed to vLLM. No question, answer or passage is in a span.
@@ -69,6 +70,20 @@ class Traces:
         from opentelemetry.trace import set_span_in_context
 
         with self._tracer.start_as_current_span(name, set_span_in_context(turn.span)):
+            yield
+
+    @contextlib.contextmanager
+    def within(self, name: str) -> Iterator[None]:
+        """A part of the step that is being taken, in whatever thread."""
+        if self._tracer is None:
+            yield
+            return
+        from opentelemetry.trace import get_current_span
+
+        if not get_current_span().is_recording():  # a shadow's
+            yield
+            return
+        with self._tracer.start_as_current_span(name):
             yield
 
     def end(self, turn: Turn, status: str) -> None:

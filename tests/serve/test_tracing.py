@@ -51,8 +51,8 @@ def test_a_question_is_a_span_that_goes_on_a_clients_trace(
     )
     if stream:
         list(answer)
-    found = finished(spans, 4)
-    assert set(found) == {"question", "queue", "prepare", "engine"}
+    found = finished(spans, 5)
+    assert set(found) == {"question", "queue", "prepare", "retrieve", "engine"}
     question = found["question"]
     assert f"{question.context.trace_id:032x}" == TRACE and f"{question.parent.span_id:016x}" == PARENT
     assert question.attributes["ryorin.tenant"] == "support" and question.attributes["ryorin.status"] == "ok"
@@ -61,6 +61,8 @@ def test_a_question_is_a_span_that_goes_on_a_clients_trace(
     for name in ("queue", "prepare", "engine"):
         assert found[name].parent.span_id == question.context.span_id
         assert found[name].start_time >= question.start_time and found[name].end_time <= question.end_time
+    retrieve, prepare = found["retrieve"], found["prepare"]
+    assert retrieve.parent.span_id == prepare.context.span_id and retrieve.end_time <= prepare.end_time
     assert house.engine.traceparents == [f"00-{TRACE}-{question.context.span_id:016x}-01"]
     told = json.dumps([str(span.to_json()) for span in spans.get_finished_spans()])
     assert "refunds" not in told and "Refunds" not in told
@@ -74,7 +76,7 @@ def test_what_is_refused_ends_its_span_with_an_error(house: House, spans: InMemo
     house.engine.refuse = (500, "broken")
     with pytest.raises(openai.InternalServerError):
         house.client().chat.completions.create(model="support", messages=QUESTION)
-    assert finished(spans, 7)["question"].attributes["ryorin.status"] == "error"
+    assert finished(spans, 8)["question"].attributes["ryorin.status"] == "error"
 
 
 def test_without_a_collector_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
