@@ -81,6 +81,9 @@ def peak_mb(work: Callable[..., None], *arguments: object) -> float:
     there.close()
     try:
         return float(here.recv())
+    except EOFError:
+        process.join()
+        raise SystemExit(f"error: {work.__name__} {arguments} ended with exit code {process.exitcode}") from None
     finally:
         process.join()
 

@@ -12,8 +12,8 @@ the demo's: a beginning that all share, about 145 tokens of prompt, two answers 
 
 All that an epoch needs is counted: the layers below, the reference's pass, the steps. The arms take turns, batch by
 batch. The first step's losses and the ones after it are compared: the maths is the same. The value is the median of the
-paired ratios to TRL plain, all layers. Then each arm takes two steps in a process of its own, which tells the most
-memory that it took.
+paired ratios to TRL plain, all layers. Before that each arm takes two steps in a process of its own, which tells the
+most memory that it took.
 
     python bench/dpo.py [--quick]
 """
@@ -171,8 +171,10 @@ def main() -> None:
     logging.disable_progress_bar()
     keep_freed_memory()  # for every arm: it is the process's
     data = pairs(size * (rounds + 1))
+    names = (PLAIN, ONCE, OURS, OURS_UPPER)
+    peaks = {name: peak_mb(steps, name, size) for name in names}  # before this process takes memory
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
-        arms = {name: arm(name, data, Path(scratch)) for name in (PLAIN, ONCE, OURS, OURS_UPPER)}
+        arms = {name: arm(name, data, Path(scratch)) for name in names}
         gc.collect()
         seconds: dict[str, list[float]] = {name: [] for name in arms}
         cpu: dict[str, list[float]] = {name: [] for name in arms}
@@ -186,7 +188,6 @@ def main() -> None:
                     seconds[name].append(time.perf_counter() - began)
                     cpu[name].append(time.process_time() - began_cpu)
 
-    peaks = {name: peak_mb(steps, name, size) for name in arms}
     print(f"{'':<22}{'pairs/s':>9}{'CPU s/batch':>13}{'ratio':>8}{'losses':>20}{'peak MB':>10}")
     ratios: dict[str, float] = {}
     for name in arms:

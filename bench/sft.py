@@ -12,8 +12,8 @@ about 145 tokens of prompt and 40 of answer.
   LoRA on the 15 uppermost layers only and the layers below computed before.
 
 The arms take turns, step by step, so that whatever else the machine does hits all. The first step's losses are
-compared: the maths is the same. The value is the median of the paired ratios to TRL plain, all layers. Then each arm
-takes two steps in a process of its own, which tells the most memory that it took.
+compared: the maths is the same. The value is the median of the paired ratios to TRL plain, all layers. Before that
+each arm takes two steps in a process of its own, which tells the most memory that it took.
 
     python bench/sft.py [--quick]
 """
@@ -177,6 +177,7 @@ def main() -> None:
     keep_freed_memory()  # for every arm: it is the process's
     data = rows(size * (rounds + 1))
     names = [PLAIN, OURS, OURS_UPPER, *([AS_IT_COMES] if options.full else [])]
+    peaks = {name: peak_mb(steps, name, size) for name in names}  # before this process takes memory
     with contextlib.ExitStack() as stack, contextlib.redirect_stdout(sys.stderr):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         arms = {name: arm(name, data, folder, stack) for name in names}
@@ -198,7 +199,6 @@ def main() -> None:
             if number:
                 tokens.append(sum(len(data[row].ids) for row in numbers))
 
-    peaks = {name: peak_mb(steps, name, size) for name in names}
     print(f"{'':<20}{'tokens/s':>10}{'CPU s/step':>12}{'ratio':>8}{'loss of step 1':>17}{'peak MB':>10}")
     ratios: dict[str, float] = {}
     for name in arms:
