@@ -84,6 +84,7 @@ async def measured(gateway: Place, gateway_pid: int, engine: Place, pairs: int, 
     for streams in STREAMS:
         for place in (gateway, engine):
             await rate(place, streams)  # nothing is cold
+        found[streams] = Measured()
         for each in range(pairs):
             order = (gateway, engine) if each % 2 else (engine, gateway)
             rates = {place: await rate(place, streams) for place in order}
