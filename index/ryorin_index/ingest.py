@@ -373,7 +373,8 @@ def _swap_passages(
         }
         if present[digest]:
             passage = present[digest].pop()
-            if passage.heading != draft.heading:  # part of it was the document's title before, or is now
+            # Another heading: part of it was the document's title before, or is now. No key: of an earlier version.
+            if passage.heading != draft.heading or not passage.fold_key:
                 passage.fold_key = draft.fold_key
             for name, value in place.items():
                 setattr(passage, name, value)

@@ -102,6 +102,9 @@ class Hit:
         return PromptPassage(title=self.title, text=self.context or self.text)
 
 
+_StoreKey = tuple[str, float]  # id, created at
+
+
 @dataclass(frozen=True)
 class _Scope:
     """Which passages may be found: those that pass the filter and are among `only`, but for those of `without`."""
@@ -142,9 +145,9 @@ class Searcher:
         self._open_rerank = open_rerank
         self._embedders: dict[tuple[str, str], Embed] = {}
         self._rerankers: dict[tuple[str, str | None], Rerank] = {}
-        self._indexes: dict[str, StoreIndex] = {}
-        self._lexical: dict[str, LexicalIndex] = {}
-        self._attributes: dict[str, StoreAttributes] = {}
+        self._indexes: dict[_StoreKey, StoreIndex] = {}
+        self._lexical: dict[_StoreKey, LexicalIndex] = {}
+        self._attributes: dict[_StoreKey, StoreAttributes] = {}
         self._foreseen: dict[tuple[str, str], Vectors] = {}  # (embedder's digest, question) → its vector
         self._maintainer: Maintainer | None = None
         self._opening = threading.Lock()  # a lock of its own: an embedder may load for seconds, other searches go on
@@ -296,7 +299,7 @@ class Searcher:
 
     def _in_use(self) -> Sequence[VectorStore]:
         with self._lock:
-            ids = list(self._indexes)
+            ids = [store_id for store_id, _ in self._indexes]
         with self._catalog.session() as session:
             return session.scalars(select(VectorStore).where(VectorStore.id.in_(ids))).all()
 
@@ -410,9 +413,9 @@ class Searcher:
 
     def _index(self, store: VectorStore) -> StoreIndex:
         with self._lock:
-            known = self._indexes.get(store.id)
+            known = self._indexes.get(_key(store))
             if known is None or known.embedder_digest != store.embedder_digest:
-                known = self._indexes[store.id] = StoreIndex(self._catalog.settings, store)
+                known = self._indexes[_key(store)] = StoreIndex(self._catalog.settings, store)
             return known
 
     def _reranker(self, name: str, digest: str | None) -> Rerank:
@@ -425,13 +428,13 @@ class Searcher:
 
     def _words(self, store: VectorStore) -> LexicalIndex:
         with self._lock:
-            if store.id not in self._lexical:
-                self._lexical[store.id] = LexicalIndex(self._catalog.settings.home, store.tenant_id, store.id)
-            return self._lexical[store.id]
+            if _key(store) not in self._lexical:
+                self._lexical[_key(store)] = LexicalIndex(self._catalog.settings.home, store.tenant_id, store.id)
+            return self._lexical[_key(store)]
 
     def _documents(self, store: VectorStore) -> StoreAttributes:
         with self._lock:
-            return self._attributes.setdefault(store.id, StoreAttributes(store.id))
+            return self._attributes.setdefault(_key(store), StoreAttributes(store.id))
 
     def _widened(self, tenant_id: str, hits: Sequence[Hit], how: Retrieval) -> list[Hit]:
         """The hits with their surroundings; one whose text stands in a better one's is left out."""
@@ -480,6 +483,11 @@ class Searcher:
             for passage, filename, title, file_id, attributes in rows
         }
         return [hits[found] for found in ids if found in hits]
+
+
+def _key(store: VectorStore) -> _StoreKey:
+    """A store that was deleted and made again by the same Idempotency-Key has the id of before, and nothing else."""
+    return store.id, store.created_at
 
 
 def _check(queries: Sequence[str], most: int | None = MAX_QUERIES) -> None:

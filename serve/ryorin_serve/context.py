@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,13 +14,12 @@ from starlette.requests import Request
 
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import FileBatch, Release, Tenant, VectorStore
-from ryorin.digests import new_id
 from ryorin.errors import InvalidInput, NotFound
 from ryorin_index.search import Searcher
 from ryorin_index.store import is_expired
 from ryorin_serve.auth import Caller
 from ryorin_serve.options import ServeOptions
-from ryorin_serve.requests import BODY_CHARACTERS, caller_of, key_reused, path_id, shown_id
+from ryorin_serve.requests import IdempotencyKey, caller_of, key_reused, path_id, shown_id
 
 IDEMPOTENCY_S = 86400
 Result = TypeVar("Result")
@@ -85,20 +85,21 @@ def require_live(store: VectorStore) -> None:
         )
 
 
-def made_before(session: Session, kind: type[Keyed], keyed_id: str, what: str) -> tuple[Keyed | None, str]:
+def made_before(
+    session: Session, kind: type[Keyed], tenant_id: str, key: IdempotencyKey, what: str
+) -> tuple[Keyed | None, str]:
     """
     What the same `Idempotency-Key` made within `IDEMPOTENCY_S`, if it did; and the id for what is made now.
 
-    keyed_id: by `idempotent_id`, with the body. The session holds what keeps others from making it meanwhile.
-    Raises InvalidInput when the key made something else.
+    The session holds what keeps others from making it meanwhile. Raises InvalidInput when the key made something else.
     """
-    stem = keyed_id[:-BODY_CHARACTERS]
-    of_the_key = kind.id.between(stem + BODY_CHARACTERS * "0", stem + BODY_CHARACTERS * "f")
-    known = session.scalar(select(kind).where(of_the_key).order_by(kind.created_at.desc()).limit(1))
-    if known is None:
-        return None, keyed_id
-    if known.created_at <= time.time() - IDEMPOTENCY_S:
-        return None, new_id(keyed_id.partition("_")[0] + "_")
-    if known.id != keyed_id:
-        raise key_reused(what)
-    return known, keyed_id
+    mine = select(kind).where(kind.tenant_id == tenant_id)
+    for turn in itertools.count():
+        known = session.scalar(mine.where(kind.id.startswith(key.stem(turn), autoescape=True)))
+        if known is None:
+            return None, key.made_id(turn)
+        if known.created_at > time.time() - IDEMPOTENCY_S:
+            if known.id != key.made_id(turn):
+                raise key_reused(what)
+            return known, known.id
+    raise AssertionError("not reached")

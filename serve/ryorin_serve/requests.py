@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -16,7 +17,6 @@ from ryorin_serve.auth import Caller
 
 MAX_PAIRS, MAX_KEY_CHARACTERS, MAX_VALUE_CHARACTERS = 16, 64, 512  # of OpenAI's metadata and attributes
 MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
-BODY_CHARACTERS = 8
 BODY_S = 60.0  # that a body of JSON may take to come
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -85,22 +85,49 @@ def shown_id(request: Request, name: str) -> str:
     return repr(str(request.path_params[name])[:64])[1:-1]
 
 
-def idempotent_id(request: Request, prefix: str, body: object = None) -> tuple[str, bool]:
-    """
-    The id for what is created, and whether it follows from an `Idempotency-Key`: then it is the same each time.
+def idempotent_id(request: Request, prefix: str) -> tuple[str, bool]:
+    """The id for what is created, and whether it follows from an `Idempotency-Key`: then it is the same each time."""
+    words = _key_words(request)
+    return (new_id(prefix), False) if words is None else (prefix + sha256_bytes(words.encode())[:24], True)
 
-    body: what is asked for, JSON; the last `BODY_CHARACTERS` of the id follow from it.
-    """
+
+def idempotency_key(request: Request, prefix: str, body: object) -> IdempotencyKey | None:
+    """The request's `Idempotency-Key` together with what it asks for, JSON that was checked; None when it has none."""
+    words = _key_words(request)
+    return None if words is None else IdempotencyKey(prefix, words, digest_of(body))
+
+
+def _key_words(request: Request) -> str | None:
     key = request.headers.get("idempotency-key")
     if not key:
-        return new_id(prefix), False
+        return None
     if len(key) > MAX_IDEMPOTENCY_KEY_CHARACTERS:
         raise InvalidInput(
             f"The Idempotency-Key has {len(key)} characters, the limit is {MAX_IDEMPOTENCY_KEY_CHARACTERS}.",
             param="Idempotency-Key",
         )
-    words = "\0".join((caller_of(request).tenant_id, request.scope["path"], key))
-    return prefix + sha256_bytes(words.encode())[: 24 - BODY_CHARACTERS] + digest_of(body)[:BODY_CHARACTERS], True
+    return "\0".join((caller_of(request).tenant_id, request.scope["path"], key))
+
+
+@dataclass(frozen=True)
+class IdempotencyKey:
+    """
+    What a request with an `Idempotency-Key` makes has an id whose beginning follows from the key and its end from what
+    was asked for. turn: a key is free again after a time, and what it makes then has another beginning.
+    """
+
+    prefix: str
+    words: str
+    asked: str
+
+    def stem(self, turn: int) -> str:
+        """The beginning of the ids."""
+        words = f"{self.words}\0{turn}" if turn else self.words
+        return self.prefix + sha256_bytes(words.encode())[:16]
+
+    def made_id(self, turn: int) -> str:
+        """The id."""
+        return self.stem(turn) + self.asked[:8]
 
 
 def key_reused(what: str) -> InvalidInput:

@@ -32,7 +32,7 @@ from ryorin.traffic import parse_share, traffic_status
 from ryorin_serve.auth import ScopedRoute
 from ryorin_serve.context import Context, made_before
 from ryorin_serve.paging import list_object, read_page, rows_of
-from ryorin_serve.requests import caller_of, idempotent_id, optional_fields, query_of, text
+from ryorin_serve.requests import caller_of, idempotency_key, optional_fields, query_of, text
 
 RELEASES = "/ryorin/v1/releases"
 RELEASE = f"{RELEASES}/{{version}}"
@@ -116,13 +116,14 @@ class ReleaseRoutes:
         body = await self._body(request, CREATE_FIELDS)
         wanted = _wanted(body)
         note, wait_s = text(body, "note", 2000) or "", _wait(body)
-        keyed_id, keyed = idempotent_id(request, "rel_", body)
+        asked = {name: value for name, value in body.items() if name != "wait_s"}  # to wait longer is no other request
+        key = idempotency_key(request, "rel_", asked)
 
         def work(session: Session, tenant: Tenant) -> int:
-            release_id = keyed_id
-            if keyed:
+            release_id = None
+            if key is not None:
                 lock_tenant(session, tenant)
-                known, release_id = made_before(session, Release, keyed_id, "release")
+                known, release_id = made_before(session, Release, tenant.id, key, "release")
                 if known is not None:
                     return known.version
             settings = self._context.catalog.settings

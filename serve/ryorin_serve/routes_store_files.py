@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from ryorin.catalog.files import get_files
 from ryorin.catalog.tables import Document, FileBatch, VectorStore
+from ryorin.digests import new_id
 from ryorin.errors import InvalidInput, NotFound
 from ryorin.scopes import KNOWLEDGE
 from ryorin_index.attach import (
@@ -35,7 +36,7 @@ from ryorin_index.texts import read_text
 from ryorin_serve.auth import ScopedRoute
 from ryorin_serve.context import POLL_AFTER, Context, made_before, own_store, require_live
 from ryorin_serve.paging import Page, list_object, read_page, rows_of
-from ryorin_serve.requests import choice, fields_of, idempotent_id, ids, pairs, query_of, read_json
+from ryorin_serve.requests import choice, fields_of, idempotency_key, ids, pairs, query_of, read_json
 from ryorin_serve.store_files import (
     STATUSES,
     batch_object,
@@ -192,11 +193,12 @@ class StoreFileRoutes:
 
     def _create_batch(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         wanted = _wanted(body)
-        batch_id, keyed = idempotent_id(request, "vsfb_", body)
+        key = idempotency_key(request, "vsfb_", body)
         with _deleted_meanwhile("file_ids"), self._context.catalog.session() as session:
             store = _taken(session, request)
-            if keyed:
-                earlier, batch_id = made_before(session, FileBatch, batch_id, "batch")
+            batch_id = new_id("vsfb_")
+            if key is not None:
+                earlier, batch_id = made_before(session, FileBatch, store.tenant_id, key, "batch")
                 if earlier is not None:
                     return batch_object(session, earlier)
             files = get_files(session, store.tenant_id, list(wanted))

@@ -19,6 +19,7 @@ from ryorin.catalog import audit
 from ryorin.catalog.files import get_files
 from ryorin.catalog.tables import Document, Tenant, VectorStore
 from ryorin.catalog.tenants import lock_tenant
+from ryorin.digests import new_id
 from ryorin.errors import InvalidInput, NotFound, Unavailable
 from ryorin.filters import parse_filter
 from ryorin.models.registry import Embedder, get_embedder
@@ -35,7 +36,7 @@ from ryorin_serve.requests import (
     caller_of,
     choice,
     fields_of,
-    idempotent_id,
+    idempotency_key,
     ids,
     integer,
     pairs,
@@ -109,17 +110,18 @@ class StoreRoutes:
 
     def _create(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         catalog, tenant_id = self._context.catalog, caller_of(request).tenant_id
-        store_id, keyed = idempotent_id(request, "vs_", body)
         chunking = read_chunking(body)
         file_ids = ids(body.get("file_ids") or [], "file_ids", 0, MAX_CREATE_FILES)
         title = text(body, "name", MAX_NAME_CHARACTERS) or ""
         description = text(body, "description", MAX_DESCRIPTION_CHARACTERS) or ""
         metadata = pairs(body, "metadata", strings_only=True) or {}
         days = _days(body)
+        key = idempotency_key(request, "vs_", body)
+        store_id = new_id("vs_")
         with catalog.session() as session:
-            if keyed:
+            if key is not None:
                 lock_tenant(session, session.get_one(Tenant, tenant_id))
-                earlier, store_id = made_before(session, VectorStore, store_id, "vector store")
+                earlier, store_id = made_before(session, VectorStore, tenant_id, key, "vector store")
                 if earlier is not None:
                     return store_objects(session, [earlier])[0]
             files = get_files(session, tenant_id, file_ids)

@@ -58,7 +58,7 @@ class Running:
 
 
 HEADERS_S = 15.0  # that a connection may take to send a request's headers; longer than one is kept alive unused
-TICK_S = 0.5  # how often a server looks whether it should end; uvicorn's own does so ten times a second
+TICK_S = 0.5  # between two looks at the clock and the connections; uvicorn's own are ten a second
 TICKS_A_S = 10  # as uvicorn counts
 
 
@@ -70,6 +70,7 @@ class QuietServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
+        self._ending = asyncio.Event()
         self._waiting: dict[Any, tuple[Any, float]] = {}  # connections without a request: after which one, since when
 
     @contextlib.contextmanager
@@ -81,8 +82,14 @@ class QuietServer(uvicorn.Server):
         """As uvicorn's: a process that has nothing to do should wake rarely, the engine needs the cores."""
         counter = 0
         while not await self.on_tick(counter):
-            await asyncio.sleep(TICK_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), TICK_S)
             counter = (counter + int(TICKS_A_S * TICK_S)) % (86400 * TICKS_A_S)
+
+    def end(self) -> None:
+        """Close the port, finish what is in flight."""
+        self.should_exit = True
+        self._ending.set()
 
     async def on_tick(self, counter: int) -> bool:
         """What uvicorn does now and then, and each second a look at slow connections."""
@@ -278,7 +285,7 @@ async def _serve(
             await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
     finally:
         ready.cancel()
-        server.should_exit = True
+        server.end()
         if not serving.done():
             say("finishing requests in flight…")
         with contextlib.suppress(asyncio.CancelledError):

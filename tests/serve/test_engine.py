@@ -245,7 +245,7 @@ def test_a_log_that_cannot_be_kept_ends_no_engine(stage: Stage, monkeypatch: pyt
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_no_process_outlives_the_supervisor_however_it_dies(stage: Stage, how: signal.Signals):
     program = f"""
-        import asyncio, sys
+        import asyncio, sys, uvloop
         sys.path.insert(0, {str(FAKE.parent)!r})
         from pathlib import Path
         from test_engine import Stage
@@ -257,7 +257,7 @@ def test_no_process_outlives_the_supervisor_however_it_dies(stage: Stage, how: s
             print("ready", flush=True)
             await asyncio.sleep(600)
 
-        asyncio.run(run())
+        uvloop.run(run())
     """
     parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE)
     assert parent.stdout is not None

@@ -74,6 +74,8 @@ def test_the_same_creation_twice_is_one_release(house: House):
     assert good(call(house, "POST", body=body, **{"idempotency-key": "k"})) == first
     error = refused(call(house, "POST", body=body | {"note": "twice"}, **{"idempotency-key": "k"}), 400)
     assert (error["code"], error["param"]) == ("idempotency_key_reused", "Idempotency-Key")
+    waits = {**body, "wait_s": 1}
+    assert good(call(house, "POST", body=waits, **{"idempotency-key": "k"})) == first, "to wait longer is no other"
     assert good(call(house, "POST", body=body))["version"] == first["version"] + 1
 
 

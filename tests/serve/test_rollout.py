@@ -51,6 +51,7 @@ def candidate(house: House, adapter: str | None = ADAPTER, rank: int = 16) -> in
 
 
 def test_a_gateway_looks_for_wishes_only_when_somebody_wrote(house: House, monkeypatch):
+    monkeypatch.setattr(presence, "SEEN_EVERY_S", 60.0)
     looks = []
     wished_of = gateways.wished_of
     monkeypatch.setattr(gateways, "wished_of", lambda *asked: looks.append(1) or wished_of(*asked))

@@ -20,6 +20,7 @@ from ryorin_serve.options import ServeOptions
 @pytest.fixture
 def house(tmp_path: Path, empty_sqlite: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     monkeypatch.setattr(server, "HEADERS_S", 0.4)
+    monkeypatch.setattr(server, "TICK_S", 0.05)  # so short that each tick looks at the connections
     monkeypatch.setattr(requests, "BODY_S", 0.4)
     options = ServeOptions(max_model_len=400)
     with built(tmp_path / "home", empty_sqlite, options, server.QuietServer) as house:

@@ -24,6 +24,7 @@ from test_vector_stores_api import (  # noqa: F401
     test_an_expired_store_is_not_searched_and_comes_back_when_it_is_modified,
     test_an_operators_document_has_its_own_id,
     test_an_uploaded_document_is_what_a_chat_is_answered_from,
+    test_one_creation_sent_by_several_at_once_is_one_store,
     test_search_in_two_languages_with_filters,
     test_stores_are_paged_both_ways_and_an_operators_is_among_them,
     test_the_same_creation_twice_makes_one_store_and_one_batch,

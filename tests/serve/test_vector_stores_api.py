@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -170,8 +171,29 @@ def test_a_key_is_free_again_after_a_day(library: House, client: openai.OpenAI):
     first = client.vector_stores.create(name="once", extra_headers=again)
     with library.catalog.session() as session:
         session.execute(update(VectorStore).where(VectorStore.id == first.id).values(created_at=time.time() - 86_401))
-    second = client.vector_stores.create(name="once", extra_headers=again)
-    assert second.id != first.id
+    second, third = (client.vector_stores.create(name="once", extra_headers=again) for _ in range(2))
+    assert second.id == third.id != first.id
+
+
+def test_one_creation_sent_by_several_at_once_is_one_store(client: openai.OpenAI):
+    def create(_: int) -> str:
+        return client.vector_stores.create(name="once", extra_headers={"Idempotency-Key": "k-1"}).id
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(create, range(8)))) == 1
+
+
+def test_a_store_made_again_by_its_key_is_searched_as_the_new_one_it_is(client: openai.OpenAI):
+    again = {"Idempotency-Key": "k-1"}
+    first = client.vector_stores.create(name="once", extra_headers=again).id
+    for name in ("a.md", "b.md", "c.md"):
+        fill(client, first, name, GOODS)
+    assert set(found(client, first, "goods")) == {"a.md"}
+    client.vector_stores.delete(first)
+    second = client.vector_stores.create(name="once", extra_headers=again).id
+    assert second == first
+    fill(client, second, "new.md", GOODS)
+    assert found(client, second, "goods") == ["new.md"]
 
 
 # Files of a store
