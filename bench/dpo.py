@@ -188,7 +188,7 @@ def main() -> None:
                     seconds[name].append(time.perf_counter() - began)
                     cpu[name].append(time.process_time() - began_cpu)
 
-    print(f"{'':<22}{'pairs/s':>9}{'CPU s/batch':>13}{'ratio':>8}{'losses':>20}{'peak MB':>10}")
+    print(f"{'':<22}{'pairs/s':>9}{'CPU s/batch':>13}{'ratio':>8}{'losses':>24}{'peak MB':>10}")
     ratios: dict[str, float] = {}
     for name in arms:
         both = zip(seconds[PLAIN], seconds[name], strict=True)
@@ -196,7 +196,7 @@ def main() -> None:
         shown = ", ".join(f"{loss:.4f}" for loss in losses[name][:3])
         speed = size / statistics.median(seconds[name])
         print(
-            f"{name:<22}{speed:>9.2f}{statistics.median(cpu[name]):>13.2f}{ratios[name]:>8.2f}{shown:>20}{peaks[name]:>10.0f}"
+            f"{name:<22}{speed:>9.2f}{statistics.median(cpu[name]):>13.2f}{ratios[name]:>8.2f}{shown:>24}{peaks[name]:>10.0f}"
         )
     difference = max(abs(ours - theirs) for ours, theirs in zip(losses[OURS], losses[PLAIN], strict=True))
     print(f"losses differ by {difference:.1e} at most")
