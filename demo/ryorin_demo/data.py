@@ -78,9 +78,14 @@ def common_examples(seed: int, count: int) -> list[dict[str, Any]]:
     """
     `count` rows of each desk in one order mixed by the seed, each with its desk's own prompt as its system message.
 
-    They teach what both desks need, to find and judge a rule; an adapter of one desk then takes less of its own.
+    They teach what both desks need, to find and judge a rule; an adapter of one desk then takes less of its own. Among
+    them are general questions without any prompt, as the base model itself answers them (at temperature 0), so that it
+    goes on answering them so: without them "This is allowed." came behind the capital of France.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = [
+        {"messages": [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]}
+        for row in read_jsonl(DATASETS / "general.jsonl")
+    ]
     for desk in DESKS:
         prompt = read_prompt_file(PROMPTS / f"{desk}.json")
         for row in examples(desk, seed, count):
