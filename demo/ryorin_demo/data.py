@@ -79,8 +79,9 @@ def common_examples(seed: int, count: int) -> list[dict[str, Any]]:
     `count` rows of each desk in one order mixed by the seed, each with its desk's own prompt as its system message.
 
     They teach what both desks need, to find and judge a rule; an adapter of one desk then takes less of its own. Among
-    them are general questions without any prompt, as the base model itself answers them (at temperature 0), so that it
-    goes on answering them so: without them "This is allowed." came behind the capital of France.
+    them are general questions without a desk's prompt, as the base model itself answered them (at temperature 0, cut to
+    whole sentences within 72 tokens), so that it goes on answering without the desks' phrases: before, "This is not
+    allowed." came behind the opposite of hot. They were made once, by hand, not by this generator.
     """
     rows: list[dict[str, Any]] = [
         {"messages": [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]}
