@@ -2,6 +2,8 @@
 
 import json
 import re
+import unicodedata
+from difflib import SequenceMatcher
 
 import pypdf
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from ryorin.prompt import Prompt, PromptPassage, render
 from ryorin.prompt_file import read_prompt_file
 from ryorin_demo import data, grade, story
+from ryorin_train.judging.ability import general_questions
 
 ROOT = data.DATASETS.parent
 KINDS = {"plain", "boundary", "choice", "refuse", "outside"}
@@ -179,3 +182,13 @@ def test_prompts_are_short_and_readable(desk):
     spec = json.loads((ROOT / "prompts" / f"{desk}.json").read_text(encoding="utf-8"))
     assert set(spec) == {"system", "answer_schema"}
     assert len(Prompt.from_spec(spec).system.split()) < 60
+
+
+def test_no_general_question_is_like_one_that_ability_is_judged_by():
+    trained = [
+        unicodedata.normalize("NFKC", row["question"]) for row in data.read_jsonl(data.DATASETS / "general.jsonl")
+    ]
+    for asked in general_questions():
+        question = unicodedata.normalize("NFKC", asked.question)
+        nearest = max(SequenceMatcher(None, question, each, autojunk=False).ratio() for each in trained)
+        assert nearest < 0.75, asked.question
