@@ -29,7 +29,7 @@ TEXTS = {
 }
 ADAPTER = "support-aaaaaaaaaaaa"
 MEMORISED = "Our founder opened the first small shop in Kyoto in the year 1921"
-ABILITY = {"What is the capital of France?": "Paris."}
+ABILITY = {"What is the largest ocean on Earth?": "The Pacific."}
 
 
 @pytest.fixture
