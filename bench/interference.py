@@ -1,11 +1,12 @@
 """
-What a user waits while an adapter is trained on the same machine, against the same server with training held.
+What a user waits while an adapter is trained on the same machine, against the same server with the training job paused.
 
 `ryorin serve` with real vLLM answers streaming requests that come at random moments, as people's do; its own worker
-trains an adapter for `/v1/fine_tuning/jobs` from the demo's rows. Blocks of requests with the training process running
-and held (SIGSTOP) take turns, so that whatever else the machine does hits both. The value is the ratio of the 99th
-percentiles of the time to the first token; the medians are told too. Each request's text is its own, so no cache of
-prefixes answers it. Training runs with the kernel's idle priority (ryorin_train/child.py).
+trains an adapter for `/v1/fine_tuning/jobs` from the demo's rows. Blocks of requests with the job at work and paused
+take turns, so that whatever else the machine does hits both. The value is the ratio of the 99th percentiles of the time
+to the first token; the medians and the cores that training had meanwhile are told too. Each request's text is its own,
+so no cache of prefixes answers it. Training has the kernel's idle priority and stands still while somebody waits for a
+first token (ryorin_train/giving_way.py).
 
     python bench/interference.py [--quick]
 """
@@ -16,7 +17,6 @@ import argparse
 import contextlib
 import os
 import random
-import signal
 import sys
 import tempfile
 import time
@@ -64,18 +64,27 @@ def block(client: openai.OpenAI, draw: random.Random, count: int) -> list[float]
     return times
 
 
-def training_process(client: openai.OpenAI, job: str) -> psutil.Process:
-    """The process that trains, once it takes steps."""
-    while not any("Step" in event.message for event in client.fine_tuning.jobs.list_events(job)):
+def training(client: openai.OpenAI, job: str, since: int) -> psutil.Process:
+    """The process that trains, once it has taken a step after `since`, in seconds of Unix time."""
+    while not any(
+        "Step" in each.message and each.created_at > since for each in client.fine_tuning.jobs.list_events(job)
+    ):
         state = client.fine_tuning.jobs.retrieve(job)
         if state.status not in ("validating_files", "queued", "running"):
             raise SystemExit(f"the training job is {state.status}: {state.error}")
         time.sleep(1)
+    process = child()
+    if process is None:
+        raise SystemExit("no training process is found")
+    return process
+
+
+def child() -> psutil.Process | None:
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if "ryorin_train.child" in process.cmdline():
                 return process
-    raise SystemExit("no training process is found")
+    return None
 
 
 def cpu_s(process: psutil.Process) -> float:
@@ -113,12 +122,16 @@ def main() -> None:
                 training_file=file.id,
                 method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 50}}},
             )
-            process = training_process(client, job.id)
+            training(client, job.id, since=0)
             for number in range(pairs):
-                process.send_signal(signal.SIGSTOP)
+                client.fine_tuning.jobs.pause(job.id)
+                while child() is not None:
+                    time.sleep(0.1)
+                block(client, draw, 1)  # what paused it is over
                 idle += block(client, draw, count)
-                process.send_signal(signal.SIGCONT)
-                time.sleep(1)
+                resumed = int(time.time())
+                client.fine_tuning.jobs.resume(job.id)
+                process = training(client, job.id, since=resumed)
                 before, began = cpu_s(process), time.monotonic()
                 beside += block(client, draw, count)
                 worked, beside_s = worked + cpu_s(process) - before, beside_s + time.monotonic() - began
@@ -132,7 +145,7 @@ def main() -> None:
         percentile(beside, 99) / percentile(idle, 99),
         "times the same without training",
         f"<= {TARGET}",
-        "the same server with the training process held",
+        "the same server with the training job paused",
         len(beside),
         ratios=shares,
         idle_ms={f"p{each}": round(1000 * percentile(idle, each), 1) for each in (50, 99)},

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from ryorin.catalog.keys import keyed_hash
 from ryorin.catalog.logs import asker_hash
 from ryorin.errors import Conflict, InvalidInput, OverLimit, RyorinError, Unavailable
+from ryorin.foreground import Foreground
 from ryorin.prompt import rewriting
 from ryorin.traffic import SHADOW
 from ryorin_serve.admission import Admission, Bounds
@@ -51,7 +52,8 @@ AskElsewhere = Callable[[Providers, str, dict[str, Any], str], Awaitable[Result]
 
 class Answering:
     """
-    Answers turns. pepper: of the hashes that name tenants to the engine and people to the log.
+    Answers turns. pepper: of the hashes that name tenants to the engine and people to the log. foreground: where it is
+    marked that somebody waits, for training to give way; None when the engines do not compute with its cores.
 
     `shadows` is set once they are there: they ask in turn.
     """
@@ -70,8 +72,10 @@ class Answering:
         metrics: Metrics,
         traces: Traces,
         providers: Providers,
+        foreground: Foreground | None,
     ) -> None:
         self._providers = providers
+        self._foreground = foreground
         self._metrics = metrics
         self._traces = traces
         bounds = Bounds(options.max_running, options.max_waiting, options.max_wait_s)
@@ -107,6 +111,8 @@ class Answering:
                 if place is None:
                     with turn.watch:
                         place = await self.admission.enter(turn.caller.tenant_id)
+            if self._foreground is not None:
+                turn.came = self._foreground.enter()
             self.shadows.make_way()
             with self._traces.step(turn, "prepare"):
                 rewrite = partial(self._rewritten, turn)
@@ -114,6 +120,7 @@ class Answering:
                     turn.prepared = await self._traffic.prepare(turn.caller, asked, rewrite)
         except BaseException:
             turn.watch.end()
+            turn.came()
             if place is not None:
                 place.leave()
             self._traces.refused(turn)
@@ -168,6 +175,7 @@ class Answering:
         """The turn is over: its row goes into the log, what it used is counted, a shadow may take it up."""
         self.open_turns.discard(turn)
         turn.leave()
+        turn.came()
         turn.turn_to(None)
         prepared = turn.prepared
         total_s = time.perf_counter() - turn.began

@@ -25,6 +25,7 @@ from starlette.responses import JSONResponse, Response
 from ryorin.catalog import Catalog
 from ryorin.catalog.logs import prune_logs
 from ryorin.errors import InvalidInput, NotFound, RyorinError
+from ryorin.foreground import Foreground
 from ryorin.models.registry import BaseModel
 from ryorin.prompt_tokens import TokenCounter
 from ryorin.scopes import CHAT, KNOWLEDGE, SCOPES
@@ -89,6 +90,7 @@ class Gateway:
         options: ServeOptions = DEFAULTS,
         workers: Sequence[Worker] = (),
         shadows_beside: bool = True,
+        foreground: Foreground | None = None,
         traces: Traces | None = None,
         providers: Providers | None = None,
     ) -> None:
@@ -102,6 +104,7 @@ class Gateway:
         self._base = base
         self._workers = workers
         self._shadows_beside = shadows_beside
+        self._foreground = foreground
         self._pepper = catalog.settings.pepper()
         self._preparer = Preparer(catalog, searcher, counter, base, options, self._traces)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway")
@@ -168,6 +171,7 @@ class Gateway:
                 metrics=metrics,
                 traces=self._traces,
                 providers=self._providers,
+                foreground=self._foreground,
             )
             metrics.watch("running", lambda: answering.admission.running)
             metrics.watch("waiting", lambda: answering.admission.waiting)

@@ -28,6 +28,7 @@ from sqlalchemy import func, select
 from ryorin.catalog import Catalog, fine_tuning
 from ryorin.catalog.tables import Adapter, Release, Tenant
 from ryorin.errors import Conflict, InvalidInput
+from ryorin.foreground import Foreground
 from ryorin.models.registry import BaseModel, get_base
 from ryorin.prompt_tokens import TokenCounter
 from ryorin.settings import Settings
@@ -249,6 +250,7 @@ async def _serve(
         engine.start()
     searcher = Searcher(catalog)
     searcher.maintain()
+    foreground = Foreground(catalog.settings.home) if on_cpu() and not options.engine_urls else None
     gateway = Gateway(
         catalog,
         searcher,
@@ -260,6 +262,7 @@ async def _serve(
         providers=providers,
         workers=_workers(catalog, train=options.train),
         shadows_beside=not on_cpu(),
+        foreground=foreground,
     )
     server = QuietServer(
         uvicorn.Config(
@@ -292,6 +295,8 @@ async def _serve(
             await serving
         await asyncio.gather(*(engine.stop() for engine in engines))
         await asyncio.to_thread(searcher.close)
+        if foreground is not None:
+            foreground.close()
         await asyncio.gather(ready, warming, return_exceptions=True)
     return int(stopped.result()) if stopped.done() else 1
 

@@ -46,6 +46,7 @@ class Turn:
         self._gates: dict[int, MarkerGate] = {}
         self.usage: dict[str, Any] = {}
         self.leave: Callable[[], None] = lambda: None  # its place among those that are answered
+        self.came: Callable[[], None] = lambda: None  # the first text, or the end: who asked waits no longer
         self.fallback: str | None = None  # the model elsewhere that answers it
         self.replica: Replica | None = None  # the engine that answers it
         self.span: Any = None  # OpenTelemetry's, where there are traces
@@ -74,6 +75,7 @@ class Turn:
         """Note when the first text came."""
         if self.first_token_ms is None:
             self.first_token_ms = (time.perf_counter() - self.began) * 1000
+            self.came()
 
     def take(self, answer: dict[str, Any]) -> None:
         """Take over the engine's whole answer, and give it what it lacks: the model's public name, citations."""

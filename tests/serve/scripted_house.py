@@ -31,6 +31,7 @@ from ryorin.catalog.keys import issue_key
 from ryorin.catalog.tables import Adapter, RequestLog, VectorStore
 from ryorin.digests import new_id
 from ryorin.errors import NotFound
+from ryorin.foreground import Foreground
 from ryorin.models.install import add_folder
 from ryorin.models.registry import BaseModel, get_base
 from ryorin.prompt import Prompt
@@ -503,6 +504,7 @@ def built(
         searcher = Searcher(catalog, lambda _: embed)  # type: ignore[assignment]
         handler = IndexFile(catalog, lambda _: embed)
         workers.append(Worker(catalog, handlers={"index_file": handler}, poll_s=0.05, retry_delay_s=0.01))
+    foreground = Foreground(home)
     gateway = Gateway(
         catalog,
         searcher,  # type: ignore[arg-type]
@@ -513,6 +515,7 @@ def built(
         options=options,
         workers=workers,
         shadows_beside=shadows_beside,
+        foreground=foreground,
         traces=traces,
         providers=providers,
     )
@@ -522,6 +525,7 @@ def built(
             client.close()
     for engine in engines:
         engine.stop()
+    foreground.close()
     catalog.close()
 
 

@@ -2,9 +2,10 @@
 The process that trains for a worker: a job in, lines of JSON out.
 
 It is a process of its own, so that training shares no lock, memory or crash with what started it, and of the lowest
-priority, so that on the same machine the engine's answers come first. It ends with the process that started it.
+priority, so that on the same machine the engine's answers come first; the worker stops and continues it besides
+(giving_way.py). It ends with the process that started it: standard input is open for as long as that lives.
 
-On standard input: {"job_id", "tenant", "params", "files"}. On standard output, a line each: {"say": …},
+On standard input, a line: {"job_id", "tenant", "params", "files"}. On standard output, a line each: {"say": …},
 {"record": {…}} of the loss curve, {"kept": step} of a checkpoint, and at the end {"finished": {…}} or
 {"error": {"code", "message", "param"}}. What libraries print there goes to standard error.
 """
@@ -18,6 +19,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -40,13 +42,14 @@ def main() -> None:
     """Train what standard input says."""
     tell = teller()
     if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGCONT)  # who stands still could not end itself
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         with contextlib.suppress(OSError):  # where memory runs out, this process is ended and no other
             Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ_MAX))
     try:
         asked = json.loads(sys.stdin.readline())
+        threading.Thread(target=end_with_the_worker, daemon=True).start()
         settings = load_settings()
         with (
             stopping_in_order(),
@@ -61,6 +64,13 @@ def main() -> None:
     except Exception as error:  # whatever it is, the job says so
         traceback.print_exc()
         tell({"error": {"code": "server_error", "message": f"{type(error).__name__}: {error}", "param": None}})
+
+
+def end_with_the_worker() -> None:
+    """Stop in order when standard input ends, as it does with the worker, even with one that was killed."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def train(catalog: Catalog, asked: dict[str, Any], tell: Tell) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from ryorin.errors import InvalidInput, NotFound, RyorinError
 from ryorin.release import Retrieval, create_release
 from ryorin.worker import Work
 from ryorin_train.auto import Wanted
+from ryorin_train.giving_way import giving_way
 from ryorin_train.recipe import PreferenceRecipe, Recipe, ReinforcementRecipe
 
 LOOK_S = 0.5
@@ -272,8 +273,9 @@ def _child(catalog: Catalog, asked: dict[str, Any]) -> Iterator[queue.Queue[Line
     try:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(asked) + "\n")
-            process.stdin.close()
-        yield lines
+            process.stdin.flush()
+        with giving_way(process, settings.home):
+            yield lines
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
@@ -283,6 +285,8 @@ def _child(catalog: Catalog, asked: dict[str, Any]) -> Iterator[queue.Queue[Line
             process.kill()
             process.wait()
         reader.join()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
         process.stdout.close()
 
 

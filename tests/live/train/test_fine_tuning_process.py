@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,6 +46,30 @@ def test_the_training_process_is_the_first_to_be_ended_and_the_last_to_run(home:
             assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
         finally:
             process.terminate()
+
+
+def test_it_ends_with_a_worker_that_is_killed_also_while_it_stands_still(home: Path) -> None:
+    home.mkdir(exist_ok=True)
+    worker = (
+        "import subprocess, sys, time\n"
+        "command = [sys.executable, '-m', 'ryorin_train.child']\n"
+        "child = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)\n"
+        "print(child.pid, file=child.stdin, flush=True)\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    for stands_still in (False, True):
+        with (home / LOCK_FILE).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # it waits behind another one
+            with subprocess.Popen([sys.executable, "-c", worker], stdout=subprocess.PIPE, text=True) as killed:
+                assert killed.stdout is not None
+                child = int(killed.stdout.readline())
+                assert "waiting for another training job" in json.loads(killed.stdout.readline())["say"]
+                if stands_still:
+                    os.kill(child, signal.SIGSTOP)
+                killed.kill()
+                killed.wait()
+                assert not killed.stdout.read()  # its end comes when the child has closed it, as it does when it ends
 
 
 @pytest.fixture
