@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 from ryorin.catalog import Catalog, jobs
 from ryorin.catalog.jobs import Lease, LeaseLost
 from ryorin.errors import InvalidInput, RequirementMissing
+from ryorin.foreground import Foreground
 
 # kind of job: (module, function that takes a catalog and returns its handler)
 KINDS: dict[str, tuple[str, str]] = {
@@ -64,10 +65,11 @@ class Stopped(Exception):
 
 
 class Work:
-    """A job as its handler sees it."""
+    """A job as its handler sees it. foreground: whoever waits in this process, for the job to give way."""
 
-    def __init__(self, lease: Lease, stopping: threading.Event) -> None:
+    def __init__(self, lease: Lease, stopping: threading.Event, foreground: Foreground) -> None:
         self.lease = lease
+        self.foreground = foreground
         self.lost = threading.Event()
         self.progress: dict[str, Any] | None = None
         self._stopping = stopping
@@ -114,7 +116,7 @@ class Worker:
 
     kinds: what it does; all of `KINDS` that is installed unless given. handlers: who does which kind, instead of those
     that `KINDS` names. lease_s: after so many seconds without a sign of life another worker takes over.
-    retry_delay_s: the pause after a first failure; it doubles with each further one.
+    retry_delay_s: the pause after a first failure; it doubles with each further one. foreground: for `Work`.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class Worker:
         lease_s: float = LEASE_S,
         poll_s: float = POLL_S,
         retry_delay_s: float = 1.0,
+        foreground: Foreground | None = None,
     ) -> None:
         self._catalog = catalog
         self._handlers = dict(handlers or {})
@@ -133,6 +136,7 @@ class Worker:
         self._lease_s = lease_s
         self._poll_s = poll_s
         self._retry_delay_s = retry_delay_s
+        self._foreground = foreground or Foreground()
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -187,7 +191,7 @@ class Worker:
         self.run()
 
     def _do(self, lease: Lease) -> None:
-        work = self._work = Work(lease, self._stopping)
+        work = self._work = Work(lease, self._stopping, self._foreground)
         try:
             handler = self._handler(lease.kind)
             if lease.attempt > MAX_ATTEMPTS:  # its workers died, each of them

@@ -52,8 +52,8 @@ AskElsewhere = Callable[[Providers, str, dict[str, Any], str], Awaitable[Result]
 
 class Answering:
     """
-    Answers turns. pepper: of the hashes that name tenants to the engine and people to the log. foreground: where it is
-    marked that somebody waits, for training to give way; None when the engines do not compute with its cores.
+    Answers turns. pepper: of the hashes that name tenants to the engine and people to the log. foreground: where those
+    stand who wait for an answer to begin.
 
     `shadows` is set once they are there: they ask in turn.
     """
@@ -72,7 +72,7 @@ class Answering:
         metrics: Metrics,
         traces: Traces,
         providers: Providers,
-        foreground: Foreground | None,
+        foreground: Foreground,
     ) -> None:
         self._providers = providers
         self._foreground = foreground
@@ -104,6 +104,7 @@ class Answering:
         turn = Turn(request.state.request_id, request.state.caller, asked, base_url(request))
         self._traces.begin(turn, request.headers)
         turn.watch = ClientWatch(request)
+        turn.came = self._foreground.enter()
         place = None
         try:
             with self._traces.step(turn, "queue"):
@@ -111,8 +112,6 @@ class Answering:
                 if place is None:
                     with turn.watch:
                         place = await self.admission.enter(turn.caller.tenant_id)
-            if self._foreground is not None:
-                turn.came = self._foreground.enter()
             self.shadows.make_way()
             with self._traces.step(turn, "prepare"):
                 rewrite = partial(self._rewritten, turn)
@@ -290,6 +289,7 @@ class Answering:
             if fallbacks and await self._fleet.answers():
                 raise  # an engine is there, however much it has to do
             for name in fallbacks:
+                turn.came()  # nobody waits for the cores of this machine
                 try:
                     with self._traces.step(turn, "fallback"):
                         answer = await ask_elsewhere(self._providers, name, body, turn.request_id)

@@ -104,7 +104,7 @@ class Gateway:
         self._base = base
         self._workers = workers
         self._shadows_beside = shadows_beside
-        self._foreground = foreground
+        self._foreground = foreground or Foreground()
         self._pepper = catalog.settings.pepper()
         self._preparer = Preparer(catalog, searcher, counter, base, options, self._traces)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway")

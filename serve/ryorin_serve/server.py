@@ -250,7 +250,8 @@ async def _serve(
         engine.start()
     searcher = Searcher(catalog)
     searcher.maintain()
-    foreground = Foreground(catalog.settings.home) if on_cpu() and not options.engine_urls else None
+    foreground = Foreground()
+    shares_cores = on_cpu() and not options.engine_urls
     gateway = Gateway(
         catalog,
         searcher,
@@ -260,7 +261,7 @@ async def _serve(
         counter=counter,
         options=options,
         providers=providers,
-        workers=_workers(catalog, train=options.train),
+        workers=_workers(catalog, foreground if shares_cores else None, train=options.train),
         shadows_beside=not on_cpu(),
         foreground=foreground,
     )
@@ -295,8 +296,6 @@ async def _serve(
             await serving
         await asyncio.gather(*(engine.stop() for engine in engines))
         await asyncio.to_thread(searcher.close)
-        if foreground is not None:
-            foreground.close()
         await asyncio.gather(ready, warming, return_exceptions=True)
     return int(stopped.result()) if stopped.done() else 1
 
@@ -372,12 +371,16 @@ def _warm(catalog: Catalog, searcher: Searcher, say: Callable[[str], None]) -> N
             say(f"warning: the stores of release {release.id} cannot be searched: {error}")
 
 
-def _workers(catalog: Catalog, *, train: bool) -> list[Worker]:
-    """One for quick jobs, and one for training, so that files are indexed while an adapter is trained."""
+def _workers(catalog: Catalog, foreground: Foreground | None, *, train: bool) -> list[Worker]:
+    """
+    One for quick jobs, and one for training, so that files are indexed while an adapter is trained.
+
+    foreground: to whom training gives way.
+    """
     kinds = installed_kinds()
     quick = [kind for kind in kinds if kind != fine_tuning.KIND]
     slow = [kind for kind in kinds if kind == fine_tuning.KIND and train]
-    return [Worker(catalog, kinds=some) for some in (quick, slow) if some]
+    return [Worker(catalog, kinds=some, foreground=foreground) for some in (quick, slow) if some]
 
 
 def _on_signals(engines: Sequence[EngineLife], say: Callable[[str], None]) -> asyncio.Future[int]:

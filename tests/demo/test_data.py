@@ -46,8 +46,8 @@ def test_the_committed_examples_are_what_the_generator_makes(desk):
 def test_the_committed_common_examples_are_what_the_generator_makes():
     made = data.common_examples(data.SEED, data.COMMON)
     assert data.common_file().read_text(encoding="utf-8") == data.to_jsonl(made)
-    general = data.read_jsonl(data.DATASETS / "general.jsonl")
-    assert len(made) == 2 * data.COMMON + len(general) and len(general) == 150
+    general = data.read_jsonl(data.GENERAL)
+    assert len(made) == 2 * data.COMMON + len(general) and len(general) == 252
 
 
 @pytest.mark.parametrize("desk", data.DESKS)
@@ -185,9 +185,7 @@ def test_prompts_are_short_and_readable(desk):
 
 
 def test_no_general_question_is_like_one_that_ability_is_judged_by():
-    trained = [
-        unicodedata.normalize("NFKC", row["question"]) for row in data.read_jsonl(data.DATASETS / "general.jsonl")
-    ]
+    trained = [unicodedata.normalize("NFKC", row["question"]) for row in data.read_jsonl(data.GENERAL)]
     for asked in general_questions():
         question = unicodedata.normalize("NFKC", asked.question)
         nearest = max(SequenceMatcher(None, question, each, autojunk=False).ratio() for each in trained)

@@ -343,6 +343,7 @@ class House:
     clients: list[openai.OpenAI] = field(default_factory=list)
     adapter_digests: dict[str, str] = field(default_factory=dict)
     engines: list[Engine] = field(default_factory=list)
+    foreground: Foreground = field(default_factory=Foreground)
 
     def client(self, tenant: str = "support", **options: Any) -> openai.OpenAI:
         """The unmodified client, strict, without retries of its own."""
@@ -504,7 +505,6 @@ def built(
         searcher = Searcher(catalog, lambda _: embed)  # type: ignore[assignment]
         handler = IndexFile(catalog, lambda _: embed)
         workers.append(Worker(catalog, handlers={"index_file": handler}, poll_s=0.05, retry_delay_s=0.01))
-    foreground = Foreground(home)
     gateway = Gateway(
         catalog,
         searcher,  # type: ignore[arg-type]
@@ -515,7 +515,7 @@ def built(
         options=options,
         workers=workers,
         shadows_beside=shadows_beside,
-        foreground=foreground,
+        foreground=house.foreground,
         traces=traces,
         providers=providers,
     )
@@ -525,7 +525,6 @@ def built(
             client.close()
     for engine in engines:
         engine.stop()
-    foreground.close()
     catalog.close()
 
 

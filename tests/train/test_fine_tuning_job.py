@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,8 +108,19 @@ def test_what_a_library_prints_is_no_line_of_the_training_process(tmp_path: Path
     path.write_text("\n".join([*printed, json.dumps(ours[0]), *printed, *map(json.dumps, ours[1:]), *printed]))
     lines: queue.Queue[Any] = queue.Queue()
     with subprocess.Popen(["cat", path], stdout=subprocess.PIPE, encoding="utf-8") as process:
-        fine_tuning._read(process, lines)
+        fine_tuning._read(process, lines, threading.Event())
     assert list(lines.queue) == [*ours, {"exit": 0}]
+
+
+@pytest.mark.parametrize("told", [[], [True], [True, False], [False, True]])
+def test_the_training_process_says_when_it_may_be_stopped(told: list[bool]) -> None:
+    words = "\n".join(json.dumps({"computing": each}) for each in told)
+    may_stop = threading.Event()
+    lines: queue.Queue[Any] = queue.Queue()
+    with subprocess.Popen(["echo", words], stdout=subprocess.PIPE, encoding="utf-8") as process:
+        fine_tuning._read(process, lines, may_stop)
+    assert may_stop.is_set() == bool(told and told[-1])
+    assert list(lines.queue) == [{"exit": 0}]
 
 
 @pytest.mark.parametrize(

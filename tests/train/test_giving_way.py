@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ryorin.foreground import Foreground
-from ryorin_train.giving_way import LEAST_SHARE, MOST_OWED_S, Share, giving_way
+from ryorin_train.giving_way import LEAST_SHARE, MOST_OWED_S, GivingWay, Share
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it looks into /proc")
 
@@ -78,16 +78,47 @@ def child() -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 
 def test_the_processes_stop_and_go_on_with_who_waits_and_go_on_at_the_end(
-    tmp_path: Path, child: tuple[subprocess.Popen[str], int]
+    child: tuple[subprocess.Popen[str], int],
 ) -> None:
     process, grandchild = child
-    with contextlib.closing(Foreground(tmp_path)) as gateway:
-        with giving_way(process, tmp_path):
-            for _ in range(2):
-                leave = gateway.enter()
-                eventually(lambda: state_of(process.pid) == state_of(grandchild) == "T")
-                leave()
-                eventually(lambda: "T" not in (state_of(process.pid), state_of(grandchild)))
-            gateway.enter()
-            eventually(lambda: state_of(grandchild) == "T")
-        assert "T" not in (state_of(process.pid), state_of(grandchild))
+    foreground = Foreground()
+    giving_way = GivingWay(process, foreground)
+    giving_way.may_stop.set()
+    with giving_way.watching():
+        for _ in range(2):
+            leave = foreground.enter()
+            eventually(lambda: state_of(process.pid) == state_of(grandchild) == "T")
+            leave()
+            eventually(lambda: "T" not in (state_of(process.pid), state_of(grandchild)))
+        foreground.enter()
+        eventually(lambda: state_of(grandchild) == "T")
+    assert "T" not in (state_of(process.pid), state_of(grandchild))
+
+
+def test_a_process_that_may_hold_what_others_need_is_not_stopped(child: tuple[subprocess.Popen[str], int]) -> None:
+    process, _ = child
+    foreground = Foreground()
+    giving_way = GivingWay(process, foreground)
+    foreground.enter()
+    with giving_way.watching():
+        time.sleep(0.2)
+        assert state_of(process.pid) != "T"
+        giving_way.may_stop.set()
+        eventually(lambda: state_of(process.pid) == "T")
+        giving_way.may_stop.clear()
+        eventually(lambda: state_of(process.pid) != "T")
+
+
+def test_what_is_left_of_the_processes_goes_on_when_the_first_of_them_died(
+    child: tuple[subprocess.Popen[str], int],
+) -> None:
+    process, grandchild = child
+    foreground = Foreground()
+    giving_way = GivingWay(process, foreground)
+    giving_way.may_stop.set()
+    foreground.enter()
+    with giving_way.watching():
+        eventually(lambda: state_of(grandchild) == "T")
+        process.kill()
+        process.wait()
+    assert state_of(grandchild) != "T"

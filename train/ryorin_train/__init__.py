@@ -21,7 +21,8 @@ Training: from example conversations to a LoRA adapter that vLLM can serve.
     checkpoints.py what an interrupted run continues from
     servable.py    what vLLM can serve; refused before training, checked after it
     job.py         one run as a job: tenant and data → adapter
-    fine_tuning.py the API's jobs, done by a worker in a process of its own (child.py)
+    fine_tuning.py the API's jobs, done by a worker in a process of its own (child.py);
+                   giving_way.py: it stands still while somebody waits for an answer
     adapters.py    the finished folder: manifest, name, rows in the catalog; deleting
     import_adapter.py, export_adapter.py, merge_adapters.py, compare_adapters.py: `ryorin adapter`
     cli.py         `ryorin train`

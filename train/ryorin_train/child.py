@@ -6,8 +6,9 @@ priority, so that on the same machine the engine's answers come first; the worke
 (giving_way.py). It ends with the process that started it: standard input is open for as long as that lives.
 
 On standard input, a line: {"job_id", "tenant", "params", "files"}. On standard output, a line each: {"say": …},
-{"record": {…}} of the loss curve, {"kept": step} of a checkpoint, and at the end {"finished": {…}} or
-{"error": {"code", "message", "param"}}. What libraries print there goes to standard error.
+{"record": {…}} of the loss curve, {"kept": step} of a checkpoint, {"computing": true or false} for whether it may be
+stopped, and at the end {"finished": {…}} or {"error": {"code", "message", "param"}}. What libraries print there goes to
+standard error.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ def train(catalog: Catalog, asked: dict[str, Any], tell: Tell) -> dict[str, Any]
         say=lambda line: tell({"say": line}),
         record=lambda values: tell({"record": values}),
         kept=lambda step: tell({"kept": step}),
+        computing=lambda computing: tell({"computing": computing}),
     )
     runs: dict[str, Any] = {
         "supervised": run_sft,

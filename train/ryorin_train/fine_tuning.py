@@ -33,10 +33,11 @@ from ryorin.catalog.jobs import Lease
 from ryorin.catalog.tables import Adapter, Job, Release, Tenant, VectorStore
 from ryorin.catalog.tenants import get_prompt
 from ryorin.errors import InvalidInput, NotFound, RyorinError
+from ryorin.foreground import Foreground
 from ryorin.release import Retrieval, create_release
 from ryorin.worker import Work
 from ryorin_train.auto import Wanted
-from ryorin_train.giving_way import giving_way
+from ryorin_train.giving_way import GivingWay
 from ryorin_train.recipe import PreferenceRecipe, Recipe, ReinforcementRecipe
 
 LOOK_S = 0.5
@@ -50,7 +51,7 @@ METHODS: dict[str, type[Recipe]] = {
 }
 # The gateway keeps its own searches to one thread; training takes what the engine leaves.
 SERVERS_OWN = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-LINES = {"say", "record", "kept", "finished", "error"}  # child.py
+LINES = {"say", "record", "kept", "computing", "finished", "error"}  # child.py
 Line = dict[str, Any]
 _logger = logging.getLogger("ryorin.fine_tuning")
 
@@ -178,7 +179,7 @@ class FineTune:
         first: int | None = None
         end: Line | None = None
         kept = self._kept(work.lease)
-        with _child(self._catalog, asked) as lines:
+        with _child(self._catalog, asked, work.foreground) as lines:
             while True:
                 work.check()
                 try:
@@ -250,10 +251,10 @@ def fine_tune(catalog: Catalog) -> FineTune:
 
 
 @contextlib.contextmanager
-def _child(catalog: Catalog, asked: dict[str, Any]) -> Iterator[queue.Queue[Line]]:
+def _child(catalog: Catalog, asked: dict[str, Any], foreground: Foreground) -> Iterator[queue.Queue[Line]]:
     """
     The training process, and the lines that it writes; after the last {"exit": its return code}. It is ended with the
-    block.
+    block, and gives way to `foreground`.
     """
     settings = catalog.settings
     inherited = {name: value for name, value in os.environ.items() if name not in SERVERS_OWN}
@@ -268,13 +269,14 @@ def _child(catalog: Catalog, asked: dict[str, Any]) -> Iterator[queue.Queue[Line
     )
     assert process.stdin is not None and process.stdout is not None
     lines: queue.Queue[Line] = queue.Queue()
-    reader = threading.Thread(target=_read, args=(process, lines), name="training", daemon=True)
+    giving_way = GivingWay(process, foreground)
+    reader = threading.Thread(target=_read, args=(process, lines, giving_way.may_stop), name="training", daemon=True)
     reader.start()
     try:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(asked) + "\n")
             process.stdin.flush()
-        with giving_way(process, settings.home):
+        with giving_way.watching():
             yield lines
     finally:
         if process.poll() is None:
@@ -282,7 +284,7 @@ def _child(catalog: Catalog, asked: dict[str, Any]) -> Iterator[queue.Queue[Line
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         reader.join()
         with contextlib.suppress(BrokenPipeError):
@@ -307,13 +309,18 @@ def _ended(line: Line | None, code: int) -> dict[str, Any]:
     return finished
 
 
-def _read(process: subprocess.Popen[str], lines: queue.Queue[Line]) -> None:
+def _read(process: subprocess.Popen[str], lines: queue.Queue[Line], may_stop: threading.Event) -> None:
     assert process.stdout is not None
     for text in process.stdout:
         with contextlib.suppress(ValueError):
             line = json.loads(text)
             if isinstance(line, dict) and line.keys() & LINES:  # what a library prints is no line of ours
-                lines.put(line)
+                if line.get("computing"):
+                    may_stop.set()
+                elif "computing" in line:
+                    may_stop.clear()
+                else:
+                    lines.put(line)
     lines.put({"exit": process.wait()})
 
 

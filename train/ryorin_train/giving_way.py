@@ -1,9 +1,9 @@
 """
-Training on a CPU gives way to answers: its processes stand still (SIGSTOP) while somebody waits for a first token.
+Training on a CPU gives way to answers: its process stands still (SIGSTOP) while somebody waits for one to begin.
 
 Idle priority alone is not enough: the engine computes each step with all cores at once and waits for the last, and
-training takes memory bandwidth and caches from it. Yet training goes on under any load: it always gets `LEAST_SHARE` of
-the time, in pieces long enough for its caches to be worth filling.
+training takes memory bandwidth and caches from it. Yet training is let run for at least `LEAST_SHARE` of the time, in
+pieces long enough for its caches to be worth filling.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from subprocess import Popen
 
 from ryorin.foreground import Foreground
@@ -37,39 +36,50 @@ class Share:
 
         waited_for: somebody waits for an answer. ran: it ran for the last `elapsed_s` seconds, rather than stood still.
         """
-        self._owed_s = max(0.0, self._owed_s + elapsed_s * (LEAST_SHARE - ran))
+        self._owed_s = max(0.0, self._owed_s + min(elapsed_s, MOST_OWED_S) * (LEAST_SHARE - ran))
         self._catches_up = self._owed_s > (0.0 if self._catches_up else MOST_OWED_S)
         return self._catches_up or not waited_for
 
 
-@contextlib.contextmanager
-def giving_way(process: Popen[str], home: Path) -> Iterator[None]:
-    """Inside the block `process` and its descendants, a group of their own, stand still while somebody waits."""
-    ended = threading.Event()
-    watch = threading.Thread(target=_watch, args=(process, home, ended), name="giving way", daemon=True)
-    watch.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watch.join()
+class GivingWay:
+    """
+    Stops and continues a process and those of its group.
 
+    may_stop: set while it may be stopped. It holds no lock then that others need, as of the database.
+    """
 
-def _watch(process: Popen[str], home: Path, ended: threading.Event) -> None:
-    share, running, looked = Share(), True, time.monotonic()
-    with contextlib.closing(Foreground(home)) as foreground:
-        while not ended.wait(LOOK_S):
-            now = time.monotonic()
-            runs = share.runs(foreground.is_waited_for(), ran=running, elapsed_s=now - looked)
-            looked = now
-            if runs != running:
-                running = runs
-                _send(process, signal.SIGCONT if runs else signal.SIGSTOP)
-    if not running:
-        _send(process, signal.SIGCONT)
+    def __init__(self, process: Popen[str], foreground: Foreground) -> None:
+        self.may_stop = threading.Event()
+        self._process = process
+        self._foreground = foreground
+        self._ended = threading.Event()
 
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Inside the block the process stands still when somebody waits; it runs when the block is left."""
+        watch = threading.Thread(target=self._watch, name="giving way", daemon=True)
+        watch.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            watch.join()
 
-def _send(process: Popen[str], number: signal.Signals) -> None:
-    if process.poll() is None:  # its number is not yet another's
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
+    def _watch(self) -> None:
+        share, running, looked = Share(), True, time.monotonic()
+        try:
+            while not self._ended.wait(LOOK_S):
+                now = time.monotonic()
+                waited_for = self._foreground.waiting > 0 and self.may_stop.is_set()
+                runs = share.runs(waited_for, ran=running, elapsed_s=now - looked)
+                looked = now
+                if runs != running:
+                    running = runs
+                    self._send(signal.SIGCONT if runs else signal.SIGSTOP)
+        finally:
+            self._send(signal.SIGCONT)
+
+    def _send(self, number: signal.Signals) -> None:
+        if number == signal.SIGCONT or self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)

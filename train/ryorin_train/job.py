@@ -329,6 +329,7 @@ class Run:
             tracking = Tracking(
                 self.request.report_to, settings.home, f"{tenant.name}-{self.kind}-{run_digest[:SHORT]}"
             )
+            self.listener.computing(True)
             trained = train(
                 base.path,
                 training,
@@ -341,6 +342,7 @@ class Run:
                 self.grading(),
                 tracking,
             )
+            self.listener.computing(False)
             digest = adapter_digest(build)
             name = adapter_name(tenant.name, digest)
             manifest = {

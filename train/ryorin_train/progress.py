@@ -22,12 +22,14 @@ EVERY_S = 4.0
 class Listener:
     """
     Who follows a run. say: lines for a person. record: each line of the loss curve, with the number of steps.
-    kept: each step that an interrupted run would now go on from.
+    kept: each step that an interrupted run would now go on from. computing: whether all it does from now on is to
+    compute, holding nothing that others wait for.
     """
 
     say: Callable[[str], None]
     record: Callable[[dict[str, Any]], None] = lambda values: None
     kept: Callable[[int], None] = lambda step: None
+    computing: Callable[[bool], None] = lambda computing: None
 
 
 ALIKE_STEPS = 5

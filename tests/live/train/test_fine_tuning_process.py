@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
-import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from tiny import PROMPT, a_dozen, all_of, left_in
 
@@ -20,6 +23,7 @@ from ryorin.catalog import jobs
 from ryorin.catalog.fine_tuning import KIND, FineTuning
 from ryorin.catalog.tables import Adapter, File, Job, JobEvent, Release
 from ryorin.catalog.tenants import create_tenant, set_prompt
+from ryorin.foreground import Foreground
 from ryorin.worker import Worker
 from ryorin_train import fine_tuning
 from ryorin_train.child import LOCK_FILE
@@ -63,13 +67,26 @@ def test_it_ends_with_a_worker_that_is_killed_also_while_it_stands_still(home: P
             fcntl.flock(lock, fcntl.LOCK_EX)  # it waits behind another one
             with subprocess.Popen([sys.executable, "-c", worker], stdout=subprocess.PIPE, text=True) as killed:
                 assert killed.stdout is not None
-                child = int(killed.stdout.readline())
+                child = psutil.Process(int(killed.stdout.readline()))
                 assert "waiting for another training job" in json.loads(killed.stdout.readline())["say"]
-                if stands_still:
-                    os.kill(child, signal.SIGSTOP)
-                killed.kill()
-                killed.wait()
-                assert not killed.stdout.read()  # its end comes when the child has closed it, as it does when it ends
+                try:
+                    if stands_still:
+                        child.suspend()
+                    killed.kill()
+                    killed.wait()
+                    child.wait(30)
+                finally:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        child.kill()
+
+
+def eventually(look: Callable[[], Any]) -> Any:
+    """What `look` returns once it is true."""
+    end = time.monotonic() + 120
+    while not (found := look()):
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+    return found
 
 
 @pytest.fixture
@@ -103,6 +120,34 @@ def job_id(sqlite: Any, tiny_base: Path) -> str:
             prompt_digest=prompt.digest,
         )
         return jobs.enqueue(session, tenant.id, KIND, wanted.to_json())
+
+
+def test_a_job_stands_still_while_somebody_waits_and_goes_on_after(sqlite: Any, job_id: str) -> None:
+    with sqlite.session() as session:
+        job = session.get_one(Job, job_id)
+        job.params = {**job.params, "hyperparameters": {"n_epochs": 150}}
+    foreground = Foreground()
+    worker = Worker(sqlite, kinds=[KIND], poll_s=0.01, foreground=foreground)
+    thread = threading.Thread(target=worker.run, kwargs={"drain": True})
+    thread.start()
+
+    def training() -> psutil.Process | None:
+        if not any(event.message.startswith("Step") for event in all_of(sqlite, JobEvent)):
+            return None
+        return next((each for each in psutil.Process().children() if "ryorin_train.child" in each.cmdline()), None)
+
+    process = eventually(training)
+    for _ in range(2):
+        leave = foreground.enter()
+        eventually(lambda: process.status() == psutil.STATUS_STOPPED)
+        before = process.cpu_times()
+        time.sleep(0.3)
+        assert process.cpu_times() == before
+        leave()
+        eventually(lambda: process.status() != psutil.STATUS_STOPPED)
+    thread.join(120)
+    (job,) = all_of(sqlite, Job)
+    assert job.status == "succeeded", job.error
 
 
 def test_a_crash_between_the_adapter_and_the_end_of_the_job_makes_no_second_one(
