@@ -3,7 +3,7 @@ The general questions among the training examples, answered by the base model it
 
     python -m ryorin_demo.general     answers the questions of datasets/general.jsonl anew
 
-Answers are greedy, at most 72 tokens long and cut to whole sentences; a question whose answer has none leaves the file.
+Answers are greedy, at most 40 tokens long and cut to whole sentences; a question whose answer has none leaves the file.
 Half of the questions have a `system` text of some assistant, half none: what is asked under each is answered under it,
 since a model answers otherwise under another. Whoever changes the base model has to run this.
 """
@@ -22,15 +22,16 @@ from ryorin.settings import load_settings
 from ryorin_demo.data import GENERAL, general_messages, read_jsonl
 from ryorin_demo.desks import COMPANY
 
-MAX_TOKENS = 72
+MAX_TOKENS = 40
 BATCH = 24
 _SENTENCES = re.compile(r""".*(?:[.!?]["')]*(?=\s|\Z)|[。！？][」）]*)""", re.DOTALL)
+_NUMBER = re.compile(r"\s*\n\d+\.\Z")
 
 
 def whole_sentences(text: str) -> str:
-    """The text up to the end of its last sentence; '' when it has none."""
+    """The text up to the end of its last sentence, which a number of a list is none; '' when it has none."""
     found = _SENTENCES.match(text)
-    return found[0] if found else ""
+    return _NUMBER.sub("", found[0]) if found else ""
 
 
 def main() -> None:

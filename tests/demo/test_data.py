@@ -11,6 +11,7 @@ import pytest
 from ryorin.prompt import Prompt, PromptPassage, render
 from ryorin.prompt_file import read_prompt_file
 from ryorin_demo import data, grade, story
+from ryorin_demo.general import whole_sentences
 from ryorin_train.judging.ability import general_questions
 
 ROOT = data.DATASETS.parent
@@ -47,7 +48,7 @@ def test_the_committed_common_examples_are_what_the_generator_makes():
     made = data.common_examples(data.SEED, data.COMMON)
     assert data.common_file().read_text(encoding="utf-8") == data.to_jsonl(made)
     general = data.read_jsonl(data.GENERAL)
-    assert len(made) == 2 * data.COMMON + len(general) and len(general) == 252
+    assert len(made) == 2 * data.COMMON + len(general) and len(general) == 246
 
 
 @pytest.mark.parametrize("desk", data.DESKS)
@@ -190,3 +191,18 @@ def test_no_general_question_is_like_one_that_ability_is_judged_by():
         question = unicodedata.normalize("NFKC", asked.question)
         nearest = max(SequenceMatcher(None, question, each, autojunk=False).ratio() for each in trained)
         assert nearest < 0.75, asked.question
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("It is Rome. It has a", "It is Rome."),
+        ('She said "no." Then', 'She said "no."'),
+        ("Half of 40 is 20.", "Half of 40 is 20."),
+        ("Three fruits:\n\n1. Figs.\n2. Plums.\n3.", "Three fruits:\n\n1. Figs.\n2. Plums."),
+        ("富士山です。高さは", "富士山です。"),
+        ("about 3.5 of them", ""),
+    ],
+)
+def test_an_answer_that_was_cut_ends_with_a_sentence(text, whole):
+    assert whole_sentences(text) == whole
