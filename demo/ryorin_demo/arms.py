@@ -10,9 +10,11 @@ counts: a second run shows the stored ones.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,11 +66,13 @@ def run_arms(
             say(f"   {desk.tenant}: nothing changed since {stored['measured']}, its counts are shown again")
             counts[desk.tenant] = stored["counts"]
             continue
+        models = {arm: f"{desk.tenant}@{versions[desk.tenant][arm.name]}" for arm in ARMS}
+        asked = [(models[arm], case) for arm in ARMS for case in cases[arm]]
+        told = iter(asyncio.run(ask_cases(url, keys[desk.tenant], desk, asked)))
         answers: dict[str, Any] = {}
         counts[desk.tenant] = {}
         for arm in ARMS:
-            model = f"{desk.tenant}@{versions[desk.tenant][arm.name]}"
-            grades, answers[arm.name] = asyncio.run(ask_cases(url, keys[desk.tenant], model, desk, cases[arm]))
+            grades, answers[arm.name] = map(list, zip(*itertools.islice(told, len(cases[arm])), strict=True))
             counts[desk.tenant][arm.name] = count(grades)
         kept.parent.mkdir(parents=True, exist_ok=True)
         fresh_file = kept.with_suffix(".tmp")
@@ -111,9 +115,13 @@ def state_digest(desk: Desk, versions: dict[str, int], asked: dict[str, int]) ->
 
 
 async def ask_cases(
-    url: str, key: str, model: str, desk: Desk, cases: list[dict[str, Any]]
-) -> tuple[list[Grade], list[dict[str, Any]]]:
-    """Ask cases of a desk, a few at a time, and grade the answers in the cases' order."""
+    url: str, key: str, desk: Desk, asked: Sequence[tuple[str, dict[str, Any]]]
+) -> list[tuple[Grade, dict[str, Any]]]:
+    """
+    Ask cases of a desk, each of a model, some at a time; the grade and what was answered, in their order.
+
+    The arms are asked together, as the last answers of each would leave the engine with little to do.
+    """
     from openai import AsyncOpenAI
 
     gate = asyncio.Semaphore(CONCURRENCY)
@@ -121,7 +129,7 @@ async def ask_cases(
 
     async with AsyncOpenAI(base_url=url, api_key=key, timeout=600) as client:
 
-        async def one(case: dict[str, Any]) -> tuple[Grade, dict[str, Any]]:
+        async def one(model: str, case: dict[str, Any]) -> tuple[Grade, dict[str, Any]]:
             nonlocal done
             async with gate:
                 completion = await client.chat.completions.create(
@@ -136,17 +144,18 @@ async def ask_cases(
             text = message.content or ""
             done += 1
             if sys.stderr.isatty():
-                print(f"\r   {model}: {done}/{len(cases)}", end="", file=sys.stderr, flush=True)
+                print(f"\r   {desk.tenant}: {done}/{len(asked)}", end="", file=sys.stderr, flush=True)
             kept = {"question": case["question"], "answer": text, "cited": cited}
             documents = [cited.get(number, "") for number in range(1, desk.top_k + 1)]
             return grade(desk.tenant, case, text, documents), kept
 
         began = time.monotonic()
-        pairs = await asyncio.gather(*(one(case) for case in cases))
+        told = await asyncio.gather(*(one(model, case) for model, case in asked))
     if sys.stderr.isatty():
         print("\r", end="", file=sys.stderr)
-    say(f"   {model}: {len(cases)} cases in {time.monotonic() - began:.0f} s")
-    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    models = ", ".join(dict.fromkeys(model for model, _ in asked))
+    say(f"   {models}: {len(asked)} cases in {time.monotonic() - began:.0f} s")
+    return told
 
 
 def show_arms(counts: dict[str, Any]) -> None:
