@@ -251,7 +251,6 @@ async def _serve(
     searcher = Searcher(catalog)
     searcher.maintain()
     foreground = Foreground()
-    shares_cores = on_cpu() and not options.engine_urls
     gateway = Gateway(
         catalog,
         searcher,
@@ -261,7 +260,7 @@ async def _serve(
         counter=counter,
         options=options,
         providers=providers,
-        workers=_workers(catalog, foreground if shares_cores else None, train=options.train),
+        workers=_workers(catalog, options, foreground),
         shadows_beside=not on_cpu(),
         foreground=foreground,
     )
@@ -371,16 +370,17 @@ def _warm(catalog: Catalog, searcher: Searcher, say: Callable[[str], None]) -> N
             say(f"warning: the stores of release {release.id} cannot be searched: {error}")
 
 
-def _workers(catalog: Catalog, foreground: Foreground | None, *, train: bool) -> list[Worker]:
+def _workers(catalog: Catalog, options: ServeOptions, foreground: Foreground) -> list[Worker]:
     """
-    One for quick jobs, and one for training, so that files are indexed while an adapter is trained.
-
-    foreground: to whom training gives way.
+    One for quick jobs, and one for training, so that files are indexed while an adapter is trained. Where the engine
+    computes with this machine's cores, training gives way to `foreground`.
     """
     kinds = installed_kinds()
     quick = [kind for kind in kinds if kind != fine_tuning.KIND]
-    slow = [kind for kind in kinds if kind == fine_tuning.KIND and train]
-    return [Worker(catalog, kinds=some, foreground=foreground) for some in (quick, slow) if some]
+    slow = [kind for kind in kinds if kind == fine_tuning.KIND and options.train]
+    shares_cores = on_cpu() and not options.engine_urls
+    waiting = foreground if shares_cores else None
+    return [Worker(catalog, kinds=some, foreground=waiting) for some in (quick, slow) if some]
 
 
 def _on_signals(engines: Sequence[EngineLife], say: Callable[[str], None]) -> asyncio.Future[int]:

@@ -500,7 +500,7 @@ def built(
     shelf.put(house.ids["people"], "Leave: 20 days a year.")
     searcher, workers = shelf, []
     if base_folder is not None:
-        workers.append(Worker(catalog, kinds=["fine_tune"], poll_s=0.05))
+        workers.append(Worker(catalog, kinds=["fine_tune"], poll_s=0.05, foreground=house.foreground))
     if embed is not None:
         searcher = Searcher(catalog, lambda _: embed)  # type: ignore[assignment]
         handler = IndexFile(catalog, lambda _: embed)

@@ -21,6 +21,8 @@ from test_engine import Stage
 
 from ryorin.catalog.tables import Adapter
 from ryorin.errors import Conflict, InvalidInput
+from ryorin.foreground import Foreground
+from ryorin_serve import server
 from ryorin_serve.engine_door import EngineDoor
 from ryorin_serve.options import DEFAULTS, ServeOptions
 from ryorin_serve.server import bind, lora_room
@@ -192,3 +194,14 @@ def test_room_for_the_adapters_there_are(house: House, monkeypatch: pytest.Monke
     with house.catalog.session() as session:
         session.query(Adapter).filter_by(name="t5-0123456789ab").update({"rank": 1024})
     assert lora_room(house.catalog, "scripted") == (5, 512), "what no engine can serve keeps none from starting"
+
+
+@pytest.mark.parametrize(("on_cpu", "elsewhere"), [(True, ()), (True, ("http://elsewhere",)), (False, ())])
+def test_training_gives_way_where_the_engine_shares_its_cores(monkeypatch, on_cpu, elsewhere):
+    given = []
+    monkeypatch.setattr(server, "on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(server, "Worker", lambda _, *, kinds, foreground: given.append((kinds, foreground)))
+    foreground = Foreground()
+    server._workers(None, ServeOptions(engine_urls=elsewhere), foreground)
+    (training,) = [waiting for kinds, waiting in given if "fine_tune" in kinds]
+    assert training is (foreground if on_cpu and not elsewhere else None)

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from lazily import Lazily
 from scripted_house import House, built, eventually
@@ -135,6 +136,32 @@ def test_a_job_trains_and_its_model_answers_at_once(school: House) -> None:
     manifest = json.loads((school.catalog.settings.adapters_dir / after["adapter"] / "manifest.json").read_text())
     assert (manifest["kind"], manifest["start_from"]["name"]) == ("dpo", before["adapter"])
     assert [each.id for each in client.fine_tuning.jobs.list()] == [chained.id, job.id]
+
+
+def test_training_stands_still_while_a_question_is_answered(school: House) -> None:
+    client = school.client()
+    job = client.fine_tuning.jobs.create(
+        model="tiny",
+        training_file=upload(client, [chat(number) for number in range(40, 52)]),
+        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 200, "batch_size": 4}}},
+    )
+
+    def training() -> psutil.Process | None:
+        if not any(event.message.startswith("Step") for event in client.fine_tuning.jobs.list_events(job.id)):
+            return None
+        return next((each for each in psutil.Process().children() if "ryorin_train.child" in each.cmdline()), None)
+
+    process = eventually(training)
+    question: dict[str, Any] = {"model": "support", "messages": [{"role": "user", "content": "When?"}]}
+    school.engine.gate.clear()
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(client.chat.completions.create, **question)
+        eventually(lambda: process.status() == psutil.STATUS_STOPPED)
+        school.engine.gate.set()
+        asked.result(60)
+    eventually(lambda: process.status() != psutil.STATUS_STOPPED)
+    done = ended(client, job.id)
+    assert done.status == "succeeded", done.error
 
 
 def test_a_job_learns_from_the_grades_of_its_answers(school: House) -> None:
