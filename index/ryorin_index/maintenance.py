@@ -234,7 +234,12 @@ class Maintainer:
 
     def _run(self) -> None:
         while not self._stopping.wait(self._every_s):
-            for store in list(self._stores()):
+            try:
+                stores = list(self._stores())
+            except _FAILURES as error:
+                _log.warning("the stores in use cannot be told now: %s", error)
+                continue
+            for store in stores:
                 if self._stopping.is_set():
                     return
                 self._maintain(store)

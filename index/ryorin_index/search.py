@@ -298,10 +298,17 @@ class Searcher:
             self._maintainer = None
 
     def _in_use(self) -> Sequence[VectorStore]:
+        """The stores that were searched. What is held of those that are gone is let go."""
         with self._lock:
-            ids = [store_id for store_id, _ in self._indexes]
+            known = {*self._indexes, *self._lexical, *self._attributes}
         with self._catalog.session() as session:
-            return session.scalars(select(VectorStore).where(VectorStore.id.in_(ids))).all()
+            found = session.scalars(select(VectorStore).where(VectorStore.id.in_({each for each, _ in known}))).all()
+        gone = known - {_key(store) for store in found}
+        with self._lock:
+            for key in gone:
+                for held in (self._indexes, self._lexical, self._attributes):
+                    held.pop(key, None)
+        return found
 
     def _ranked(
         self,

@@ -19,6 +19,7 @@ from ryorin.catalog.tenants import create_tenant
 from ryorin.errors import InvalidInput, NotFound
 from ryorin.release import Retrieval
 from ryorin_index.ingest import remove_documents
+from ryorin_index.purge import delete_store
 from ryorin_index.search import MAX_QUERY_CHARACTERS, Searcher
 from ryorin_index.store import create_store
 from ryorin_index.sync import add_paths
@@ -169,3 +170,21 @@ def test_queries_that_are_wrong(catalog: Catalog, store: VectorStore, tenant: Te
         searcher.search(tenant.id, [store.id], " \n", 3)
     with pytest.raises(InvalidInput, match=f"the limit is {MAX_QUERY_CHARACTERS}"):
         searcher.search(tenant.id, [store.id], "x" * (MAX_QUERY_CHARACTERS + 1), 3)
+
+
+@pytest.mark.parametrize("mode", ["dense", "lexical", "hybrid"])
+def test_nothing_is_held_of_a_store_that_is_gone(
+    catalog: Catalog, store: VectorStore, tenant: Tenant, tmp_path: Path, embedder: WordEmbedder, mode: str
+) -> None:
+    with catalog.session() as session:
+        other = create_store(session, tenant, "other", fake_embedder())
+    (tmp_path / "a.md").write_text("# Tea\n\nTea and rice.", encoding="utf-8")
+    searcher = Searcher(catalog, lambda _: embedder)
+    for each in (store, other):
+        assert add_paths(catalog, each, [tmp_path / "a.md"], lambda: embedder).failed == []
+        assert searcher.search(tenant.id, [each.id], "tea", retrieval=Retrieval(mode=mode))  # type: ignore[arg-type]
+    assert {each.id for each in searcher._in_use()} == {store.id, other.id}
+    delete_store(catalog, other)
+    assert [each.id for each in searcher._in_use()] == [store.id]
+    held = (searcher._indexes, searcher._lexical, searcher._attributes)
+    assert any(held) and {store_id for each in held for store_id, _ in each} == {store.id}

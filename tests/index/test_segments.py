@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from long_runs import turns
 from random_store import add_passages, bring_up, check, opened, random_vectors, remove_passages, truth
+from sqlalchemy.exc import OperationalError
 
 from ryorin.catalog import Catalog
 from ryorin.catalog.tables import Tenant, VectorStore
@@ -138,6 +140,25 @@ def test_old_files_go_and_the_maintainer_works_by_itself(
     names = [path.name for path in folder_of(catalog.settings, store).iterdir()]
     assert sum(name.startswith("manifest-") for name in names) == maintenance.KEPT_MANIFESTS
     check(catalog, opened(catalog, store), random_vectors(1, store.dimensions, 30)[0], 10)
+
+
+def test_the_maintainer_goes_on_when_the_database_was_away(catalog: Catalog, store: VectorStore) -> None:
+    asked: list[int] = []
+    enough = threading.Event()
+
+    def stores() -> list[VectorStore]:
+        asked.append(1)
+        if len(asked) == 1:
+            raise OperationalError("select", {}, Exception("away"))
+        enough.set()
+        return [store]
+
+    maintainer = Maintainer(catalog, stores, every_s=0.01)
+    maintainer.start()
+    try:
+        assert enough.wait(30)
+    finally:
+        maintainer.stop()
 
 
 def test_only_one_maintains(catalog: Catalog, store: VectorStore) -> None:
