@@ -64,12 +64,13 @@ def main() -> None:
             told.append(text if complete else whole_sentences(text))
         return told
 
-    with GENERAL.open("w", encoding="utf-8") as file:
-        for start in range(0, len(rows), BATCH):
-            some = rows[start : start + BATCH]
-            for row, answer in zip(some, answers(some), strict=True):
-                if answer:
-                    file.write(json.dumps({**row, "answer": answer}, ensure_ascii=False) + "\n")
+    lines = []
+    for start in range(0, len(rows), BATCH):
+        some = rows[start : start + BATCH]
+        for row, answer in zip(some, answers(some), strict=True):
+            if answer:
+                lines.append(json.dumps({**row, "answer": answer}, ensure_ascii=False) + "\n")
+    GENERAL.write_text("".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":
