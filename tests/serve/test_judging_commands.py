@@ -232,7 +232,7 @@ def test_an_evaluation_against_the_incumbent(desk: House, cli: Any, tmp_path: Pa
     assert figure(report, "consistency", "against_figures")["mean"] == pytest.approx((3 * 2 / 6 + 2) / 5)
     compared = figure(report, "right", "comparison")
     assert (compared["wins"], compared["losses"], compared["p"]) == (4, 0, 0.125)
-    assert report["ability"]["base"]["mean"] == report["ability"]["tuned"]["mean"] == pytest.approx(1 / 36)
+    assert report["ability"]["base"]["mean"] == report["ability"]["tuned"]["mean"] == pytest.approx(1 / 100)
     assert [row["name"] for row in report["groups"]] == ["en", "ja", "boundary", "plain"]
 
     page = Path(report["page"]).read_text()
