@@ -77,47 +77,49 @@ def child() -> Iterator[tuple[subprocess.Popen[str], int]]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.fixture
+def watched(child: tuple[subprocess.Popen[str], int]) -> GivingWay:
+    """What stops the process, with nobody waiting yet."""
+    return GivingWay(child[0], Foreground())
+
+
 def test_the_processes_stop_and_go_on_with_who_waits_and_go_on_at_the_end(
-    child: tuple[subprocess.Popen[str], int],
+    child: tuple[subprocess.Popen[str], int], watched: GivingWay
 ) -> None:
     process, grandchild = child
-    foreground = Foreground()
-    giving_way = GivingWay(process, foreground)
-    giving_way.may_stop.set()
-    with giving_way.watching():
+    watched.may_stop.set()
+    with watched.watching():
         for _ in range(2):
-            leave = foreground.enter()
+            leave = watched.foreground.enter()
             eventually(lambda: state_of(process.pid) == state_of(grandchild) == "T")
             leave()
             eventually(lambda: "T" not in (state_of(process.pid), state_of(grandchild)))
-        foreground.enter()
+        watched.foreground.enter()
         eventually(lambda: state_of(grandchild) == "T")
     assert "T" not in (state_of(process.pid), state_of(grandchild))
 
 
-def test_a_process_that_may_hold_what_others_need_is_not_stopped(child: tuple[subprocess.Popen[str], int]) -> None:
+def test_a_process_that_may_hold_what_others_need_is_not_stopped(
+    child: tuple[subprocess.Popen[str], int], watched: GivingWay
+) -> None:
     process, _ = child
-    foreground = Foreground()
-    giving_way = GivingWay(process, foreground)
-    foreground.enter()
-    with giving_way.watching():
+    watched.foreground.enter()
+    with watched.watching():
         time.sleep(0.2)
         assert state_of(process.pid) != "T"
-        giving_way.may_stop.set()
+        watched.may_stop.set()
         eventually(lambda: state_of(process.pid) == "T")
-        giving_way.may_stop.clear()
+        watched.may_stop.clear()
         eventually(lambda: state_of(process.pid) != "T")
 
 
 def test_what_is_left_of_the_processes_goes_on_when_the_first_of_them_died(
-    child: tuple[subprocess.Popen[str], int],
+    child: tuple[subprocess.Popen[str], int], watched: GivingWay
 ) -> None:
     process, grandchild = child
-    foreground = Foreground()
-    giving_way = GivingWay(process, foreground)
-    giving_way.may_stop.set()
-    foreground.enter()
-    with giving_way.watching():
+    watched.may_stop.set()
+    watched.foreground.enter()
+    with watched.watching():
         eventually(lambda: state_of(grandchild) == "T")
         process.kill()
         process.wait()

@@ -45,13 +45,13 @@ class GivingWay:
     """
     Stops and continues a process and those of its group.
 
-    may_stop: set while it may be stopped. It holds no lock then that others need, as of the database.
+    foreground: who waits. may_stop: set while it may be stopped. It holds no lock then that others need, as of the database.
     """
 
     def __init__(self, process: Popen[str], foreground: Foreground) -> None:
         self.may_stop = threading.Event()
         self._process = process
-        self._foreground = foreground
+        self.foreground = foreground
         self._ended = threading.Event()
 
     @contextlib.contextmanager
@@ -70,7 +70,7 @@ class GivingWay:
         try:
             while not self._ended.wait(LOOK_S):
                 now = time.monotonic()
-                waited_for = self._foreground.waiting > 0 and self.may_stop.is_set()
+                waited_for = self.foreground.waiting > 0 and self.may_stop.is_set()
                 runs = share.runs(waited_for, ran=running, elapsed_s=now - looked)
                 looked = now
                 if runs != running:
