@@ -45,7 +45,8 @@ class GivingWay:
     """
     Stops and continues a process and those of its group.
 
-    foreground: who waits. may_stop: set while it may be stopped. It holds no lock then that others need, as of the database.
+    foreground: who waits. may_stop: set while it may be stopped: it holds no lock then that others need, as of the
+    database.
     """
 
     def __init__(self, process: Popen[str], foreground: Foreground) -> None:
