@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ryorin.prompt import Message, PromptPassage, render
+from ryorin.prompt import PromptPassage, render
 from ryorin.prompt_file import read_prompt_file
 from ryorin_demo import rules
 from ryorin_demo.mixing import PARTS, grouped_choice, mixed_choice, mixed_gap, mixed_limit
@@ -30,7 +30,6 @@ Desk = Literal["support", "people"]
 DESKS: tuple[Desk, ...] = ("support", "people")
 PROMPTS = Path(__file__).parent / "prompts"
 DATASETS = Path(__file__).parent / "datasets"
-GENERAL = DATASETS / "general.jsonl"
 SEED = 20
 COMMON = 560  # of each desk
 EXAMPLES = {"support": 130, "people": 130}
@@ -79,14 +78,9 @@ def common_examples(seed: int, count: int) -> list[dict[str, Any]]:
     """
     `count` rows of each desk in one order mixed by the seed, each with its desk's own prompt as its system message.
 
-    They teach what both desks need, to find and judge a rule; an adapter of one desk then takes less of its own. Among
-    them are general questions without a desk's prompt, as the base model itself answered them (general.py), so that it
-    goes on answering without the desks' phrases: before, "This is not allowed." came behind the opposite of hot.
+    They teach what both desks need, to find and judge a rule; an adapter of one desk then takes less of its own.
     """
-    rows: list[dict[str, Any]] = [
-        {"messages": [*general_messages(row), {"role": "assistant", "content": row["answer"]}]}
-        for row in read_jsonl(GENERAL)
-    ]
+    rows: list[dict[str, Any]] = []
     for desk in DESKS:
         prompt = read_prompt_file(PROMPTS / f"{desk}.json")
         for row in examples(desk, seed, count):
@@ -94,12 +88,6 @@ def common_examples(seed: int, count: int) -> list[dict[str, Any]]:
             rows.append({"messages": render(prompt, row["messages"], passages)})
     random.Random(seed).shuffle(rows)
     return rows
-
-
-def general_messages(row: dict[str, Any]) -> list[Message]:
-    """What a general question is asked as: under its `system` text, or without a system message."""
-    system: list[Message] = [{"role": "system", "content": row["system"]}] if "system" in row else []
-    return [*system, {"role": "user", "content": row["question"]}]
 
 
 def _conversation(desk: Desk, draw: random.Random) -> dict[str, Any]:

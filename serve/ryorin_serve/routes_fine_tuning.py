@@ -61,8 +61,13 @@ FIELDS = (
     "hyperparameters",
     "method",
 )
+KEEP_GENERAL = "keep_general"  # not OpenAI's
 COMMON = ("batch_size", "learning_rate_multiplier", "n_epochs")
-HYPERPARAMETERS = {"supervised": COMMON, "dpo": (*COMMON, "beta"), "reinforcement": (*COMMON, "compute_multiplier")}
+HYPERPARAMETERS = {
+    "supervised": (*COMMON, KEEP_GENERAL),
+    "dpo": (*COMMON, "beta"),
+    "reinforcement": (*COMMON, "compute_multiplier"),
+}
 NOT_HERE = {  # of OpenAI's reinforcement, and why
     "eval_interval": "held-out prompts are graded before training and after each epoch",
     "eval_samples": "a held-out prompt is answered once, by the likeliest answer",
@@ -351,7 +356,7 @@ def job_object(job: Job, tenant: str) -> dict[str, Any]:
     """A job as the API shows it."""
     wanted = FineTuning.from_json(job.params)
     result, progress = job.result or {}, job.progress or {}
-    asked = {name: wanted.hyperparameters.get(name, "auto") for name in HYPERPARAMETERS[wanted.method]}
+    asked = {name: "auto" for name in HYPERPARAMETERS[wanted.method] if name != KEEP_GENERAL} | wanted.hyperparameters
     graded = {} if wanted.grader is None else {"grader": wanted.grader}
     shown: dict[str, Any] = {
         "id": job.id,
@@ -430,8 +435,8 @@ def _hyperparameters(value: Any, kind: str, where: str) -> dict[str, Any]:
     for name, each in found.items():
         if each == "auto":
             continue
-        if name in ("batch_size", "n_epochs"):
-            integer(each, where + name, 1, 1000)
+        if name in ("batch_size", "n_epochs", KEEP_GENERAL):
+            integer(each, where + name, 0 if name == KEEP_GENERAL else 1, 1000)
         elif isinstance(each, bool) or not isinstance(each, int | float) or not math.isfinite(each) or each <= 0:
             raise InvalidInput(f"{where}{name} is {each!r}; use a number above 0, or 'auto'.", param=where + name)
     return {name: each for name, each in found.items() if each != "auto"}

@@ -30,6 +30,7 @@ KEPT_OF_A_STEP = (
     "kl",
     "clipped",
     "mean_token_accuracy",
+    "base_divergence",
     "reward_accuracy",
     "reward_margin",
     "accuracy",

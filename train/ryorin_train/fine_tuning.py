@@ -78,6 +78,8 @@ def recipe_of(wanted: FineTuning) -> Wanted:
         values["learning_rate"] = kind().learning_rate * given["learning_rate_multiplier"]
     if "compute_multiplier" in given:
         values["answers"] = max(2, round(ReinforcementRecipe.answers * given["compute_multiplier"]))
+    if "keep_general" in given:
+        values["keep_general"] = given["keep_general"]
     if "beta" in given:
         values["beta"] = given["beta"]
     return Wanted(kind, values)

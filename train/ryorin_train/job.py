@@ -26,6 +26,7 @@ from ryorin_train.data import Example, Preference, Rating, Row, Task, dataset_di
 from ryorin_train.datasets.formats import only_examples, only_preferences, only_ratings
 from ryorin_train.datasets.groups import split_rows
 from ryorin_train.datasets.store import add_dataset, open_data, purpose_of
+from ryorin_train.general_texts import kept_rows, texts_digest
 from ryorin_train.processes import FollowedCheckpoints, follows
 from ryorin_train.progress import Listener
 from ryorin_train.recipe import Recipe
@@ -225,6 +226,8 @@ class Run:
                 "of their own with --validation",
                 param="patience",
             )
+        if count := self.recipe.keep_general:
+            training += kept_rows(renderer.tokenizer, count, self.recipe.seed, self.recipe.max_row_tokens)
         for line in said(self.choices):
             say(line)
         if follows():
@@ -304,6 +307,7 @@ class Run:
                 "validation": None if validation is None else dataset_digest(validation),
                 "recipe": self.recipe.spec(),
                 "start": self.start.digest if self.start else None,
+                **({"general_texts": texts_digest()} if self.recipe.keep_general else {}),
                 **self.more(),
             }
         )
@@ -357,7 +361,7 @@ class Run:
                     "digest": dataset.digest,
                     "filename": given.name,
                     "rows": len(examples),
-                    "trained": len(training),
+                    "trained": sum(not row.kept for row in training),
                     "held_out": len(held_out),
                 },
                 "purpose": stated.spec() if stated else None,

@@ -29,6 +29,7 @@ from ryorin.errors import InvalidInput
 from ryorin_train.render import Branched, TokenRow
 
 if TYPE_CHECKING:
+    from ryorin_train.keeping import Kept
     from ryorin_train.trunk import Trunk
 
 ATTENTION = "ryorin_packed"
@@ -92,6 +93,7 @@ class PackedRows:
     Rows that are packed into batches.
 
     trunk: the hidden states to begin from instead of token ids, where the lower layers were computed before.
+    kept: what the base model says of rows that are kept; see keeping.py.
     reference: (rows, 2), log-probabilities of pairs' answers before training; see preference.py.
     """
 
@@ -99,17 +101,19 @@ class PackedRows:
         self.rows = rows
         self.shared = shared
         self.trunk = trunk
+        self.kept: Kept | None = None
         self.reference: Any = None
         self.lengths = [row.tokens - shared for row in rows]
 
     def step(self, numbers: Sequence[int], part_tokens: int) -> list[dict[str, Any]]:
         """
         The batches of one step: its rows in parts of at most `part_tokens` tokens, the shared ones not counted, or of
-        one row that has more. A part's loss counts by its share of the step: gradients add up to those of one batch.
+        one row that has more; rows that are kept come last. A part's loss counts by its share of the step: gradients
+        add up to those of one batch.
         """
         parts: list[list[int]] = []
         room = 0
-        for number in numbers:
+        for number in sorted(numbers, key=lambda number: self.rows[number].kept):
             room -= self.lengths[number]
             if room < 0 or not parts:
                 parts.append([])
@@ -117,7 +121,8 @@ class PackedRows:
             parts[-1].append(number)
         batches = [self.batch(part) for part in parts]
         answers = [length for batch in batches for length in batch["answers"]]
-        return [{**batch, "step_answers": answers} for batch in batches]
+        kept = sum(batch["step_kept"] for batch in batches)
+        return [{**batch, "step_answers": answers, "step_kept": kept} for batch in batches]
 
     def batch(self, numbers: Sequence[int]) -> dict[str, Any]:
         """
@@ -125,7 +130,8 @@ class PackedRows:
 
         input_ids (1, T) or inputs_embeds (1, T, hidden); position_ids (1, T); logits_to_keep (L,) positions whose
         logits are wanted; shared_tokens and row_tokens as lengths. targets (L,) the tokens that should be predicted;
-        answers: the learned tokens of each answer; rows: the numbers; step_answers: as answers, of the whole step.
+        answers: the learned tokens of each answer; rows: the numbers; step_answers: as answers, of the whole step;
+        step_kept: how many of those are of rows that are kept.
         """
         ids = list(self.rows[numbers[0]].ids[: self.shared])
         positions = list(range(self.shared))
@@ -133,8 +139,10 @@ class PackedRows:
         targets: list[int] = []
         answers: list[int] = []
         pieces: list[tuple[int, ...]] = []
+        kept = 0
         for number in numbers:
             row = self.rows[number].layout(self.shared)
+            kept += len(row.targets) if self.rows[number].kept else 0
             keep += [len(ids) + place for place in row.predictors]
             ids += row.ids
             positions += row.positions
@@ -150,6 +158,7 @@ class PackedRows:
             "answers": answers,
             "rows": list(numbers),
             "step_answers": answers,
+            "step_kept": kept,
         }
         if self.trunk is None:
             return {"input_ids": torch.tensor([ids]), **batch}
@@ -158,14 +167,15 @@ class PackedRows:
 
 class Expected(NamedTuple):
     """
-    What a batch should give: targets (L,), the learned tokens of each answer, the numbers of its rows, and the learned
-    tokens of each answer of the whole step, which it may be a part of.
+    What a batch should give: targets (L,), the learned tokens of each answer, the numbers of its rows; of the whole
+    step, which it may be a part of, the learned tokens of each answer, and how many of them are of rows that are kept.
     """
 
     targets: torch.Tensor
     answers: list[int]
     rows: list[int]
     step_answers: list[int]
+    step_kept: int
 
 
 def expected_of(batch: dict[str, Any]) -> tuple[dict[str, Any], Expected]:

@@ -8,6 +8,9 @@ from typing import Any
 
 from ryorin.errors import InvalidInput
 
+GENERAL_TEXTS = 645
+"""How many there are; a constant, so that a command line is known without reading them."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -28,6 +31,8 @@ class Recipe:
     held_out: share of the rows that is never trained on.
     max_row_tokens: the longest row that is accepted, prompt and answer together.
     seed: of the held-out choice, the adapter's first weights and the order of rows.
+    keep_general: how many general texts (general_texts.py) stand among the training rows, on which the model is held to
+    what the base model says; for examples alone.
     patience: end when the held-out rows were not answered better for so many epochs, and keep the best epoch's weights
     (quality.py); None for all epochs and the last one's.
     """
@@ -48,6 +53,7 @@ class Recipe:
     held_out: float = 0.1
     max_row_tokens: int = 2048
     seed: int = 0
+    keep_general: int = 0
     patience: int | None = None
 
     def __post_init__(self) -> None:
@@ -59,6 +65,7 @@ class Recipe:
         _between("held_out", self.held_out, 0.0, 0.5)
         _between("max_row_tokens", self.max_row_tokens, 16, 1_000_000)
         _between("seed", self.seed, 0, 2**31 - 1)
+        _between("keep_general", self.keep_general, 0, GENERAL_TEXTS if type(self) is Recipe else 0)
         if self.patience is not None:
             _between("patience", self.patience, 1, 1000)
         if self.batch_rows is not None:
@@ -83,11 +90,8 @@ class Recipe:
     def spec(self) -> dict[str, Any]:
         """The JSON form that is kept in the manifest and digested; without what is switched off."""
         spec = {**asdict(self), "targets": sorted(self.targets)}
-        for switch in (
-            "rslora",
-            "qlora",
-            "patience",
-        ):  # they came later: the digests of earlier runs stay what they are
+        # These came later: the digests of earlier runs stay what they are.
+        for switch in ("rslora", "qlora", "patience", "keep_general"):
             if not spec[switch]:
                 del spec[switch]
         return spec

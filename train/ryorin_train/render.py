@@ -43,10 +43,12 @@ class TokenRow:
 
     ids: prompt, answer and end of turn.
     learned: for each token, whether it counts in the loss; never the first.
+    kept: the model is to say there what the base model says (keeping.py), not the tokens.
     """
 
     ids: tuple[int, ...]
     learned: tuple[bool, ...]
+    kept: bool = False
 
     @property
     def first_learned(self) -> int:
@@ -75,6 +77,7 @@ class Branched:
     """A prompt, and answers to it that each continue it."""
 
     prompt: tuple[int, ...]
+    kept = False
 
     def branches(self) -> tuple[tuple[int, ...], ...]:
         """The answers with their ends of turn."""

@@ -103,12 +103,26 @@ class PackedTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """What a part adds to the mean cross-entropy of the step's learned tokens, in nats."""
+        """
+        What a part adds to the loss of a step, the mean over its learned tokens, in nats: of their cross-entropy or,
+        in rows that are kept, of the divergence from the base model.
+        """
         logits, expected = self.answer(model, inputs)
-        tokens = sum(expected.step_answers)
-        right = logits.detach().argmax(-1) == expected.targets
-        self.tell(tokens, mean_token_accuracy=right.sum().item())
-        return self.of_the_step(cross_entropy(logits, expected.targets, reduction="sum"), tokens)
+        tokens, total = sum(expected.step_answers), logits.new_zeros(())
+        targets = expected.targets
+        kept = [row for row in expected.rows if self.packed.rows[row].kept]  # the last ones
+        if kept:
+            assert self.packed.kept is not None
+            own = len(targets) - sum(expected.answers[-len(kept) :])
+            logits, of_kept = logits.split([own, len(targets) - own])
+            targets = targets[:own]
+            total = self.packed.kept.divergence(of_kept, kept)
+        if expected.step_kept:
+            self.tell(expected.step_kept, base_divergence=total.item())
+        if taught := tokens - expected.step_kept:
+            right = logits.detach().argmax(-1) == targets
+            self.tell(taught, mean_token_accuracy=right.sum().item())
+        return self.of_the_step(total + cross_entropy(logits, targets, reduction="sum"), tokens)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """

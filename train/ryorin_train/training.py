@@ -153,6 +153,7 @@ def train(
     """
     from ryorin_train.best import BestEpoch
     from ryorin_train.callbacks import CheckpointAsker, ProgressReporter
+    from ryorin_train.keeping import compute_kept
     from ryorin_train.packing import PackedRows, TokenBatches, shared_tokens
     from ryorin_train.trunk import compute_trunk, decoder_layers, skipped_layers
 
@@ -177,8 +178,10 @@ def train(
     packed, packed_held = PackedRows(training, shared), PackedRows(held_out, shared)
     total = sum(row.tokens for row in training)
     step_tokens = recipe.step_tokens(packed.lengths)
+    kept = sum(row.kept for row in training)
     say(
-        f"{len(training)} rows to train on, {len(held_out)} held out; {total:,} tokens, "
+        f"{len(training) - kept} rows to train on, {f'{kept} general texts to keep, ' if kept else ''}{len(held_out)} "
+        f"held out; {total:,} tokens, "
         f"{total - (len(training) - 1) * shared:,} of them computed: {shared} begin every row"
     )
     if frozen:
@@ -189,6 +192,10 @@ def train(
         )
         if held_out:
             packed_held.trunk = compute_trunk(model, frozen, packed_held, recipe.part_tokens, lambda _: None)
+    if kept:
+        model.eval()
+        with skipped_layers(model, frozen) if frozen else nullcontext():
+            packed.kept = compute_kept(model, packed, recipe.part_tokens)
 
     rounds = recipe.iterations if isinstance(recipe, ReinforcementRecipe) else 1
     epoch_steps = len(TokenBatches(packed.lengths, step_tokens, recipe.seed, processes=processes())) * rounds

@@ -248,7 +248,8 @@ def _warnings(
         warn(
             "ability_lost",
             f"general ability fell from {kept['base']['mean']:.0%} to {kept['tuned']['mean']:.0%} "
-            f"({counted(kept['worse'], 'question')} lost, {kept['better']} won, p = {kept['p']:.3f})",
+            f"({counted(kept['worse'], 'question')} lost, {kept['better']} won, p = {kept['p']:.3f}); train with "
+            "--keep-general, at a lower learning rate or for fewer epochs",
         )
     if target.adapter and (data.unknown or not data.datasets):
         warn(

@@ -1,0 +1,52 @@
+"""
+General texts: short questions and requests to an assistant, with answers, of many kinds and in some languages.
+
+A run may be held on them to what its base model says (keeping.py), whichever that is: the texts are only where it is
+asked. They were written for this, the questions by hand and most answers by the bundled base model; none resembles a
+question that general ability is judged by (judging/ability.jsonl).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ryorin.digests import sha256_bytes
+from ryorin.prompt import Message, Prompt
+from ryorin_train.data import Example
+from ryorin_train.render import Renderer, TokenRow
+
+FILE = Path(__file__).parent / "general_texts.jsonl"
+
+
+@cache
+def general_texts() -> tuple[Example, ...]:
+    """The texts, as shipped."""
+    lines = FILE.read_text(encoding="utf-8").splitlines()
+    return tuple(_example(line, json.loads(text)) for line, text in enumerate(lines, start=1))
+
+
+def texts_digest() -> str:
+    """Hex SHA-256 of the shipped file."""
+    return sha256_bytes(FILE.read_bytes())
+
+
+def kept_rows(tokenizer: Any, count: int, seed: int, max_row_tokens: int) -> list[TokenRow]:
+    """`count` of the texts as rows that are kept, drawn by the seed; all of their tokens count but the first."""
+    drawn = random.Random(seed).sample(general_texts(), count)
+    rows = Renderer(tokenizer, Prompt(system=""), max_row_tokens).rows(FILE.name, drawn)
+    return [replace(row, kept=True, learned=(False, *[True] * (row.tokens - 1))) for row in rows]
+
+
+def _example(line: int, row: dict[str, str]) -> Example:
+    system: list[Message] = [{"role": "system", "content": row["system"]}] if "system" in row else []
+    messages: list[Message] = [
+        *system,
+        {"role": "user", "content": row["question"]},
+        {"role": "assistant", "content": row["answer"]},
+    ]
+    return Example(line, tuple(messages), (*[False] * (len(messages) - 1), True), None)
