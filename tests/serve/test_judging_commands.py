@@ -20,6 +20,7 @@ from ryorin.release import create_release, get_release
 from ryorin_index.search import Hit
 from ryorin_index.texts import write_text
 from ryorin_serve.options import ServeOptions
+from ryorin_train.judging.ability import general_questions
 
 TEXTS = {
     "returns.md": "Unopened goods can be returned within 30 days of delivery.",
@@ -232,7 +233,11 @@ def test_an_evaluation_against_the_incumbent(desk: House, cli: Any, tmp_path: Pa
     assert figure(report, "consistency", "against_figures")["mean"] == pytest.approx((3 * 2 / 6 + 2) / 5)
     compared = figure(report, "right", "comparison")
     assert (compared["wins"], compared["losses"], compared["p"]) == (4, 0, 0.125)
-    assert report["ability"]["base"]["mean"] == report["ability"]["tuned"]["mean"] == pytest.approx(1 / 100)
+    assert (
+        report["ability"]["base"]["mean"]
+        == report["ability"]["tuned"]["mean"]
+        == pytest.approx(1 / len(general_questions()))
+    )
     assert [row["name"] for row in report["groups"]] == ["en", "ja", "boundary", "plain"]
 
     page = Path(report["page"]).read_text()

@@ -6,6 +6,7 @@ Training: from example conversations to a LoRA adapter that vLLM can serve.
     datasets/      formats, near-duplicates and groups, the split, the catalog's datasets
     lint/          what is wrong with a dataset, and mending what is safe to mend
     render.py      examples → token ids and what is learned of them
+    general_texts.py  texts on which a run may be held to its base model; keeping.py: by how far it moves there
     packing.py     rows → batches without padding, the beginning of all prompts computed once
     trunk.py       the layers below the first adapted one: computed once, not once an epoch
     fused_lora.py  the adapted layer in three matrix products
