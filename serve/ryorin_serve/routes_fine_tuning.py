@@ -29,6 +29,7 @@ from ryorin.errors import Conflict, InvalidInput, NotFound
 from ryorin.graders import read_grader
 from ryorin.models.registry import BaseModel
 from ryorin.scopes import TRAIN
+from ryorin.training import GENERAL_TEXTS
 from ryorin_serve.auth import Caller, ScopedRoute
 from ryorin_serve.context import Context
 from ryorin_serve.paging import Page, list_object, read_page, rows_of
@@ -435,8 +436,10 @@ def _hyperparameters(value: Any, kind: str, where: str) -> dict[str, Any]:
     for name, each in found.items():
         if each == "auto":
             continue
-        if name in ("batch_size", "n_epochs", KEEP_GENERAL):
-            integer(each, where + name, 0 if name == KEEP_GENERAL else 1, 1000)
+        if name == KEEP_GENERAL:
+            integer(each, where + name, 0, GENERAL_TEXTS)
+        elif name in ("batch_size", "n_epochs"):
+            integer(each, where + name, 1, 1000)
         elif isinstance(each, bool) or not isinstance(each, int | float) or not math.isfinite(each) or each <= 0:
             raise InvalidInput(f"{where}{name} is {each!r}; use a number above 0, or 'auto'.", param=where + name)
     return {name: each for name, each in found.items() if each != "auto"}

@@ -182,6 +182,16 @@ def test_steps_of_so_many_rows_are_no_more_than_that_makes(lengths: list[int], b
     assert len(packing.TokenBatches(lengths, tokens, 0)) <= -(-len(lengths) // batch_rows)
 
 
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(0, 80), st.integers(16, 1000))
+def test_rows_beside_the_others_are_spread_over_their_batches(lengths: list[int], beside: int, size: int) -> None:
+    alone = packing.TokenBatches(lengths, size, 1)
+    numbers = range(len(lengths), len(lengths) + beside)
+    found = list(packing.TokenBatches([*lengths, *[50] * beside], size, 1, beside=numbers))
+    assert len(found) == len(alone)
+    assert sorted(row for batch in found for row in batch) == list(range(len(lengths) + beside))
+    assert all(any(row < len(lengths) for row in batch) for batch in found)
+
+
 @pytest.mark.parametrize("chosen_weight", [None, 0.5])
 def test_the_parts_of_a_step_add_up_to_its_loss_and_gradients(
     tiny_base: Path, tokenizer: Any, tmp_path: Path, rows: list[TokenRow], chosen_weight: float | None

@@ -64,7 +64,8 @@ class ProgressReporter(TrainerCallback):
             return
         _check_finite({name: logs[name] for name in ("loss", "grad_norm") if name in logs}, state)
         more = {name: value for name, value in logs.items() if name in KEPT_OF_A_STEP or name.startswith(GRADE)}
-        self._progress.stepped(logs["loss"], round(self._row_tokens), more)
+        loss = logs.get("answer_loss", logs["loss"])  # beside general texts that are kept
+        self._progress.stepped(loss, round(self._row_tokens), more)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Score the held-out rows."""

@@ -15,19 +15,13 @@ from ryorin.commands.common import (
     stopping_in_order,
     tenant_option,
 )
+from ryorin.training import GENERAL_TEXTS
 from ryorin_train.auto import RULES, SHAPE, Wanted
 from ryorin_train.commands.curve import curve_command
 from ryorin_train.commands.options import NAMES, OrAuto, Several, purpose_option, read_purpose, reading_options
 from ryorin_train.judging.cli import evaluate_command
 from ryorin_train.processes import follows
-from ryorin_train.recipe import (
-    GENERAL_TEXTS,
-    PreferenceRecipe,
-    RatingRecipe,
-    Recipe,
-    ReinforcementRecipe,
-    RewardRecipe,
-)
+from ryorin_train.recipe import PreferenceRecipe, RatingRecipe, Recipe, ReinforcementRecipe, RewardRecipe
 from ryorin_train.sweep import SWEPT
 from ryorin_train.trackers import TRACKERS
 
@@ -40,9 +34,12 @@ if TYPE_CHECKING:
 PREFERENCE, RATING, REINFORCEMENT = PreferenceRecipe(), RatingRecipe(), ReinforcementRecipe()
 METHODS: dict[str, type[Recipe]] = {"sft": Recipe, "dpo": PreferenceRecipe, "kto": RatingRecipe}
 
-KEEP_GENERAL = (
-    "General texts among the rows, on which the model is held to what the base model says, so that it forgets less; at "
-    f"most {GENERAL_TEXTS}. Each costs a row of 40 tokens an epoch."
+KEEP_GENERAL = click.option(
+    "--keep-general",
+    type=int,
+    metavar="N",
+    help=f"Beside examples (sft): 0 to {GENERAL_TEXTS} general texts on which the model is held to what the base model "
+    "says, so that it forgets less. With the bundled base model each is about 55 tokens an epoch.",
 )
 
 
@@ -99,7 +96,6 @@ def recipe_options(defaults: Recipe, swept: Sequence[str] = ()) -> Callable[[Any
         ),
         shown("max_row_tokens", int, "The longest row accepted."),
         shown("seed", int, "Of every random choice."),
-        *([shown("keep_general", int, KEEP_GENERAL)] if type(defaults) is Recipe else []),
         click.option(
             "--patience",
             type=int,
@@ -135,6 +131,7 @@ def recipe_options(defaults: Recipe, swept: Sequence[str] = ()) -> Callable[[Any
     "--data", required=True, metavar="DATA", help="A file or directory of examples, or a dataset's id or digest."
 )
 @recipe_options(Recipe())
+@KEEP_GENERAL
 def sft_command(as_json: bool, **given: Any) -> None:
     """
     Train an adapter on example conversations (supervised fine-tuning, LoRA).
@@ -300,6 +297,7 @@ def rl_command(as_json: bool, grader_file: Path, **given: Any) -> None:
     "--method", type=click.Choice(list(METHODS)), default="sft", show_default=True, help="How a trial is trained."
 )
 @recipe_options(Recipe(), swept=SWEPT)
+@KEEP_GENERAL
 def sweep_command(method: str, as_json: bool, **given: Any) -> None:
     """
     Train with every combination of some learning rates, numbers of epochs and ranks, and keep the best adapter.

@@ -2,8 +2,8 @@
 General texts: short questions and requests to an assistant, with answers, of many kinds and in some languages.
 
 A run may be held on them to what its base model says (keeping.py), whichever that is: the texts are only where it is
-asked. They were written for this, the questions by hand and most answers by the bundled base model; none resembles a
-question that general ability is judged by (judging/ability.jsonl).
+asked. They were written for this, most answers by the bundled base model. None is worded like a question that general
+ability is judged by (judging/ability.jsonl).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ryorin.digests import sha256_bytes
+from ryorin.errors import InvalidInput
 from ryorin.prompt import Message, Prompt
 from ryorin_train.data import Example
 from ryorin_train.render import Renderer, TokenRow
@@ -36,10 +37,27 @@ def texts_digest() -> str:
 
 
 def kept_rows(tokenizer: Any, count: int, seed: int, max_row_tokens: int) -> list[TokenRow]:
-    """`count` of the texts as rows that are kept, drawn by the seed; all of their tokens count but the first."""
-    drawn = random.Random(seed).sample(general_texts(), count)
-    rows = Renderer(tokenizer, Prompt(system=""), max_row_tokens).rows(FILE.name, drawn)
-    return [replace(row, kept=True, learned=(False, *[True] * (row.tokens - 1))) for row in rows]
+    """
+    `count` of the texts as rows that are kept, drawn by the seed among those that are short enough; all of their tokens
+    count but the first. Raises InvalidInput when there are fewer.
+    """
+    renderer = Renderer(tokenizer, Prompt(system=""), max_row_tokens)
+    rows: list[TokenRow] = []
+    for text in random.Random(seed).sample(general_texts(), len(general_texts())):
+        if len(rows) == count:
+            break
+        try:
+            row = renderer.row(text)
+        except ValueError:
+            continue
+        rows.append(replace(row, kept=True, learned=(False, *[True] * (row.tokens - 1))))
+    if len(rows) < count:
+        raise InvalidInput(
+            f"keep_general is {count}; {len(rows)} general texts fit into {max_row_tokens} tokens: ask for fewer or "
+            "raise --max-row-tokens",
+            param="keep_general",
+        )
+    return rows
 
 
 def _example(line: int, row: dict[str, str]) -> Example:

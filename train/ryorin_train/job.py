@@ -307,10 +307,15 @@ class Run:
                 "validation": None if validation is None else dataset_digest(validation),
                 "recipe": self.recipe.spec(),
                 "start": self.start.digest if self.start else None,
-                **({"general_texts": texts_digest()} if self.recipe.keep_general else {}),
+                **self._texts(),
                 **self.more(),
             }
         )
+
+    def _texts(self) -> dict[str, Any]:
+        """Which general texts the model is held on, and how many of them, where it is."""
+        count = self.recipe.keep_general
+        return {"general_texts": {"digest": texts_digest(), "rows": count}} if count else {}
 
     def _trained(
         self,
@@ -364,6 +369,7 @@ class Run:
                     "trained": sum(not row.kept for row in training),
                     "held_out": len(held_out),
                 },
+                **self._texts(),
                 "purpose": stated.spec() if stated else None,
                 "rank": recipe.rank,
                 "alpha": recipe.alpha,

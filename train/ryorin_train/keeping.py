@@ -17,7 +17,11 @@ from typing import Any
 import torch
 from torch.nn.functional import log_softmax
 
+from ryorin.errors import InvalidInput
 from ryorin_train.packing import PackedRows, TokenBatches, expected_of
+from ryorin_train.trunk import Reached, entering
+
+SLICE = 256  # tokens whose distributions are in memory at once: 50 MB each for 49,152 words
 
 
 class Kept:
@@ -37,52 +41,70 @@ class Kept:
         KL(base model || model), summed over the learned tokens of these rows, in nats. logits: the model's of those
         tokens, (L, vocabulary), float32.
         """
-        with torch.no_grad():
-            base = self._head(torch.cat([self._states[row] for row in rows])).float()
-        divergence: torch.Tensor = Divergence.apply(logits, base)
+        states = torch.cat([self._states[row] for row in rows])
+        divergence: torch.Tensor = Divergence.apply(logits, states, self._head)
         return divergence
 
 
 class Divergence(torch.autograd.Function):
     """
-    KL(q || p) summed over tokens, in nats, of softmax distributions: p of `logits`, q of `base`; (L, vocabulary) each.
+    KL(q || p) summed over tokens, in nats: p the softmax of `logits` (L, vocabulary), q that of what `head` makes of
+    `states` (L, hidden).
 
-    Their difference is the gradient; PyTorch's own way there passes twice as often over values that fill no cache.
+    The gradient is p - q. It is made at once, a slice after the other, and nothing else of that size is kept.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, logits: torch.Tensor, states: torch.Tensor, head: Any) -> torch.Tensor:
         """A scalar."""
-        told, base = log_softmax(logits, -1), log_softmax(base, -1)
-        probabilities = base.exp()
-        ctx.save_for_backward(told, probabilities)
-        return torch.dot(probabilities.flatten(), base.sub_(told).flatten())
+        gradient, total = torch.empty_like(logits), logits.new_zeros(())
+        for ours, entered, difference in zip(
+            logits.split(SLICE), states.split(SLICE), gradient.split(SLICE), strict=True
+        ):
+            told, base = log_softmax(ours, -1), log_softmax(head(entered).float(), -1)
+            probabilities = base.exp()
+            total += torch.dot(probabilities.flatten(), base.sub_(told).flatten())
+            torch.sub(told.exp_(), probabilities, out=difference)
+        ctx.save_for_backward(gradient)
+        return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+    def backward(ctx: Any, above: torch.Tensor) -> Any:
         """The gradient of `logits`."""
-        told, probabilities = ctx.saved_tensors
-        return told.exp().sub_(probabilities).mul_(gradient), None
+        (gradient,) = ctx.saved_tensors
+        return gradient * above, None, None
 
 
 def compute_kept(model: Any, packed: PackedRows, batch_tokens: int) -> Kept:
     """
     Ask the base model, which is `model` before it is adapted, about every row that is kept. Layers whose results are in
     the rows' trunk are to be skipped by the caller.
+
+    Raises InvalidInput for a base model that changes what its head gives (scaling, a soft cap).
     """
     head, device = model.get_output_embeddings(), next(model.parameters()).device
-    numbers = [number for number, row in enumerate(packed.rows) if row.kept]
+    numbers = packed.kept_rows
     states: dict[int, torch.Tensor] = {}
-    entered: list[torch.Tensor] = []
-    handle = head.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
-    try:
+
+    def ask(rows: Sequence[int]) -> Any:
+        inputs, _ = expected_of(packed.batch(rows))
+        inputs = {name: value.to(device) if torch.is_tensor(value) else value for name, value in inputs.items()}
+        return model(**inputs, use_cache=False).logits.squeeze(0).float()
+
+    with torch.no_grad():
+        said = ask(numbers[:1])
         for places in TokenBatches([packed.lengths[number] for number in numbers], batch_tokens, seed=None):
-            inputs, expected = expected_of(packed.batch([numbers[place] for place in places]))
-            inputs = {name: one.to(device) if torch.is_tensor(one) else one for name, one in inputs.items()}
-            with torch.no_grad():
-                model(**inputs, use_cache=False)
-            pieces = entered.pop().squeeze(0).split(expected.answers)
-            states.update((row, piece.clone()) for row, piece in zip(expected.rows, pieces, strict=True))
-    finally:
-        handle.remove()
+            rows = [numbers[place] for place in places]
+            with entering(head) as entered:
+                try:
+                    ask(rows)
+                except Reached:
+                    pieces = entered.pop()[0].split([sum(packed.rows[row].layout(0).answers) for row in rows])
+            states.update((row, piece.clone()) for row, piece in zip(rows, pieces, strict=True))
+        if not torch.allclose(head(states[numbers[0]]).float(), said, rtol=0.01, atol=0.01):
+            raise InvalidInput(
+                "this base model changes what its head gives (scaling or a soft cap), and general texts cannot be kept "
+                "on such a one yet; leave --keep-general out",
+                param="keep_general",
+            )
     return Kept(head, states)

@@ -19,7 +19,7 @@ This module imports torch, so it is imported inside the functions that train, ne
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -38,7 +38,11 @@ BLOCK = 128
 
 
 def shared_tokens(rows: Sequence[TokenRow | Branched]) -> int:
-    """How many first tokens all rows have in common, such that every learned token's predecessor is left to its row."""
+    """
+    How many first tokens all rows but those that are kept have in common, such that every learned token's predecessor
+    is left to its row.
+    """
+    rows = [row for row in rows if not row.kept]
     limit = min(row.first_learned for row in rows) - 1
     first = rows[0].ids
     shared = 0
@@ -52,16 +56,26 @@ class TokenBatches:
     A batch sampler: lists of row numbers with about `batch_tokens` tokens each, in another order every epoch.
 
     The number of batches is the same in every epoch; a row that is longer than `batch_tokens` is a batch of its own or
-    shares one that is over. processes: how many share every batch, each with a row of it at least; `process` is this
+    shares one that is over. beside: rows, by their numbers, that make no batches of their own: they are spread over
+    those that the others make. processes: how many share every batch, each with a row of it at least; `process` is this
     one, from 0.
     """
 
     def __init__(
-        self, lengths: Sequence[int], batch_tokens: int, seed: int | None, *, processes: int = 1, process: int = 0
+        self,
+        lengths: Sequence[int],
+        batch_tokens: int,
+        seed: int | None,
+        *,
+        beside: Collection[int] = (),
+        processes: int = 1,
+        process: int = 0,
     ) -> None:
         self.lengths = lengths
+        self.beside = frozenset(beside)
         self.processes, self.process = processes, process
-        self.count = max(1, min(len(lengths) // processes, -(-sum(lengths) // batch_tokens)))
+        tokens = sum(lengths) - sum(lengths[number] for number in self.beside)
+        self.count = max(1, min((len(lengths) - len(self.beside)) // processes, -(-tokens // batch_tokens)))
         self.seed = seed
         self.epoch = 0
 
@@ -76,6 +90,7 @@ class TokenBatches:
         order = list(range(len(self.lengths)))
         if self.seed is not None:
             random.Random(f"{self.seed}/{self.epoch}").shuffle(order)
+        order.sort(key=lambda row: row in self.beside)
         batches: list[list[int]] = [[] for _ in range(self.count)]
         tokens = [0] * self.count
         for row in order:  # each row to the batch that has the fewest tokens so far: sizes stay close
@@ -93,7 +108,8 @@ class PackedRows:
     Rows that are packed into batches.
 
     trunk: the hidden states to begin from instead of token ids, where the lower layers were computed before.
-    kept: what the base model says of rows that are kept; see keeping.py.
+    Rows that are kept (keeping.py) do not begin as the others do: they stand last in a batch, each by itself.
+    kept: what the base model says of them.
     reference: (rows, 2), log-probabilities of pairs' answers before training; see preference.py.
     """
 
@@ -103,17 +119,26 @@ class PackedRows:
         self.trunk = trunk
         self.kept: Kept | None = None
         self.reference: Any = None
-        self.lengths = [row.tokens - shared for row in rows]
+        self.lengths = [row.tokens if row.kept else row.tokens - shared for row in rows]
+
+    @property
+    def kept_rows(self) -> list[int]:
+        """The numbers of the rows that are kept."""
+        return [number for number, row in enumerate(self.rows) if row.kept]
+
+    @property
+    def own_lengths(self) -> list[int]:
+        """The lengths of the rows that are not kept."""
+        return [length for length, row in zip(self.lengths, self.rows, strict=True) if not row.kept]
 
     def step(self, numbers: Sequence[int], part_tokens: int) -> list[dict[str, Any]]:
         """
         The batches of one step: its rows in parts of at most `part_tokens` tokens, the shared ones not counted, or of
-        one row that has more; rows that are kept come last. A part's loss counts by its share of the step: gradients
-        add up to those of one batch.
+        one row that has more. A part's loss counts by its share of the step: gradients add up to those of one batch.
         """
         parts: list[list[int]] = []
         room = 0
-        for number in sorted(numbers, key=lambda number: self.rows[number].kept):
+        for number in numbers:
             room -= self.lengths[number]
             if room < 0 or not parts:
                 parts.append([])
@@ -129,20 +154,25 @@ class PackedRows:
         The model's inputs for these rows, and what `expected_of` takes from them. T tokens, L learned ones.
 
         input_ids (1, T) or inputs_embeds (1, T, hidden); position_ids (1, T); logits_to_keep (L,) positions whose
-        logits are wanted; shared_tokens and row_tokens as lengths. targets (L,) the tokens that should be predicted;
-        answers: the learned tokens of each answer; rows: the numbers; step_answers: as answers, of the whole step;
-        step_kept: how many of those are of rows that are kept.
+        logits are wanted; shared_tokens and row_tokens as lengths; rows_apart: how many of the last rows do not
+        continue the shared tokens. targets (L,) the tokens that should be predicted; answers: the learned tokens of
+        each answer; rows: the numbers; step_answers: as answers, of the whole step; step_kept: how many of those are
+        of rows that are kept.
         """
-        ids = list(self.rows[numbers[0]].ids[: self.shared])
-        positions = list(range(self.shared))
+        numbers = sorted(numbers, key=lambda number: self.rows[number].kept)
+        apart = sum(self.rows[number].kept for number in numbers)
+        shared = self.shared if apart < len(numbers) else 0
+        ids = list(self.rows[numbers[0]].ids[:shared])
+        positions = list(range(shared))
         keep: list[int] = []
         targets: list[int] = []
         answers: list[int] = []
         pieces: list[tuple[int, ...]] = []
         kept = 0
         for number in numbers:
-            row = self.rows[number].layout(self.shared)
-            kept += len(row.targets) if self.rows[number].kept else 0
+            is_kept = self.rows[number].kept
+            row = self.rows[number].layout(0 if is_kept else shared)
+            kept += len(row.targets) if is_kept else 0
             keep += [len(ids) + place for place in row.predictors]
             ids += row.ids
             positions += row.positions
@@ -152,8 +182,9 @@ class PackedRows:
         batch: dict[str, Any] = {
             "position_ids": torch.tensor([positions]),
             "logits_to_keep": torch.tensor(keep),
-            "shared_tokens": self.shared,
+            "shared_tokens": shared,
             "row_tokens": pieces,
+            "rows_apart": apart,
             "targets": torch.tensor(targets),
             "answers": answers,
             "rows": list(numbers),
@@ -162,7 +193,7 @@ class PackedRows:
         }
         if self.trunk is None:
             return {"input_ids": torch.tensor([ids]), **batch}
-        return {"inputs_embeds": self.trunk.hidden(numbers), **batch}
+        return {"inputs_embeds": self.trunk.hidden(numbers, shared), **batch}
 
 
 class Expected(NamedTuple):
@@ -213,7 +244,7 @@ def packed_attention(
     sizes = [shared, *(length for pieces in rows for length in pieces)]
     queries, keys, values = (states.split(sizes, dim=2) for states in (query, key, value))
     outputs: list[torch.Tensor] = []
-    for path, known in _paths(shared, rows):
+    for path, known in _paths(shared, rows, kwargs.get("rows_apart", 0)):
         row_query, row_key, row_value = (
             torch.cat([split[piece] for piece in path], dim=2) for split in (queries, keys, values)
         )
@@ -286,14 +317,19 @@ def _by_key(states: torch.Tensor, key: torch.Tensor, start: int, end: int) -> to
     return states[0, :, start:end].reshape(key.shape[1], -1, states.shape[3])
 
 
-def _paths(shared: int, rows: Sequence[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], int]]:
-    """The pieces of each sequence, numbered from 0, the shared one; and how many of its tokens came before."""
+def _paths(shared: int, rows: Sequence[tuple[int, ...]], apart: int) -> Iterator[tuple[tuple[int, ...], int]]:
+    """
+    The pieces of each sequence, numbered from 0, the shared one; and how many of its tokens came before. The last
+    `apart` rows are of one piece.
+    """
     stem, known = 1, 0
-    for pieces in rows:
+    together = len(rows) - apart
+    for pieces in rows[:together]:
         for branch in range(1, max(2, len(pieces))):
             yield (0, stem) if len(pieces) == 1 else (0, stem, stem + branch), known
             known = shared + pieces[0]
         stem, known = stem + len(pieces), shared
+    yield from (((piece,), 0) for piece in range(stem, stem + apart))
 
 
 def register_attention() -> str:

@@ -7,9 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ryorin.errors import InvalidInput
-
-GENERAL_TEXTS = 645
-"""How many there are; a constant, so that a command line is known without reading them."""
+from ryorin.training import GENERAL_TEXTS
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,8 @@ class Recipe:
     held_out: share of the rows that is never trained on.
     max_row_tokens: the longest row that is accepted, prompt and answer together.
     seed: of the held-out choice, the adapter's first weights and the order of rows.
-    keep_general: how many general texts (general_texts.py) stand among the training rows, on which the model is held to
-    what the base model says; for examples alone.
+    keep_general: how many general texts (general_texts.py) stand beside the training rows, on which the model is held
+    to what the base model says; for examples alone. They are spread over the steps that the rows make.
     patience: end when the held-out rows were not answered better for so many epochs, and keep the best epoch's weights
     (quality.py); None for all epochs and the last one's.
     """
@@ -65,7 +63,13 @@ class Recipe:
         _between("held_out", self.held_out, 0.0, 0.5)
         _between("max_row_tokens", self.max_row_tokens, 16, 1_000_000)
         _between("seed", self.seed, 0, 2**31 - 1)
-        _between("keep_general", self.keep_general, 0, GENERAL_TEXTS if type(self) is Recipe else 0)
+        _between("keep_general", self.keep_general, 0, GENERAL_TEXTS)
+        if self.keep_general and type(self) is not Recipe:
+            raise InvalidInput(
+                f"keep_general is {self.keep_general}; general texts can stand beside examples alone (sft): leave it "
+                "out",
+                param="keep_general",
+            )
         if self.patience is not None:
             _between("patience", self.patience, 1, 1000)
         if self.batch_rows is not None:

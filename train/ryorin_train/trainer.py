@@ -55,7 +55,12 @@ class PackedTrainer(SFTTrainer):
         """Steps of the training rows, in an order of their own each epoch."""
         processes, process = self.accelerator.num_processes, self.accelerator.process_index
         steps = TokenBatches(
-            self.packed.lengths, self.batch_tokens, self.order_seed, processes=processes, process=process
+            self.packed.lengths,
+            self.batch_tokens,
+            self.order_seed,
+            beside=self.packed.kept_rows,
+            processes=processes,
+            process=process,
         )
         # Processes take part in every backward pass together, so their steps are of as many parts: of one.
         part_tokens = self.part_tokens if processes == 1 else sum(self.packed.lengths)
@@ -79,9 +84,9 @@ class PackedTrainer(SFTTrainer):
         """
         processes = self.accelerator.num_processes
         if processes == 1:
-            return total / count
+            return total / max(count, 1)
         of_all = self.accelerator.reduce(torch.tensor(float(count), device=self.accelerator.device), "sum")
-        return total * (processes / of_all)
+        return total * (processes / of_all.clamp(min=1))
 
     def tell(self, count: int, **totals: float) -> None:
         """Figures of a step for its line of the loss curve: a part's sum of each; count as in `of_the_step`."""
@@ -104,25 +109,25 @@ class PackedTrainer(SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """
-        What a part adds to the loss of a step, the mean over its learned tokens, in nats: of their cross-entropy or,
-        in rows that are kept, of the divergence from the base model.
+        What a part adds to the mean cross-entropy of the step's learned tokens, in nats; and where rows are kept, to
+        the sum over their tokens of the divergence from the base model, each as much as a learned token.
         """
         logits, expected = self.answer(model, inputs)
-        tokens, total = sum(expected.step_answers), logits.new_zeros(())
-        targets = expected.targets
+        learned, targets = sum(expected.step_answers) - expected.step_kept, expected.targets
         kept = [row for row in expected.rows if self.packed.rows[row].kept]  # the last ones
-        if kept:
-            assert self.packed.kept is not None
+        moved = logits.new_zeros(())
+        if self.packed.kept is not None and kept:
             own = len(targets) - sum(expected.answers[-len(kept) :])
             logits, of_kept = logits.split([own, len(targets) - own])
             targets = targets[:own]
-            total = self.packed.kept.divergence(of_kept, kept)
-        if expected.step_kept:
-            self.tell(expected.step_kept, base_divergence=total.item())
-        if taught := tokens - expected.step_kept:
-            right = logits.detach().argmax(-1) == targets
-            self.tell(taught, mean_token_accuracy=right.sum().item())
-        return self.of_the_step(total + cross_entropy(logits, targets, reduction="sum"), tokens)
+            moved = self.packed.kept.divergence(of_kept, kept)
+        loss = cross_entropy(logits, targets, reduction="sum")
+        right = logits.detach().argmax(-1) == targets
+        self.tell(learned, mean_token_accuracy=right.sum().item())
+        if self.packed.kept is not None:  # of all processes, so that they tell equally often
+            self.tell(learned, answer_loss=loss.item())
+            self.tell(expected.step_kept, base_divergence=moved.item())
+        return self.of_the_step(loss + moved, learned)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """

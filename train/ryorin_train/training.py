@@ -177,12 +177,12 @@ def train(
     shared = shared_tokens([*training, *held_out])
     packed, packed_held = PackedRows(training, shared), PackedRows(held_out, shared)
     total = sum(row.tokens for row in training)
-    step_tokens = recipe.step_tokens(packed.lengths)
-    kept = sum(row.kept for row in training)
+    step_tokens = recipe.step_tokens(packed.own_lengths)
+    kept = len(packed.kept_rows)
+    own = len(training) - kept
     say(
-        f"{len(training) - kept} rows to train on, {f'{kept} general texts to keep, ' if kept else ''}{len(held_out)} "
-        f"held out; {total:,} tokens, "
-        f"{total - (len(training) - 1) * shared:,} of them computed: {shared} begin every row"
+        f"{own} rows to train on, {f'{kept} general texts to keep, ' if kept else ''}{len(held_out)} held out; "
+        f"{total:,} tokens, {total - (own - 1) * shared:,} of them computed: {shared} begin every row"
     )
     if frozen:
         model.eval()
@@ -198,7 +198,8 @@ def train(
             packed.kept = compute_kept(model, packed, recipe.part_tokens)
 
     rounds = recipe.iterations if isinstance(recipe, ReinforcementRecipe) else 1
-    epoch_steps = len(TokenBatches(packed.lengths, step_tokens, recipe.seed, processes=processes())) * rounds
+    batches = TokenBatches(packed.lengths, step_tokens, recipe.seed, beside=packed.kept_rows, processes=processes())
+    epoch_steps = len(batches) * rounds
     steps = epoch_steps * recipe.epochs
     tokenizer = load_tokenizer(base_path)
     trainer = build_trainer(

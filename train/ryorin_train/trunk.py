@@ -31,9 +31,9 @@ class Trunk:
         self.shared = shared
         self.rows = rows
 
-    def hidden(self, numbers: Sequence[int]) -> torch.Tensor:
-        """The input of a packed batch of these rows: (1, tokens, hidden)."""
-        return torch.cat([self.shared, *(self.rows[number] for number in numbers)]).unsqueeze(0)
+    def hidden(self, numbers: Sequence[int], shared: int) -> torch.Tensor:
+        """The input of a packed batch of these rows behind `shared` shared tokens: (1, tokens, hidden)."""
+        return torch.cat([self.shared[:shared], *(self.rows[number] for number in numbers)]).unsqueeze(0)
 
 
 def compute_trunk(
@@ -48,7 +48,7 @@ def compute_trunk(
     shared: Any = None
     batches = TokenBatches(packed.lengths, batch_tokens, seed=None)
     device = next(model.parameters()).device
-    with torch.no_grad(), _captured(decoder_layers(model)[depth]) as captured:
+    with torch.no_grad(), entering(decoder_layers(model)[depth]) as captured:
         for done, numbers in enumerate(batches, start=1):
             batch = packed.batch(numbers)
             try:
@@ -57,16 +57,39 @@ def compute_trunk(
                     position_ids=batch["position_ids"].to(device),
                     shared_tokens=batch["shared_tokens"],
                     row_tokens=batch["row_tokens"],
+                    rows_apart=batch["rows_apart"],
                     use_cache=False,
                 )
-            except _Reached:
+            except Reached:
                 hidden = captured.pop()[0]
-            shared = hidden[: packed.shared].clone()
-            pieces = hidden[packed.shared :].split([packed.lengths[number] for number in numbers])
+            begun, numbers = batch["shared_tokens"], batch["rows"]
+            if begun == packed.shared:
+                shared = hidden[:begun].clone()
+            pieces = hidden[begun:].split([packed.lengths[number] for number in numbers])
             for number, piece in zip(numbers, pieces, strict=True):
                 rows[number] = piece.clone()
             on_share(done / len(batches))
     return Trunk(shared, rows)
+
+
+class Reached(Exception):
+    """The layer in question was reached; nothing above is needed."""
+
+
+@contextmanager
+def entering(layer: Any) -> Iterator[list[torch.Tensor]]:
+    """Inside, what comes to `layer` is put into the list, and Reached is raised there."""
+    captured: list[torch.Tensor] = []
+
+    def stop(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        captured.append(args[0] if args else kwargs["hidden_states"])
+        raise Reached
+
+    handle = layer.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        yield captured
+    finally:
+        handle.remove()
 
 
 @contextmanager
@@ -89,10 +112,6 @@ def decoder_layers(model: Any) -> Any:
     return base.get_decoder().layers
 
 
-class _Reached(Exception):
-    """The first adapted layer was reached; nothing above is needed."""
-
-
 class _Passing(torch.nn.Module):
     """Stands in for a layer and returns its input. What models ask a layer (e.g. its kind of attention) it answers."""
 
@@ -106,18 +125,3 @@ class _Passing(torch.nn.Module):
     def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         """The input, as it came."""
         return hidden_states
-
-
-@contextmanager
-def _captured(layer: Any) -> Iterator[list[torch.Tensor]]:
-    captured: list[torch.Tensor] = []
-
-    def stop(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        captured.append(args[0] if args else kwargs["hidden_states"])
-        raise _Reached
-
-    handle = layer.register_forward_pre_hook(stop, with_kwargs=True)
-    try:
-        yield captured
-    finally:
-        handle.remove()

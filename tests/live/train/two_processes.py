@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from accelerate import PartialState
 from test_train_kto import token_ratings
 from test_train_preference import adapted
 
+from ryorin_train.keeping import compute_kept
 from ryorin_train.packing import PackedRows, TokenBatches, register_attention, shared_tokens
 from ryorin_train.processes import as_the_first_says
 from ryorin_train.recipe import PreferenceRecipe, RatingRecipe, Recipe
@@ -36,13 +38,16 @@ def rows_of(method: str) -> list[Any]:
     if method == "dpo":
         return [TokenPair(row.prompt, row.chosen, row.rejected) for row in ratings]
     chance = random.Random(3)
-    return [
+    rows = [
         TokenRow(
             (*row.prompt, *(chance.randrange(3, 200) for _ in range(3 * n + 1))),
             (*(False for _ in row.prompt), *(True for _ in range(3 * n + 1))),
         )
         for n, row in enumerate(ratings)
     ]
+    if method == "kept":  # one row alone is: the processes differ in whether they have one
+        rows[2] = replace(rows[2], kept=True, learned=(False, *[True] * (rows[2].tokens - 1)))
+    return rows
 
 
 def step_of(method: str, recipe: Recipe, base: Path, out: Path) -> dict[str, Any]:
@@ -50,8 +55,10 @@ def step_of(method: str, recipe: Recipe, base: Path, out: Path) -> dict[str, Any
     packing = adapted(base, register_attention())
     weights = {name: value.clone() for name, value in packing.state_dict().items() if "lora_" in name}
     packed = PackedRows(rows, shared_tokens(rows))
+    model = packing.unload()
+    packed.kept = compute_kept(model, packed, 1000) if method == "kept" else None
     trainer = build_trainer(
-        packing.unload(), load_tokenizer(base), packed, None, recipe, lora_config(recipe, 3, base), 1, out.parent
+        model, load_tokenizer(base), packed, None, recipe, lora_config(recipe, 3, base), 1, out.parent
     )
     trainer.prepare()
     trainer.model.load_state_dict(weights, strict=False)
@@ -74,6 +81,7 @@ def main() -> None:
     PartialState(cpu=True)
     recipes: dict[str, Recipe] = {
         "sft": Recipe(**SHAPE),
+        "kept": Recipe(**SHAPE),
         "dpo": PreferenceRecipe(**SHAPE, beta=0.3, chosen_weight=0.5),
         "kto": RatingRecipe(**SHAPE, beta=0.3, good_weight=1.5, bad_weight=0.7),
     }

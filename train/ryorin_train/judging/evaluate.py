@@ -248,8 +248,8 @@ def _warnings(
         warn(
             "ability_lost",
             f"general ability fell from {kept['base']['mean']:.0%} to {kept['tuned']['mean']:.0%} "
-            f"({counted(kept['worse'], 'question')} lost, {kept['better']} won, p = {kept['p']:.3f}); train with "
-            "--keep-general, at a lower learning rate or for fewer epochs",
+            f"({counted(kept['worse'], 'question')} lost, {kept['better']} won, p = {kept['p']:.3f}); "
+            "training on examples can hold on to it (sft --keep-general), as do a lower learning rate and fewer epochs",
         )
     if target.adapter and (data.unknown or not data.datasets):
         warn(
