@@ -168,11 +168,8 @@ class PackedRows:
         targets: list[int] = []
         answers: list[int] = []
         pieces: list[tuple[int, ...]] = []
-        kept = 0
         for number in numbers:
-            is_kept = self.rows[number].kept
-            row = self.rows[number].layout(0 if is_kept else shared)
-            kept += len(row.targets) if is_kept else 0
+            row = self.rows[number].layout(0 if self.rows[number].kept else shared)
             keep += [len(ids) + place for place in row.predictors]
             ids += row.ids
             positions += row.positions
@@ -189,7 +186,7 @@ class PackedRows:
             "answers": answers,
             "rows": list(numbers),
             "step_answers": answers,
-            "step_kept": kept,
+            "step_kept": sum(answers[len(answers) - apart :]),
         }
         if self.trunk is None:
             return {"input_ids": torch.tensor([ids]), **batch}

@@ -114,13 +114,12 @@ class PackedTrainer(SFTTrainer):
         """
         logits, expected = self.answer(model, inputs)
         learned, targets = sum(expected.step_answers) - expected.step_kept, expected.targets
-        kept = [row for row in expected.rows if self.packed.rows[row].kept]  # the last ones
-        moved = logits.new_zeros(())
-        if self.packed.kept is not None and kept:
-            own = len(targets) - sum(expected.answers[-len(kept) :])
+        moved, apart = logits.new_zeros(()), inputs["rows_apart"]
+        if self.packed.kept is not None and apart:
+            own = len(targets) - sum(expected.answers[-apart:])
             logits, of_kept = logits.split([own, len(targets) - own])
             targets = targets[:own]
-            moved = self.packed.kept.divergence(of_kept, kept)
+            moved = self.packed.kept.divergence(of_kept, expected.rows[-apart:])
         loss = cross_entropy(logits, targets, reduction="sum")
         right = logits.detach().argmax(-1) == targets
         self.tell(learned, mean_token_accuracy=right.sum().item())
