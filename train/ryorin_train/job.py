@@ -26,7 +26,7 @@ from ryorin_train.data import Example, Preference, Rating, Row, Task, dataset_di
 from ryorin_train.datasets.formats import only_examples, only_preferences, only_ratings
 from ryorin_train.datasets.groups import split_rows
 from ryorin_train.datasets.store import add_dataset, open_data, purpose_of
-from ryorin_train.general_texts import kept_rows, texts_digest
+from ryorin_train.general_texts import WEIGHT, kept_rows, texts_digest
 from ryorin_train.processes import FollowedCheckpoints, follows
 from ryorin_train.progress import Listener
 from ryorin_train.recipe import Recipe
@@ -315,7 +315,7 @@ class Run:
     def _texts(self) -> dict[str, Any]:
         """Which general texts the model is held on, and how many of them, where it is."""
         count = self.recipe.keep_general
-        return {"general_texts": {"digest": texts_digest(), "rows": count}} if count else {}
+        return {"general_texts": {"digest": texts_digest(), "rows": count, "weight": WEIGHT}} if count else {}
 
     def _trained(
         self,

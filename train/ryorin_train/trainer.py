@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from trl import SFTTrainer
 
+from ryorin_train.general_texts import WEIGHT
 from ryorin_train.packing import Expected, PackedRows, TokenBatches, expected_of
 
 
@@ -109,8 +110,8 @@ class PackedTrainer(SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """
-        What a part adds to the mean cross-entropy of the step's learned tokens, in nats; and where rows are kept, to
-        the sum over their tokens of the divergence from the base model, each as much as a learned token.
+        What a part adds to the mean cross-entropy of the step's learned tokens, in nats; and where rows are kept, the
+        divergence from the base model at each of their tokens, WEIGHT times as much as a learned one.
         """
         logits, expected = self.answer(model, inputs)
         learned, targets = sum(expected.step_answers) - expected.step_kept, expected.targets
@@ -126,7 +127,7 @@ class PackedTrainer(SFTTrainer):
         if self.packed.kept is not None:  # of all processes, so that they tell equally often
             self.tell(learned, answer_loss=loss.item())
             self.tell(expected.step_kept, base_divergence=moved.item())
-        return self.of_the_step(loss + moved, learned)
+        return self.of_the_step(loss + WEIGHT * moved, learned)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """

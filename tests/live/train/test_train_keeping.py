@@ -12,7 +12,7 @@ import pytest
 from lazily import Lazily
 from tiny import chat, left_in
 
-from ryorin_train.general_texts import kept_rows
+from ryorin_train.general_texts import WEIGHT, kept_rows
 from ryorin_train.recipe import Recipe
 from ryorin_train.render import TokenRow
 
@@ -82,7 +82,7 @@ def test_loss_and_gradients_are_those_of_a_plain_computation(
         if row.kept:
             with plain.disable_adapter(), torch.no_grad():
                 base = plain(ids).logits[0, :-1][learned].softmax(-1)
-            total = total + (base * (base.log() - told)).sum()
+            total = total + WEIGHT * (base * (base.log() - told)).sum()
         else:
             total = total - told.gather(1, ids[0, 1:][learned][:, None]).sum()
             learned_tokens += int(learned.sum())
