@@ -39,7 +39,7 @@ KEEP_GENERAL = click.option(
     type=int,
     metavar="N",
     help=f"Beside examples (sft): 0 to {GENERAL_TEXTS} general texts on which the model is held to what the base model "
-    "says, so that it forgets less. With the bundled base model each is about 55 tokens an epoch.",
+    "says, so that it forgets less. With the bundled base model each is about 56 tokens an epoch.",
 )
 
 

@@ -33,30 +33,33 @@ def general_texts() -> tuple[Example, ...]:
     return tuple(_example(line, json.loads(text)) for line, text in enumerate(lines, start=1))
 
 
-def texts_digest() -> str:
-    """Hex SHA-256 of the shipped file."""
-    return sha256_bytes(FILE.read_bytes())
+def texts_spec(count: int) -> dict[str, Any]:
+    """What of the texts decides which adapter comes out, for digests and manifests; nothing for none of them."""
+    if not count:
+        return {}
+    return {"general_texts": {"digest": sha256_bytes(FILE.read_bytes()), "rows": count, "weight": WEIGHT}}
 
 
 def kept_rows(tokenizer: Any, count: int, seed: int, max_row_tokens: int) -> list[TokenRow]:
     """
-    `count` of the texts as rows that are kept, drawn by the seed among those that are short enough; all of their tokens
-    count but the first. Raises InvalidInput when there are fewer.
+    `count` of the texts as rows that are kept, drawn by the seed; all of their tokens
+    count but the first. Raises InvalidInput when there are fewer that this base model can read.
     """
     renderer = Renderer(tokenizer, Prompt(system=""), max_row_tokens)
     rows: list[TokenRow] = []
+    refused = ValueError()
     for text in random.Random(seed).sample(general_texts(), len(general_texts())):
         if len(rows) == count:
             break
         try:
             row = renderer.row(text)
-        except ValueError:
+        except ValueError as error:
+            refused = error
             continue
         rows.append(replace(row, kept=True, learned=(False, *[True] * (row.tokens - 1))))
     if len(rows) < count:
         raise InvalidInput(
-            f"keep_general is {count}; {len(rows)} general texts fit into {max_row_tokens} tokens: ask for fewer or "
-            "raise --max-row-tokens",
+            f"keep_general is {count}; of the general texts {len(rows)} can be used, the last was refused: {refused}",
             param="keep_general",
         )
     return rows

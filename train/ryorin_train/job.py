@@ -26,7 +26,7 @@ from ryorin_train.data import Example, Preference, Rating, Row, Task, dataset_di
 from ryorin_train.datasets.formats import only_examples, only_preferences, only_ratings
 from ryorin_train.datasets.groups import split_rows
 from ryorin_train.datasets.store import add_dataset, open_data, purpose_of
-from ryorin_train.general_texts import WEIGHT, kept_rows, texts_digest
+from ryorin_train.general_texts import kept_rows, texts_spec
 from ryorin_train.processes import FollowedCheckpoints, follows
 from ryorin_train.progress import Listener
 from ryorin_train.recipe import Recipe
@@ -307,15 +307,10 @@ class Run:
                 "validation": None if validation is None else dataset_digest(validation),
                 "recipe": self.recipe.spec(),
                 "start": self.start.digest if self.start else None,
-                **self._texts(),
+                **texts_spec(self.recipe.keep_general),
                 **self.more(),
             }
         )
-
-    def _texts(self) -> dict[str, Any]:
-        """Which general texts the model is held on, and how many of them, where it is."""
-        count = self.recipe.keep_general
-        return {"general_texts": {"digest": texts_digest(), "rows": count, "weight": WEIGHT}} if count else {}
 
     def _trained(
         self,
@@ -369,7 +364,7 @@ class Run:
                     "trained": sum(not row.kept for row in training),
                     "held_out": len(held_out),
                 },
-                **self._texts(),
+                **texts_spec(self.recipe.keep_general),
                 "purpose": stated.spec() if stated else None,
                 "rank": recipe.rank,
                 "alpha": recipe.alpha,

@@ -91,8 +91,20 @@ def compute_kept(model: Any, packed: PackedRows, batch_tokens: int) -> Kept:
         inputs = {name: value.to(device) if torch.is_tensor(value) else value for name, value in inputs.items()}
         return model(**inputs, use_cache=False).logits.squeeze(0).float()
 
+    given: list[torch.Tensor] = []
+    handle = head.register_forward_hook(lambda _module, _inputs, output: given.append(output))
+    try:
+        with torch.no_grad():
+            said = ask(numbers[:1])
+    finally:
+        handle.remove()
+    if not torch.allclose(given[0].squeeze(0).float(), said, rtol=1e-4, atol=1e-4):
+        raise InvalidInput(
+            "this base model changes what its head gives (scaling or a soft cap), and general texts cannot be kept on "
+            "such a one yet: leave keep_general out",
+            param="keep_general",
+        )
     with torch.no_grad():
-        said = ask(numbers[:1])
         for places in TokenBatches([packed.lengths[number] for number in numbers], batch_tokens, seed=None):
             rows = [numbers[place] for place in places]
             with entering(head) as entered:
@@ -101,10 +113,4 @@ def compute_kept(model: Any, packed: PackedRows, batch_tokens: int) -> Kept:
                 except Reached:
                     pieces = entered.pop()[0].split([sum(packed.rows[row].layout(0).answers) for row in rows])
             states.update((row, piece.clone()) for row, piece in zip(rows, pieces, strict=True))
-        if not torch.allclose(head(states[numbers[0]]).float(), said, rtol=0.01, atol=0.01):
-            raise InvalidInput(
-                "this base model changes what its head gives (scaling or a soft cap), and general texts cannot be kept "
-                "on such a one yet; leave --keep-general out",
-                param="keep_general",
-            )
     return Kept(head, states)

@@ -29,6 +29,7 @@ from ryorin_train.adapters import delete_adapter, list_adapters
 from ryorin_train.auto import Wanted
 from ryorin_train.data import dataset_digest
 from ryorin_train.datasets.store import open_data
+from ryorin_train.general_texts import texts_spec
 from ryorin_train.processes import refuse_several
 from ryorin_train.progress import Listener
 from ryorin_train.quality import best_of, deciding
@@ -128,6 +129,7 @@ def _identified(
     digest = digest_of(
         {
             "trainer": TRAINER_VERSION,
+            **texts_spec(wanted.given.get("keep_general") or 0),
             "method": method,
             "tenant": tenant.id,
             "base": get_base(catalog.settings, request.base or DEFAULT_BASE).digest,

@@ -84,10 +84,13 @@ class PackedTrainer(SFTTrainer):
         Of several processes times their number, since gradients and logged losses are averaged over them.
         """
         processes = self.accelerator.num_processes
-        if processes == 1:
-            return total / max(count, 1)
-        of_all = self.accelerator.reduce(torch.tensor(float(count), device=self.accelerator.device), "sum")
-        return total * (processes / of_all.clamp(min=1))
+        return total / max(count, 1) if processes == 1 else total * (processes / max(self.of_all(count), 1))
+
+    def of_all(self, count: int) -> float:
+        """A count of all processes together. They must ask equally often."""
+        if self.accelerator.num_processes == 1:
+            return count
+        return self.accelerator.reduce(torch.tensor(float(count), device=self.accelerator.device), "sum").item()
 
     def tell(self, count: int, **totals: float) -> None:
         """Figures of a step for its line of the loss curve: a part's sum of each; count as in `of_the_step`."""
@@ -124,9 +127,10 @@ class PackedTrainer(SFTTrainer):
         loss = cross_entropy(logits, targets, reduction="sum")
         right = logits.detach().argmax(-1) == targets
         self.tell(learned, mean_token_accuracy=right.sum().item())
-        if self.packed.kept is not None:  # of all processes, so that they tell equally often
+        if self.packed.kept is not None:
             self.tell(learned, answer_loss=loss.item())
-            self.tell(expected.step_kept, base_divergence=moved.item())
+            if self.of_all(expected.step_kept):
+                self.tell(expected.step_kept, base_divergence=moved.item())
         return self.of_the_step(loss + WEIGHT * moved, learned)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:

@@ -158,8 +158,8 @@ def train(
     from ryorin_train.trunk import compute_trunk, decoder_layers, skipped_layers
 
     began, say = time.monotonic(), listener.say
-    if len(training) < processes():
-        raise InvalidInput(f"{processes()} processes were started for {len(training)} rows; start fewer", param="data")
+    if (own := sum(not row.kept for row in training)) < processes():
+        raise InvalidInput(f"{processes()} processes were started for {own} rows; start fewer", param="data")
     wait_for_all()  # each has its own GPU from here on
     model = load_base(base_path, recipe)
     linears = linear_shapes(model)
@@ -179,7 +179,6 @@ def train(
     total = sum(row.tokens for row in training)
     step_tokens = recipe.step_tokens(packed.own_lengths)
     kept = len(packed.kept_rows)
-    own = len(training) - kept
     say(
         f"{own} rows to train on, {f'{kept} general texts to keep, ' if kept else ''}{len(held_out)} held out; "
         f"{total:,} tokens, {total - (own - 1) * shared:,} of them computed: {shared} begin every row"

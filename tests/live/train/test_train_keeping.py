@@ -185,7 +185,7 @@ def test_more_texts_than_there_are_and_other_methods_are_refused(
     ran = cli("train", "sft", "--tenant", tenant, "--data", data, "--keep-general", "100000")
     assert ran.code == 2 and "keep_general is 100000; it must be 0 to 640" in ran.err
     ran = cli("train", "sft", "--tenant", tenant, "--data", data, "--keep-general", "640", "--max-row-tokens", "90")
-    assert ran.code == 2 and "general texts fit into 90 tokens" in ran.err
+    assert ran.code == 2 and "of the general texts" in ran.err and "the limit is 90" in ran.err
     asked = {"messages": [{"role": "user", "content": "q"}]}
     answers = [[{"role": "assistant", "content": text}] for text in ("a", "b")]
     data = write_rows([{"input": asked, "preferred_output": answers[0], "non_preferred_output": answers[1]}])

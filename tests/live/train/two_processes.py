@@ -47,6 +47,8 @@ def rows_of(method: str) -> list[Any]:
     ]
     if method == "kept":  # one row alone is: the processes differ in whether they have one
         rows[2] = replace(rows[2], kept=True, learned=(False, *[True] * (rows[2].tokens - 1)))
+    if method == "kept alone":  # the second process has nothing else
+        return [rows[3], replace(rows[2], kept=True, learned=(False, *[True] * (rows[2].tokens - 1)))]
     return rows
 
 
@@ -56,7 +58,7 @@ def step_of(method: str, recipe: Recipe, base: Path, out: Path) -> dict[str, Any
     weights = {name: value.clone() for name, value in packing.state_dict().items() if "lora_" in name}
     packed = PackedRows(rows, shared_tokens(rows))
     model = packing.unload()
-    packed.kept = compute_kept(model, packed, 1000) if method == "kept" else None
+    packed.kept = compute_kept(model, packed, 1000) if method.startswith("kept") else None
     trainer = build_trainer(
         model, load_tokenizer(base), packed, None, recipe, lora_config(recipe, 3, base), 1, out.parent
     )
@@ -82,6 +84,7 @@ def main() -> None:
     recipes: dict[str, Recipe] = {
         "sft": Recipe(**SHAPE),
         "kept": Recipe(**SHAPE),
+        "kept alone": Recipe(**SHAPE),
         "dpo": PreferenceRecipe(**SHAPE, beta=0.3, chosen_weight=0.5),
         "kto": RatingRecipe(**SHAPE, beta=0.3, good_weight=1.5, bad_weight=0.7),
     }
