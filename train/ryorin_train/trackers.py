@@ -3,7 +3,7 @@ Where else the figures of a run go: TensorBoard, MLflow, Weights & Biases, by tr
 
 Each is a package of its own, which Ryorin does not install, and reads its own environment variables. What those leave
 open goes under the home: `tensorboard/<run>/`, `mlflow.db`, `wandb/`. The loss curve of the adapter holds the same
-figures without any of them.
+figures without any of them, the loss that general texts take part in apart.
 """
 
 from __future__ import annotations
