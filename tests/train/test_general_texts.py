@@ -6,9 +6,9 @@ import unicodedata
 from difflib import SequenceMatcher
 from typing import Any
 
+from ryorin.training import GENERAL_TEXTS
 from ryorin_train.general_texts import general_texts, kept_rows
 from ryorin_train.judging.ability import general_questions
-from ryorin_train.recipe import GENERAL_TEXTS
 
 
 def question_of(example: Any) -> str:

@@ -2,8 +2,8 @@
 General texts: short questions and requests to an assistant, with answers, of many kinds and in some languages.
 
 A run may be held on them to what its base model says (keeping.py), whichever that is: the texts are only where it is
-asked. They were written for this, most answers by the bundled base model. None is worded like a question that general
-ability is judged by (judging/ability.jsonl).
+asked. They were written for this, most answers by the bundled base model. None is nearly the same as a question that
+general ability is judged by (judging/ability.jsonl).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ryorin_train.data import Example
 from ryorin_train.render import Renderer, TokenRow
 
 WEIGHT = 4.0
-"""Of a text's token, where a learned one has 1. The texts are few; by 1 the demo's adapters moved twice as far."""
+"""Of a text's token, where a learned one has 1; by 1 the demo's adapters moved half as far again (docs/log.md)."""
 FILE = Path(__file__).parent / "general_texts.jsonl"
 
 
@@ -42,8 +42,8 @@ def texts_spec(count: int) -> dict[str, Any]:
 
 def kept_rows(tokenizer: Any, count: int, seed: int, max_row_tokens: int) -> list[TokenRow]:
     """
-    `count` of the texts as rows that are kept, drawn by the seed; all of their tokens
-    count but the first. Raises InvalidInput when there are fewer that this base model can read.
+    `count` of the texts as rows that are kept, drawn by the seed from those that this base model can read in so many
+    tokens; all of their tokens count but the first. Raises InvalidInput when there are fewer.
     """
     renderer = Renderer(tokenizer, Prompt(system=""), max_row_tokens)
     rows: list[TokenRow] = []

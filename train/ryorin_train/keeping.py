@@ -1,5 +1,5 @@
 """
-General texts among the rows, on which the model is held to what the base model says, so that general ability is kept.
+General texts beside the rows, on which the model is held to what the base model says, so that general ability is kept.
 
 Their loss is the Kullback-Leibler divergence of the model from the base model at every token: learning without
 forgetting (https://arxiv.org/abs/1606.09282), the base model its own teacher. What the base model says is kept as the

@@ -105,11 +105,11 @@ class TokenBatches:
 
 class PackedRows:
     """
-    Rows that are packed into batches.
+    Rows that are packed into batches. Those that are kept (keeping.py) do not begin as the others do: they stand last
+    in a batch, each by itself.
 
     trunk: the hidden states to begin from instead of token ids, where the lower layers were computed before.
-    Rows that are kept (keeping.py) do not begin as the others do: they stand last in a batch, each by itself.
-    kept: what the base model says of them.
+    kept: what the base model says of the rows that are kept.
     reference: (rows, 2), log-probabilities of pairs' answers before training; see preference.py.
     """
 

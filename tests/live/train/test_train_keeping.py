@@ -105,21 +105,11 @@ def test_what_the_base_model_says_is_kept(
 
     data = write_rows([chat(f"Is {number} even?", "YES YES YES") for number in range(40)])
     texts = [replace(row, kept=False) for row in kept_rows(tokenizer, 60, seed=5, max_row_tokens=500)]
-    words = ("train", "sft", "--tenant", tenant, "--data", data, "--epochs", "6", "--rank", "8", "--held-out", "0")
-    words += (
-        "--batch-tokens",
-        "400",
-        "--alpha",
-        "512",
-        "--learning-rate",
-        "0.005",
-        "--max-row-tokens",
-        "500",
-        "--json",
-    )
+    words = ("train", "sft", "--tenant", tenant, "--data", data, "--epochs", "6", "--rank", "8", "--alpha", "512")
+    words += ("--batch-tokens", "400", "--learning-rate", "0.005", "--max-row-tokens", "500", "--held-out", "0")
     moved, curves, manifests = [], [], []
     for count in (0, 60):
-        ran = cli(*words, "--keep-general", count, "--seed", "5")
+        ran = cli(*words, "--keep-general", count, "--seed", "5", "--json")
         assert ran.code == 0, ran.err
         folder = home / "adapters" / json.loads(ran.out)["adapter"]
         manifests.append(json.loads((folder / "manifest.json").read_text()))

@@ -45,11 +45,10 @@ def rows_of(method: str) -> list[Any]:
         )
         for n, row in enumerate(ratings)
     ]
-    if method == "kept":  # one row alone is: the processes differ in whether they have one
-        rows[2] = replace(rows[2], kept=True, learned=(False, *[True] * (rows[2].tokens - 1)))
-    if method == "kept alone":  # the second process has nothing else
-        return [rows[3], replace(rows[2], kept=True, learned=(False, *[True] * (rows[2].tokens - 1)))]
-    return rows
+    kept = replace(rows[2], kept=True, learned=(False, *[True] * (rows[2].tokens - 1)))
+    if method == "kept":  # by one of the processes alone
+        return [*rows[:2], kept, *rows[3:]]
+    return [rows[3], kept] if method == "kept alone" else rows  # all that the second process has
 
 
 def step_of(method: str, recipe: Recipe, base: Path, out: Path) -> dict[str, Any]:

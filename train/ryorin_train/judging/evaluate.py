@@ -249,7 +249,7 @@ def _warnings(
             "ability_lost",
             f"general ability fell from {kept['base']['mean']:.0%} to {kept['tuned']['mean']:.0%} "
             f"({counted(kept['worse'], 'question')} lost, {kept['better']} won, p = {kept['p']:.3f}); "
-            "training on examples can hold on to it (sft --keep-general), as do a lower learning rate and fewer epochs",
+            "training on examples can hold on to it: sft --keep-general",
         )
     if target.adapter and (data.unknown or not data.datasets):
         warn(
